@@ -1,0 +1,42 @@
+"""What every wire model has in common, and the names that are allowed in topics, paths and keys."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+PROTOCOL_VERSION = 1
+
+
+class Wire(BaseModel):
+    """A payload, or a part of one. An unknown field is ignored, so that either side may be one version newer."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+
+
+class StrictWire(BaseModel):
+    """A document that a person writes: an unknown field is a spelling mistake and is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _no_dot_dot(value: str) -> str:
+    if ".." in value:
+        raise ValueError("two dots in a row are not allowed in a name")
+    return value
+
+
+# One grammar for every name: it is safe as an MQTT level, a file name, an S3 key and a URL segment.
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+Name = Annotated[
+    str,
+    StringConstraints(pattern=NAME_PATTERN),
+    AfterValidator(_no_dot_dot),
+    Field(description="1 to 63 letters, digits, dots, dashes or underscores; begins with a letter or digit"),
+]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Bytes = Annotated[int, Field(ge=0, le=1 << 50)]
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -1,0 +1,115 @@
+"""DeviceProfile: a kind of device, and the limits that a model must meet on it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from edge_agent.protocol.base import Bytes, Milliseconds, Name, StrictWire
+
+
+class RuntimeName(StrEnum):
+    """Inference runtimes that an agent can have; wire strings."""
+
+    LITERT = "litert"
+    TFLITE = "tflite"
+
+
+class Delegate(StrEnum):
+    """What executes the graph inside a runtime; wire strings."""
+
+    XNNPACK = "xnnpack"
+    NONE = "none"
+
+
+class Arch(StrEnum):
+    """Machine architectures as `uname -m` names them."""
+
+    AARCH64 = "aarch64"
+    ARMV7L = "armv7l"
+    X86_64 = "x86_64"
+
+
+class NpuKind(StrEnum):
+    """Neural processors that Shoal knows by name."""
+
+    ETHOS_U55 = "ethos-u55"
+    ETHOS_U65 = "ethos-u65"
+    ETHOS_U85 = "ethos-u85"
+    EDGE_TPU = "edge-tpu"
+    RKNPU2 = "rknpu2"
+    HAILO_8L = "hailo-8l"
+
+
+class CpuFeature(StrEnum):
+    """Instruction set extensions that decide how fast a recipe is."""
+
+    FP16 = "fp16"
+    DOTPROD = "dotprod"
+    I8MM = "i8mm"
+    BF16 = "bf16"
+    LSE = "lse"
+    SVE = "sve"
+    AVX2 = "avx2"
+    AVX512 = "avx512"
+    AVX512_VNNI = "avx512-vnni"
+
+
+class Cpu(StrictWire):
+    """The processor: latency measured on another `model` never satisfies a limit."""
+
+    model: Annotated[str, Field(min_length=1, max_length=128, description="core name, e.g. Cortex-A72")]
+    cores: Annotated[int, Field(ge=1, le=1024)]
+    max_mhz: Annotated[int | None, Field(ge=1, le=100_000)] = None
+    features: frozenset[CpuFeature] = frozenset()
+
+
+class Npu(StrictWire):
+    """A neural processor, by kind and by its vendor's configuration name."""
+
+    kind: NpuKind
+    configuration: Annotated[str | None, Field(max_length=64, description="e.g. ethos-u65-256")] = None
+    tops: Annotated[float | None, Field(gt=0, le=10_000, allow_inf_nan=False)] = None
+
+
+class Limits(StrictWire):
+    """What a model must meet on the device; None means no limit."""
+
+    latency_p95_ms: Annotated[Milliseconds | None, Field(gt=0)] = None
+    metric_floor: Annotated[float | None, Field(allow_inf_nan=False, description="worst value of the metric")] = None
+    metric_max_drop: Annotated[
+        float | None, Field(ge=0, allow_inf_nan=False, description="largest loss against float, in units of the metric")
+    ] = None
+    ram_bytes: Annotated[Bytes | None, Field(gt=0, description="peak memory that the model may add to a runner")] = None
+    download_bytes: Annotated[Bytes | None, Field(gt=0, description="bytes of one variant on the wire")] = None
+    storage_bytes: Annotated[Bytes | None, Field(gt=0, description="bytes of one variant on the device")] = None
+
+
+class DeviceProfile(StrictWire):
+    """A kind of device: hardware, budgets, runtimes, limits, and where the figures come from."""
+
+    name: Name
+    description: Annotated[str, Field(max_length=256)] = ""
+    arch: Arch
+    cpu: Cpu
+    ram_bytes: Annotated[Bytes, Field(gt=0)]
+    storage_bytes: Annotated[Bytes, Field(gt=0, description="storage that the agent may fill with models")]
+    npu: Npu | None = None
+    runtimes: Annotated[tuple[RuntimeName, ...], Field(min_length=1, description="in order of preference")]
+    threads: Annotated[int, Field(ge=1, le=64, description="threads that one model may use")] = 1
+    limits: Limits = Limits()
+    sources: tuple[Annotated[str, Field(max_length=512)], ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.runtimes)) != len(self.runtimes):
+            raise ValueError(f"runtimes names one twice: {[str(r) for r in self.runtimes]}")
+        if self.threads > self.cpu.cores:
+            raise ValueError(f"threads is {self.threads}, but the CPU has {self.cpu.cores} cores")
+        if self.limits.ram_bytes is not None and self.limits.ram_bytes > self.ram_bytes:
+            raise ValueError("limits.ram_bytes is larger than ram_bytes: no such device can hold it")
+        if self.limits.storage_bytes is not None and self.limits.storage_bytes > self.storage_bytes:
+            raise ValueError("limits.storage_bytes is larger than storage_bytes: no such device can hold it")
+        return self

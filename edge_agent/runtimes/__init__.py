@@ -1,0 +1,1 @@
+"""One adapter per inference runtime, one shape for all: the very code that measures a variant also runs it."""
