@@ -33,6 +33,12 @@ class ModelLoadError(EdgeAgentError):
     code = "load_failed"
 
 
+class ModelInvokeError(EdgeAgentError):
+    """The runtime failed while it ran a model that it had loaded."""
+
+    code = "invoke_failed"
+
+
 class ModelNotActiveError(EdgeAgentError):
     """Nobody has an active variant of the model that was asked for."""
 

@@ -33,10 +33,14 @@ class LoadedModel(Protocol):
     """A model file in memory, ready to be invoked. Not thread-safe: one caller at a time."""
 
     @property
-    def inputs(self) -> tuple[FileTensor, ...]: ...
+    def inputs(self) -> tuple[FileTensor, ...]:
+        """The file's inputs, in the order of `invoke`."""
+        ...
 
     @property
-    def outputs(self) -> tuple[FileTensor, ...]: ...
+    def outputs(self) -> tuple[FileTensor, ...]:
+        """The file's outputs, in the order of `invoke`."""
+        ...
 
     def invoke(self, arrays: Sequence[Array]) -> list[Array]:
         """Run once.
@@ -48,7 +52,7 @@ class LoadedModel(Protocol):
             One array for each output, in order; copies that the next call does not overwrite.
 
         Raises:
-            ModelInvokeError: the runtime failed.
+            edge_agent.errors.ModelInvokeError: the runtime failed.
         """
         ...
 
@@ -57,10 +61,14 @@ class Runtime(Protocol):
     """An inference runtime that is installed in this Python."""
 
     @property
-    def name(self) -> RuntimeName: ...
+    def name(self) -> RuntimeName:
+        """The wire name."""
+        ...
 
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """The version of the installed package."""
+        ...
 
     def load(self, path: Path, *, threads: int, delegate: Delegate) -> LoadedModel:
         """Load a model file.

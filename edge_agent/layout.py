@@ -1,0 +1,79 @@
+"""Where the agent keeps what, below its data directory. Paths only: nothing is made or read here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+ENVIRONMENT = "SHOAL_AGENT_DIR"
+
+
+def default_data_dir() -> Path:
+    """`SHOAL_AGENT_DIR`, else /var/lib/shoal-agent for root, else the user's state directory."""
+    if configured := os.environ.get(ENVIRONMENT):
+        return Path(configured)
+    if os.geteuid() == 0:
+        return Path("/var/lib/shoal-agent")
+    return Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local/state")) / "shoal-agent"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The agent's files.
+
+    `active/<model>.json` is the pointer that in-process models follow: an `ActivePointer`, replaced by rename.
+    """
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        """Device id, registry and broker addresses, key: written once, at joining."""
+        return self.root / "identity.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while an agent runs here."""
+        return self.root / "lock"
+
+    @property
+    def state_db(self) -> Path:
+        """Deployments and the highest desired state that was accepted (SQLite)."""
+        return self.root / "state.db"
+
+    @property
+    def spool_db(self) -> Path:
+        """Telemetry that the registry has not yet committed (SQLite)."""
+        return self.root / "spool.db"
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets; gone after a reboot, made again at start."""
+        return self.root / "run"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where `edge-agent status` asks (Unix stream)."""
+        return self.run_dir / "control.sock"
+
+    @property
+    def report_socket(self) -> Path:
+        """Where in-process models send their telemetry windows (Unix datagram)."""
+        return self.run_dir / "report.sock"
+
+    def model_socket(self, model: str) -> Path:
+        """The Unix socket on which a model answers the inference protocol."""
+        return self.run_dir / f"{model}.sock"
+
+    def active_pointer(self, model: str) -> Path:
+        """The pointer to a model's active variant."""
+        return self.root / "active" / f"{model}.json"
+
+    def transfer_dir(self, sha256: str) -> Path:
+        """An object that is being fetched: its bytes and the blocks that are there."""
+        return self.root / "transfers" / sha256
+
+    def variant_dir(self, variant_id: str) -> Path:
+        """An installed variant: manifest.json, and its files by role."""
+        return self.root / "variants" / variant_id

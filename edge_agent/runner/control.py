@@ -1,0 +1,121 @@
+"""What supervisor and runner say to each other: one JSON object a line, over an inherited socket pair.
+
+The runner is started with a `RunnerSpec` as its first line. It loads the file, runs the self-test and answers `Proven` or
+`Refused` (then it exits). It accepts nobody before `Serve`. `Beat` comes every second: its silence is a hang. `Drain` stops
+accepting; connections that are open are answered with `Connection: close`; `Drained` is its last word.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from edge_agent.protocol.base import Bytes, Count, Milliseconds, Name, Seconds, Wire
+from edge_agent.protocol.manifest import VariantManifest
+from edge_agent.protocol.messages import SelfTestReport, TelemetryReport
+from edge_agent.protocol.profile import Limits
+from edge_agent.protocol.states import Reason
+
+BEAT_INTERVAL_S = 1.0
+
+
+class RunnerSpec(Wire):
+    """All that a runner must know; it reads nothing else of the agent's."""
+
+    kind: Literal["spec"] = "spec"
+    deployment_id: Name
+    manifest: VariantManifest
+    model_path: Path
+    golden_path: Path | None = None
+    limits: Limits = Limits()
+    address_space_bytes: Bytes | None = None  # RLIMIT_AS; None leaves it as it is
+    window_s: Seconds = 10.0
+    probe_runs: Annotated[int, Field(ge=1, le=10_000)] = 30  # latency runs of the self-test
+    probe_budget_s: Seconds = 5.0  # and the time after which it stops counting them
+    serving: bool = True  # False: a self-test only, then exit
+
+
+class Serve(Wire):
+    """Accept on these inherited listening descriptors."""
+
+    kind: Literal["serve"] = "serve"
+    descriptors: tuple[int, ...]
+
+
+class StopAccepting(Wire):
+    """Leave these descriptors to another process, go on with the rest and with every open connection."""
+
+    kind: Literal["stop_accepting"] = "stop_accepting"
+    descriptors: tuple[int, ...]
+
+
+class Drain(Wire):
+    """Accept nobody new, answer who is connected, leave when the last has gone or the time is over."""
+
+    kind: Literal["drain"] = "drain"
+    deadline_s: Seconds = 60.0
+
+
+class SetWindow(Wire):
+    """Cut telemetry into windows of this length."""
+
+    kind: Literal["set_window"] = "set_window"
+    window_s: Seconds
+
+
+class Proven(Wire):
+    """The file is loaded and the self-test has passed."""
+
+    kind: Literal["proven"] = "proven"
+    report: SelfTestReport
+
+
+class Refused(Wire):
+    """This variant can't serve here, and why; the runner exits after it."""
+
+    kind: Literal["refused"] = "refused"
+    reason: Reason
+    detail: str = ""
+    report: SelfTestReport | None = None
+
+
+class Serving(Wire):
+    """The runner accepts connections."""
+
+    kind: Literal["serving"] = "serving"
+
+
+class Beat(Wire):
+    """A sign of life. `inferences` counts samples since the runner began to serve."""
+
+    kind: Literal["beat"] = "beat"
+    inferences: Count = 0
+    connections: Count = 0
+    busy_ms: Milliseconds = 0.0  # how long the oldest invoke has been running; a hang shows here
+    rss_bytes: Bytes = 0
+
+
+class Window(Wire):
+    """One telemetry window; the supervisor fills in spool id, sequence and the board's own readings."""
+
+    kind: Literal["window"] = "window"
+    report: TelemetryReport
+
+
+class Drained(Wire):
+    """The last connection has gone; the last window has been sent."""
+
+    kind: Literal["drained"] = "drained"
+
+
+ToRunner = Annotated[RunnerSpec | Serve | StopAccepting | Drain | SetWindow, Field(discriminator="kind")]
+FromRunner = Annotated[Proven | Refused | Serving | Beat | Window | Drained, Field(discriminator="kind")]
+TO_RUNNER: TypeAdapter[ToRunner] = TypeAdapter(ToRunner)
+FROM_RUNNER: TypeAdapter[FromRunner] = TypeAdapter(FromRunner)
+
+
+def line(message: Wire) -> bytes:
+    """A message as one line."""
+    return message.model_dump_json(exclude_none=True).encode() + b"\n"
