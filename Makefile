@@ -1,0 +1,41 @@
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check bench lock clean setup
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+# pytest's own options: make test ARGS="tests/house -k wheel"
+ARGS ?=
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## three devices, two models, two rollouts, on this machine; ends by itself
+	@$(PYTHON) examples/demo.py
+
+# loadfile: tests of one file share a worker, so a broker or a store that a file starts is started once.
+test: setup ## every test but the slow ones
+	$(PYTEST) -n 2 --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: setup ## the slow tests
+	$(PYTEST) -m slow $(ARGS)
+
+check: ## lint, formatting and types
+	@tooling/setup.sh --python
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check
+	$(PYTHON) -m mypy
+
+bench: setup ## every benchmark, one after the other
+	@for file in benchmarks/*.py; do echo "== $$file"; $(PYTHON) "$$file" || exit 1; done
+
+setup: ## what the others do first: Debian packages and Python environments
+	@tooling/setup.sh
+
+lock: ## write requirements/ from pyproject.toml; UPGRADE=1 takes newer versions
+	@tooling/setup.sh --python
+	$(PYTHON) tooling/lock.py $(if $(UPGRADE),--upgrade)
+
+clean: ## remove the environments and everything that was built
+	rm -rf .venv .venv-tflite .venv*.under-way .setup.log .setup.lock .demo build dist *.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
