@@ -1,1 +1,1 @@
-"""The registry: catalogue, storage, jobs, rollouts, telemetry, HTTP API and command line."""
+"""The registry: catalogue, storage, jobs, rollouts, telemetry, HTTP API, command line."""

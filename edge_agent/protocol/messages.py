@@ -196,8 +196,8 @@ class Ask(Message):
     """A question with MQTT 5 correlation data; the answer comes on the device's reply topic.
 
     `blocks`: the object and a bitmap of the blocks still missing (see `bitmap`); they arrive on the private block
-    topic, and the reply says how many were sent. `listening`: the device is subscribed to the object's broadcast topic, so
-    a first pass would serve it. `url`: a presigned HTTPS address of the object.
+    topic, and the reply says how many were sent. `listening`: the device is subscribed to the object's broadcast topic,
+    so a first pass would serve it. `url`: a presigned HTTPS address of the object.
     """
 
     topic = DeviceTopic.ASK

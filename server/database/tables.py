@@ -1,0 +1,279 @@
+"""The tables. Each has ONE kind of process that writes it; everyone may read.
+
+Times are seconds since 1970 (UTC). JSON columns hold the documents of `server.schemas` or `edge_agent.protocol`.
+Telemetry has a file of its own on SQLite, so that its writes never wait for the catalogue's.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+catalogue = MetaData(naming_convention=NAMING)
+telemetry = MetaData(naming_convention=NAMING)
+
+NAME = String(63)
+SHA256 = String(64)
+
+# --- written by the API
+registry = Table(
+    "registry",  # one row: what makes this registry itself
+    catalogue,
+    Column("registry_id", String(32), primary_key=True),
+    Column("epoch", BigInteger, nullable=False),  # a restore from backup starts a new one
+    Column("created_at", Float, nullable=False),
+)
+profiles = Table(
+    "profiles",
+    catalogue,
+    Column("name", NAME, primary_key=True),
+    Column("document", JSON, nullable=False),  # DeviceProfile
+    Column("created_at", Float, nullable=False),
+)
+join_tokens = Table(
+    "join_tokens",
+    catalogue,
+    Column("token_sha256", SHA256, primary_key=True),
+    Column("token_id", String(12), nullable=False),  # shown to people; the token itself is shown once
+    Column("profile", NAME),  # the profile that a device which joins with it gets, when it names none
+    Column("labels", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("used_at", Float),
+    Column("device_id", NAME),
+)
+devices = Table(
+    "devices",
+    catalogue,
+    Column("device_id", NAME, primary_key=True),
+    Column("profile", NAME, nullable=False),
+    Column("labels", JSON, nullable=False),  # {key: value}
+    Column("key_sha256", SHA256, nullable=False),
+    Column("facts", JSON, nullable=False),  # what the agent said of itself when it joined
+    Column("joined_at", Float, nullable=False),
+    Column("removed_at", Float),  # the controller then clears its retained topics
+)
+jobs = Table(
+    "jobs",  # what shall be done; what became of it stands in job_runs
+    catalogue,
+    Column("job_id", String(32), primary_key=True),
+    Column("kind", String(16), nullable=False),  # inspect | build
+    Column("dedupe_key", SHA256, nullable=False, unique=True),  # the same work is asked for once
+    Column("model", NAME, nullable=False),
+    Column("version", NAME, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+rollouts = Table(
+    "rollouts",  # the plan, immutable; what became of it stands in rollout_states
+    catalogue,
+    Column("rollout_id", String(32), primary_key=True),
+    Column("model", NAME, nullable=False),
+    Column("version", NAME, nullable=False),
+    Column("selector", String(512), nullable=False),
+    Column("waves", JSON, nullable=False),  # [{"percent": 10.0} | {"count": 5}]
+    Column("seed", BigInteger, nullable=False),
+    Column("options", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+rollout_commands = Table(
+    "rollout_commands",  # pause | resume | abort | rollback, in order
+    catalogue,
+    Column("command_id", Integer, primary_key=True, autoincrement=True),
+    Column("rollout_id", String(32), nullable=False, index=True),
+    Column("action", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+# --- written by the job workers
+job_runs = Table(
+    "job_runs",
+    catalogue,
+    Column("job_id", String(32), primary_key=True),
+    Column("state", String(16), nullable=False),  # running | done | failed
+    Column("worker", String(64), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("lease_until", Float, nullable=False),  # a worker that dies loses the job at this time
+    Column("started_at", Float, nullable=False),
+    Column("finished_at", Float),
+    Column("progress", JSON, nullable=False),  # {"stage": str, "done": int, "of": int}
+    Column("error", JSON),  # {"code": str, "message": str}
+    Column("result", JSON),
+)
+model_versions = Table(
+    "model_versions",
+    catalogue,
+    Column("model", NAME, primary_key=True),
+    Column("version", NAME, primary_key=True),
+    Column("task", String(16), nullable=False),
+    Column("metric", String(16), nullable=False),
+    Column("source_sha256", SHA256, nullable=False),
+    Column("source_bytes", BigInteger, nullable=False),
+    Column("eval_sha256", SHA256, nullable=False),
+    Column("train_sha256", SHA256),
+    Column("document", JSON, nullable=False),  # server.schemas.ModelVersion
+    Column("created_at", Float, nullable=False),
+)
+variants = Table(
+    "variants",  # one row for each candidate that was built and judged for a profile
+    catalogue,
+    Column("model", NAME, primary_key=True),
+    Column("version", NAME, primary_key=True),
+    Column("profile", NAME, primary_key=True),
+    Column("variant_id", NAME, primary_key=True),
+    Column("recipe", NAME, nullable=False),
+    Column("runtime", String(16), nullable=False),
+    Column("delegate", String(16), nullable=False),
+    Column("verdict", String(16), nullable=False),  # fits | unproven | misses | unmeasured
+    Column("chosen", Boolean, nullable=False),
+    Column("manifest_sha256", SHA256),  # object in S3; None when nothing could be packed
+    Column("manifest_bytes", BigInteger),
+    Column("object_sha256", SHA256),
+    Column("object_bytes", BigInteger),
+    Column("document", JSON, nullable=False),  # server.schemas.Variant
+    Column("created_at", Float, nullable=False),
+    Index("ix_variants_variant_id", "variant_id"),
+)
+choices = Table(
+    "choices",  # what a profile gets of a model version: a variant, or a refusal that says why
+    catalogue,
+    Column("model", NAME, primary_key=True),
+    Column("version", NAME, primary_key=True),
+    Column("profile", NAME, primary_key=True),
+    Column("variant_id", NAME),
+    Column("refusal", JSON),  # server.schemas.Refusal
+    Column("created_at", Float, nullable=False),
+)
+
+# --- written by the ingest
+device_states = Table(
+    "device_states",
+    catalogue,
+    Column("device_id", NAME, primary_key=True),
+    Column("session_id", String(32)),
+    Column("session_counter", BigInteger, nullable=False, default=0),
+    Column("online", Boolean, nullable=False, default=False),
+    Column("last_seen_at", Float, nullable=False),
+    Column("status_sequence", BigInteger, nullable=False, default=-1),
+    Column("status", JSON),  # edge_agent.protocol.messages.Status, the latest
+    Column("observed_epoch", BigInteger, nullable=False, default=0),
+    Column("observed_generation", BigInteger, nullable=False, default=0),
+)
+device_figures = Table(
+    "device_figures",  # what a device measured on the way in: figures of the origin `device`
+    catalogue,
+    Column("device_id", NAME, primary_key=True),
+    Column("deployment_id", NAME, primary_key=True),
+    Column("variant_id", NAME, nullable=False, index=True),
+    Column("report", JSON, nullable=False),  # SelfTestReport
+    Column("received_at", Float, nullable=False),
+)
+
+# --- written by the controller that holds the lease
+leases = Table(
+    "leases",
+    catalogue,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("until", Float, nullable=False),
+    Column("term", BigInteger, nullable=False),  # fencing: grows with each new holder
+)
+rollout_states = Table(
+    "rollout_states",
+    catalogue,
+    Column("rollout_id", String(32), primary_key=True),
+    Column(
+        "state", String(16), nullable=False
+    ),  # preparing | running | paused | finished | aborted | rolled_back | stopped
+    Column("wave", Integer, nullable=False),  # index of the wave that is open; -1 before the first
+    Column("reason", Text, nullable=False),
+    Column("last_command_id", BigInteger, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+deployments = Table(
+    "deployments",  # one device's attempt at one variant (or its refusal)
+    catalogue,
+    Column("deployment_id", NAME, primary_key=True),
+    Column("rollout_id", String(32), nullable=False, index=True),
+    Column("device_id", NAME, nullable=False, index=True),
+    Column("wave", Integer, nullable=False),
+    Column("profile", NAME, nullable=False),
+    Column("model", NAME, nullable=False),
+    Column("version", NAME, nullable=False),
+    Column("variant_id", NAME),  # None: no_variant for this profile
+    Column(
+        "state", String(20), nullable=False
+    ),  # waiting | offered | a DeploymentState | running | no_variant | cancelled
+    Column("reason", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("opened_at", Float),
+    Column("running_at", Float),  # verified: right file hash, golden outputs right, inferences answered
+    Column("updated_at", Float, nullable=False),
+    UniqueConstraint("rollout_id", "device_id"),
+)
+desired = Table(
+    "desired",  # the wanted state of each device: this table owns it, MQTT is the doorbell
+    catalogue,
+    Column("device_id", NAME, primary_key=True),
+    Column("epoch", BigInteger, nullable=False),
+    Column("generation", BigInteger, nullable=False),
+    Column("document", JSON, nullable=False),  # edge_agent.protocol.messages.Desired
+    Column("published_generation", BigInteger, nullable=False, default=-1),
+    Column("updated_at", Float, nullable=False),
+)
+decisions = Table(
+    "decisions",  # each with the numbers that caused it, told in one sentence
+    catalogue,
+    Column("decision_id", Integer, primary_key=True, autoincrement=True),
+    Column("rollout_id", String(32), nullable=False, index=True),
+    Column("at", Float, nullable=False),
+    Column("action", String(24), nullable=False),
+    Column("sentence", Text, nullable=False),
+    Column("numbers", JSON, nullable=False),
+)
+
+# --- telemetry, written by the ingest; a database of its own
+reports = Table(
+    "reports",
+    telemetry,
+    Column("device_id", NAME, primary_key=True),
+    Column("spool_id", String(32), primary_key=True),
+    Column("sequence", BigInteger, primary_key=True),
+    Column("received_at", Float, nullable=False),
+    Column("window_start", Float, nullable=False),
+    Column("window_s", Float, nullable=False),
+    Column("profile", NAME, nullable=False),
+    Column("model", NAME, nullable=False),
+    Column("version", NAME, nullable=False),
+    Column("variant_id", NAME, nullable=False),
+    Column("deployment_id", NAME, nullable=False),
+    Column("requests", BigInteger, nullable=False),
+    Column("inferences", BigInteger, nullable=False),
+    Column("errors", JSON, nullable=False),
+    Column("error_count", BigInteger, nullable=False),
+    Column("sketches", LargeBinary, nullable=False),  # zstd of {"queue": .., "preprocess": .., "invoke": ..}
+    Column("rss_bytes", BigInteger, nullable=False),
+    Column("temperature_c", Float),
+    Column("throttled", Boolean),
+    Column("dropped_reports", BigInteger, nullable=False),
+    Index("ix_reports_variant", "model", "version", "variant_id", "profile"),
+    Index("ix_reports_received_at", "received_at"),
+)

@@ -1,0 +1,176 @@
+"""Models, versions, variants, jobs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from edge_agent.protocol.base import Name, Sha256
+from edge_agent.protocol.profile import Delegate, RuntimeName
+from edge_agent.protocol.signature import ModelSignature
+from server.schemas.common import Document, ErrorBody, Figure, RequestDocument
+
+
+class Task(StrEnum):
+    """What a model is for; it decides which metrics fit."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    RANKING = "ranking"
+
+
+class Preprocessing(RequestDocument):
+    """What an app must do before it sends an input: `(value - mean) / std`, in the layout that the signature shows."""
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    layout: str = Field(default="", max_length=16, description="for example NCHW")
+    note: str = Field(default="", max_length=512)
+
+
+class PushForm(RequestDocument):
+    """The fields beside the files of a push."""
+
+    task: Task
+    metric: str = Field(max_length=16)
+    preprocessing: Preprocessing = Preprocessing()
+    labels: tuple[str, ...] = ()
+
+
+class Splits(Document):
+    """Rows of each split; test is read once, for the report."""
+
+    calibration: int
+    selection: int
+    test: int
+    groups: int
+
+
+class ModelVersion(Document):
+    """One immutable version of a model."""
+
+    model: Name
+    version: Name
+    task: Task
+    metric: str
+    signature: ModelSignature
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    splits: Splits
+    parameters: int
+    source_sha256: Sha256
+    source_bytes: int
+    eval_sha256: Sha256
+    train_sha256: Sha256 | None = None
+    created_at: float
+
+
+class JobState(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class JobProgress(Document):
+    """How far a job is: `done` of `of` steps, the current one named."""
+
+    stage: str = ""
+    done: int = 0
+    of: int = 0
+
+
+class Job(Document):
+    """Work that a worker does in a limited subprocess."""
+
+    job_id: str
+    kind: str
+    model: Name
+    version: Name
+    state: JobState
+    progress: JobProgress = JobProgress()
+    error: ErrorBody | None = None
+    created_at: float
+    finished_at: float | None = None
+
+
+class Verdict(StrEnum):
+    """How a variant stands against a profile's limits."""
+
+    FITS = "fits"
+    UNPROVEN = "unproven"  # all that is known fits; the latency on this CPU is not known
+    MISSES = "misses"
+    UNMEASURED = "unmeasured"  # it could not be run on this runtime
+
+
+class Variant(Document):
+    """A candidate for a profile, with everything measured about it."""
+
+    model: Name
+    version: Name
+    profile: Name
+    variant_id: Name
+    recipe: Name
+    runtime: RuntimeName
+    delegate: Delegate
+    verdict: Verdict
+    chosen: bool
+    reason: str = ""  # one sentence: why it misses, or was not measured
+    manifest_sha256: Sha256 | None = None
+    object_sha256: Sha256 | None = None
+    raw_bytes: int | None = None  # of the model file
+    wire_bytes: int | None = None  # of the object as it travels
+    macs: int | None = None
+    quantized_operators: int | None = None
+    operators: int | None = None
+    delegate_partitions: int | None = None
+    load_ms: Figure | None = None
+    latency_p50_ms: Figure | None = None
+    latency_p95_ms: Figure | None = None
+    peak_rss_bytes: Figure | None = None
+    metric: Figure | None = None
+    metric_drop: Figure | None = None  # loss against float, in units of the metric; positive is worse
+    agreement: Figure | None = None
+    created_at: float = 0.0
+
+
+class Refusal(Document):
+    """Why a profile gets no variant: the limit that binds and how near the nearest miss came."""
+
+    limit: str  # for example download_bytes
+    allowed: float
+    nearest: float
+    nearest_variant_id: str | None = None
+    sentence: str
+
+
+class Choice(Document):
+    """What a profile gets of a model version."""
+
+    model: Name
+    version: Name
+    profile: Name
+    variant_id: Name | None = None
+    refusal: Refusal | None = None
+
+
+class PushAccepted(Document):
+    """The bytes are stored; the job looks into them. The version exists once the job is done."""
+
+    model: Name
+    version: Name
+    job_id: str
+
+
+class BuildRequest(RequestDocument):
+    """Ask for variants of a model version: for all profiles, or for those named."""
+
+    profiles: tuple[Name, ...] = ()
+    recipes: tuple[Name, ...] = ()
+
+
+JsonObject = dict[str, Any]

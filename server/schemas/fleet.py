@@ -1,0 +1,79 @@
+"""Devices: joining, listing, labelling."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from edge_agent.protocol.base import Name
+from edge_agent.protocol.messages import Status
+from edge_agent.protocol.profile import RuntimeName
+from server.schemas.common import Document, RequestDocument
+
+LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$")]
+LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
+
+
+class TokenRequest(RequestDocument):
+    """Ask for a one-time token."""
+
+    profile: Name | None = None
+    labels: Labels = Field(default_factory=dict)
+    valid_s: float = Field(default=3600.0, gt=0, le=30 * 86400)
+
+
+class Token(Document):
+    """A one-time token; `token` is shown once."""
+
+    token_id: str
+    token: str
+    expires_at: float
+
+
+class JoinRequest(RequestDocument):
+    """What an agent sends to join."""
+
+    token: str = Field(min_length=8, max_length=256)
+    device_id: Name | None = None
+    profile: Name | None = None
+    labels: Labels = Field(default_factory=dict)
+    agent_version: str = Field(default="", max_length=64)
+    runtimes: dict[RuntimeName, Annotated[str, Field(max_length=64)]] = Field(default_factory=dict)
+    facts: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]] = Field(
+        default_factory=dict, max_length=32
+    )
+
+
+class Joined(Document):
+    """The identity of a device. `key` is its secret for HTTPS, kept on the device, hashed in the registry."""
+
+    device_id: Name
+    profile: Name
+    key: str
+    mqtt_url: str
+    registry_url: str
+    epoch: int
+    storage_bytes: int | None = None  # the budget of the profile
+    ram_bytes: int | None = None
+
+
+class Device(Document):
+    """A device as the registry knows it."""
+
+    device_id: Name
+    profile: Name
+    labels: dict[str, str]
+    presence: str  # online | offline | unknown | never
+    last_seen_at: float | None = None
+    joined_at: float
+    observed_generation: int | None = None
+    wanted_generation: int | None = None
+    status: Status | None = None
+
+
+class LabelsRequest(RequestDocument):
+    """Labels to set; a None value removes a label."""
+
+    labels: dict[LabelKey, LabelValue | None] = Field(max_length=32)

@@ -1,0 +1,125 @@
+"""Rollouts: the plan, its state, and what each device made of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from edge_agent.protocol.base import Name
+from server.schemas.common import Document, RequestDocument
+
+
+class Wave(RequestDocument):
+    """The share of the fleet that has been offered the version once this wave is open: a percentage or a count."""
+
+    percent: float | None = Field(default=None, gt=0, le=100)
+    count: int | None = Field(default=None, gt=0, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Self:
+        if (self.percent is None) == (self.count is None):
+            raise ValueError("a wave is either a percentage (10%) or a count (5)")
+        return self
+
+
+class RolloutOptions(RequestDocument):
+    """How a rollout behaves."""
+
+    probe_inferences: int = Field(default=0, ge=0, description="inferences a device must have answered to be running")
+    max_failures: int = Field(default=0, ge=0, description="failed devices in a wave that still let the next one open")
+    silence_deadline_s: float = Field(
+        default=600.0, gt=0, description="a device that is silent for so long is timed out"
+    )
+
+
+class RolloutRequest(RequestDocument):
+    """Start a rollout of MODEL@VERSION to the devices that match the selector."""
+
+    model: Name
+    version: Name
+    selector: str = Field(default="", max_length=512, description="site=berlin,ring!=stable,profile=pi-4; empty: all")
+    waves: tuple[Wave, ...] = Field(default=(Wave(percent=100.0),), min_length=1, max_length=32)
+    seed: int = 0
+    options: RolloutOptions = RolloutOptions()
+
+
+class RolloutState(StrEnum):
+    """Where a rollout stands."""
+
+    PREPARING = "preparing"  # variants are being built
+    RUNNING = "running"
+    PAUSED = "paused"
+    FINISHED = "finished"
+    STOPPED = "stopped"  # by itself: too many failures
+    ABORTED = "aborted"
+    ROLLED_BACK = "rolled_back"
+
+
+class RolloutAction(StrEnum):
+    """What an operator can say to a rollout."""
+
+    PAUSE = "pause"
+    RESUME = "resume"
+    ABORT = "abort"  # offer it to nobody else; who has it keeps it
+    ROLLBACK = "rollback"  # every device goes back to what it ran before
+
+
+class DeploymentView(Document):
+    """One device in a rollout."""
+
+    deployment_id: Name
+    device_id: Name
+    profile: Name
+    wave: int
+    variant_id: Name | None = None
+    state: str
+    reason: str = "none"
+    detail: str = ""
+    opened_at: float | None = None
+    running_at: float | None = None
+
+
+class WaveView(Document):
+    """Counts of one wave."""
+
+    wave: int
+    devices: int
+    waiting: int
+    in_progress: int
+    running: int
+    failed: int
+    timed_out: int
+    no_variant: int
+
+
+class DecisionView(Document):
+    """What the controller decided, and the sentence that says why."""
+
+    at: float
+    action: str
+    sentence: str
+
+
+class Rollout(Document):
+    """A rollout with its waves."""
+
+    rollout_id: str
+    model: Name
+    version: Name
+    selector: str
+    state: RolloutState
+    reason: str = ""
+    wave: int = -1
+    waves: tuple[WaveView, ...] = ()
+    decisions: tuple[DecisionView, ...] = ()
+    deployments: tuple[DeploymentView, ...] = ()
+    created_at: float
+    updated_at: float
+
+
+class ActionRequest(RequestDocument):
+    """Say something to a rollout."""
+
+    action: RolloutAction
