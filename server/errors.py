@@ -14,3 +14,47 @@ class SettingsError(RegistryError):
     """The settings (file, environment or flags) say something that cannot be."""
 
     code = "bad_settings"
+
+
+class DatabaseUnavailableError(RegistryError):
+    """The database does not answer, or stayed locked for longer than we wait."""
+
+    code = "database_unavailable"
+    retryable = True
+
+
+class StorageUnavailableError(RegistryError):
+    """S3 does not answer, or answers that it cannot."""
+
+    code = "storage_unavailable"
+    retryable = True
+
+
+class StorageRefusedError(RegistryError):
+    """S3 answers, and refuses our keys or our request: waiting mends nothing."""
+
+    code = "storage_refused"
+
+
+class ObjectNotFoundError(RegistryError):
+    """No object has this sha256."""
+
+    code = "object_not_found"
+
+
+class DigestMismatchError(RegistryError):
+    """Bytes are not the ones that their sha256 promises; never retry this copy."""
+
+    code = "digest_mismatch"
+
+    def __init__(self, *, expected_sha256: str, actual_sha256: str) -> None:
+        super().__init__(f"The bytes have sha256 {actual_sha256}, expected was {expected_sha256}.")
+        self.expected_sha256 = expected_sha256
+        self.actual_sha256 = actual_sha256
+
+
+class BrokerUnavailableError(RegistryError):
+    """The MQTT broker does not take more now: it is away, or slower than we publish."""
+
+    code = "broker_unavailable"
+    retryable = True
