@@ -58,3 +58,28 @@ class BrokerUnavailableError(RegistryError):
 
     code = "broker_unavailable"
     retryable = True
+
+
+class DatabaseUnavailableError(RegistryError):
+    """The database does not answer; nothing was changed."""
+
+    code = "database_unavailable"
+    retryable = True
+
+
+class NotFoundError(RegistryError):
+    """No such thing: the sentence names it."""
+
+    code = "not_found"
+
+
+class ConflictError(RegistryError):
+    """It exists already, and differently."""
+
+    code = "conflict"
+
+
+class InvalidError(RegistryError):
+    """What was sent does not fit; the sentence says what and what would."""
+
+    code = "invalid"
