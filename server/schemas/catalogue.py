@@ -171,6 +171,7 @@ class BuildRequest(RequestDocument):
 
     profiles: tuple[Name, ...] = ()
     recipes: tuple[Name, ...] = ()
+    again: bool = Field(default=False, description="build even if the same work is done already")
 
 
 JsonObject = dict[str, Any]

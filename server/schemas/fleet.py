@@ -32,6 +32,25 @@ class Token(Document):
     expires_at: float
 
 
+class TokenView(Document):
+    """A token as it is listed: without its secret."""
+
+    token_id: str
+    profile: Name | None = None
+    labels: dict[str, str]
+    created_at: float
+    expires_at: float
+    used_at: float | None = None
+    device_id: Name | None = None
+
+
+class ObjectUrl(Document):
+    """Where a device may fetch an object, with ranges, until it expires."""
+
+    url: str
+    expires_at: float
+
+
 class JoinRequest(RequestDocument):
     """What an agent sends to join."""
 

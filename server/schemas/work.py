@@ -1,0 +1,41 @@
+"""What `jobs.request` holds: all that a worker needs to know of its job. Written by the API, read by the workers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from edge_agent.protocol.base import Name, Sha256
+from server.schemas.catalogue import PushForm
+from server.schemas.common import Document
+
+
+class JobKind(StrEnum):
+    """Kinds of jobs; `jobs.kind`."""
+
+    INSPECT = "inspect"
+    BUILD = "build"
+
+
+class StoredFile(Document):
+    """An uploaded file in the object store."""
+
+    sha256: Sha256
+    size_bytes: int
+
+
+class InspectWork(Document):
+    """Look into an uploaded model and its data; the model version exists once this is done."""
+
+    source: StoredFile
+    data: StoredFile
+    train: StoredFile | None = None
+    form: PushForm
+
+
+class BuildWork(Document):
+    """Build and judge the variants of a model version for these profiles; no recipes: all that are known."""
+
+    profiles: tuple[Name, ...] = Field(min_length=1)
+    recipes: tuple[Name, ...] = ()
