@@ -16,13 +16,6 @@ class SettingsError(RegistryError):
     code = "bad_settings"
 
 
-class DatabaseUnavailableError(RegistryError):
-    """The database does not answer, or stayed locked for longer than we wait."""
-
-    code = "database_unavailable"
-    retryable = True
-
-
 class StorageUnavailableError(RegistryError):
     """S3 does not answer, or answers that it cannot."""
 

@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, Self
 
@@ -65,7 +65,16 @@ def object_key(sha256: str) -> str:
 class S3ObjectStore:
     """Objects in one bucket; conditional PUT makes every write idempotent. boto3 clients may be shared by threads."""
 
-    def __init__(self, *, endpoint: str, bucket: str, access_key: str, secret_key: str, region: str) -> None:
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        bucket: str,
+        access_key: str,
+        secret_key: str,
+        region: str,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
         self._endpoint = endpoint
         self._bucket = bucket
         # A session of its own: boto3.client() shares a default session, which is not thread-safe to create from.
@@ -77,7 +86,7 @@ class S3ObjectStore:
             region_name=region,
             config=Config(
                 connect_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=READ_TIMEOUT_S,
+                read_timeout=read_timeout_s,
                 retries={"total_max_attempts": MAX_ATTEMPTS, "mode": "standard"},
                 signature_version="s3v4",
                 s3={"addressing_style": "path"},
@@ -153,7 +162,7 @@ class S3ObjectStore:
                 reply = self._client.get_object(
                     Bucket=self._bucket, Key=key, Range=f"bytes={start}-{start + length - 1}"
                 )
-                with reply["Body"] as body:
+                with closing(reply["Body"]) as body:
                     return bytes(body.read())
         except _NoSuchRangeError:
             return b""
@@ -220,7 +229,7 @@ class S3ObjectStore:
     def _stream(self, sha256: str) -> Iterator[bytes]:
         with self._errors(sha256):
             reply = self._client.get_object(Bucket=self._bucket, Key=object_key(sha256))
-            with reply["Body"] as body:
+            with closing(reply["Body"]) as body:
                 yield from body.iter_chunks(CHUNK_BYTES)
 
     @contextmanager

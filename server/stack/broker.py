@@ -1,0 +1,95 @@
+"""The embedded Mosquitto: its configuration, with every limit set on purpose, and its command."""
+
+import getpass
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Final
+
+from server.stack.commands import Command
+from server.stack.errors import MosquittoMissingError
+
+STOP_GRACE_S: Final = 2.0
+# Debian keeps daemons where the PATH of an ordinary user does not look.
+SEARCH_PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"))
+
+# Measured on Mosquitto 2.0.11, whose defaults are named in each comment.
+CONFIGURATION: Final = """\
+# Written by `edge-registry up` at each start: changes made here are lost.
+listener {port} {address}
+user {user}
+pid_file {folder}/mosquitto.pid
+
+# Anyone who reaches the port may connect; certificates and an access list come with enrolment.
+allow_anonymous true
+
+# Retained messages and the queues of sessions survive a restart. The default writes them every 1800 s: after kill -9
+# an acknowledged retained message was gone. The registry's database owns the truth, so 30 s is comfort, not a promise.
+persistence true
+persistence_location {folder}/
+persistence_file mosquitto.db
+autosave_interval 30
+autosave_on_changes false
+
+# Per client. The default (1000 messages, any size) acknowledges what it then drops for a device that is offline.
+# Nothing of ours counts on the queue (a device asks again when it connects): the bound is bytes, which can run out.
+max_queued_messages 10000
+max_queued_bytes 33554432
+queue_qos0_messages false
+
+# The default of 20 makes ingest wait a round trip for every 20 reports; each client lowers this to what it wants.
+max_inflight_messages 1000
+
+# The largest message of ours is a block of 1 MiB with its topic and properties; the default is 256 MB.
+max_packet_size 1114112
+message_size_limit 1114112
+
+# A session outlives the time that a device usually is away; after that it asks anew (the default keeps it for ever).
+persistent_client_expiration 14d
+retain_available true
+max_keepalive 1200
+# Small messages are not held back to fill a packet: a desired state should arrive now.
+set_tcp_nodelay true
+sys_interval 10
+
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+connection_messages false
+log_timestamp_format %Y-%m-%dT%H:%M:%S
+"""
+
+
+def mosquitto_executable() -> str:
+    """Where Mosquitto is.
+
+    Raises:
+        MosquittoMissingError: nowhere; says how to install it.
+    """
+    found = shutil.which("mosquitto", path=SEARCH_PATH)
+    if found is None:
+        raise MosquittoMissingError
+    return found
+
+
+def broker_command(folder: Path, *, address: str, port: int) -> Command:
+    """Write the configuration into `folder` and give the command that runs a broker with it.
+
+    Raises:
+        MosquittoMissingError: Mosquitto is not installed.
+    """
+    executable = mosquitto_executable()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / "mosquitto.conf"
+    # Started as root, Mosquitto would become the user `mosquitto`, who cannot write into our data folder.
+    text = CONFIGURATION.format(port=port, address=address, folder=folder, user=getpass.getuser())
+    path.write_text(text, "utf-8")
+    return Command(
+        name="mosquitto",
+        argv=(executable, "-c", str(path)),
+        stop_grace_s=STOP_GRACE_S,
+        # It ends at once, and writes what it retains on the way; SIGKILL would lose up to 30 s of it.
+        death_signal=signal.SIGTERM,
+    )
