@@ -1,0 +1,168 @@
+"""Bring a registry's databases to the tables of this code, or refuse: `upgrade(settings)`, before any process starts.
+
+Alembic's steps are package data and its configuration is built here, so a user needs no `alembic.ini`. Each database
+is brought up in one transaction: a crash in the middle leaves it as it was.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.runtime.environment import EnvironmentContext
+from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
+
+from server.database import tables
+from server.database.connect import Database
+from server.errors import DatabaseUnavailableError, RegistryError
+from server.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from server.settings import RegistrySettings
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+# PostgreSQL: two machines that start at once must not both migrate. Any number will do, as long as it stays the same.
+ADVISORY_LOCK: Final = 7_206_140_001
+
+
+class DatabaseTooNewError(RegistryError):
+    """A newer release has migrated this database: this code would misread it."""
+
+    code = "database_too_new"
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """One set of tables with its own steps and its own version table."""
+
+    name: str
+    metadata: sa.MetaData
+
+    @property
+    def version_table(self) -> str:
+        """Where the step that this database has reached is noted."""
+        return f"alembic_version_{self.name}"
+
+    def steps(self) -> ScriptDirectory:
+        """Alembic's view of the steps."""
+        folder = MIGRATIONS / self.name
+        return ScriptDirectory(str(folder), version_locations=[str(folder)])
+
+
+CATALOGUE: Final = Schema("catalogue", tables.catalogue)
+TELEMETRY: Final = Schema("telemetry", tables.telemetry)
+
+
+def upgrade(settings: RegistrySettings) -> None:
+    """Create or migrate both databases, and give a new registry its identity. Doing it again changes nothing.
+
+    Raises:
+        DatabaseTooNewError: a newer release was here before.
+        DatabaseUnavailableError: a database cannot be opened or written.
+    """
+    for schema, url in ((CATALOGUE, settings.database_url), (TELEMETRY, settings.telemetry_url)):
+        database = _open(url)
+        try:
+            upgrade_schema(database, schema)
+            if schema is CATALOGUE:
+                _identify(database)
+        except sa.exc.DatabaseError as exc:
+            raise DatabaseUnavailableError(f"The {schema.name} database can't be used: {exc.orig}.") from exc
+        finally:
+            database.close()
+
+
+def upgrade_schema(database: Database, schema: Schema) -> None:
+    """Take every step that is missing, in one transaction.
+
+    Raises:
+        DatabaseTooNewError: the database stands at a step that this code does not know.
+    """
+    steps = schema.steps()
+    with database.write() as connection:
+        if not database.is_sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        _refuse_newer(connection, schema, steps)
+        environment = EnvironmentContext(Config(), steps, fn=_steps_to_head(steps), destination_rev="head")
+        with environment:
+            environment.configure(
+                connection=connection,
+                target_metadata=schema.metadata,
+                version_table=schema.version_table,
+                render_as_batch=True,
+            )
+            environment.run_migrations()
+
+
+def current_step(connection: sa.Connection, schema: Schema) -> str | None:
+    """The step that a database has reached; None: it is empty."""
+    context = MigrationContext.configure(connection, opts={"version_table": schema.version_table})
+    return context.get_current_revision()
+
+
+def _steps_to_head(steps: ScriptDirectory) -> Callable[[Any, Any], Any]:
+    def plan(revision: Any, _context: Any) -> Any:  # noqa: ANN401  alembic's own types, which it does not publish
+        return steps._upgrade_revs("head", revision)  # noqa: SLF001  what alembic's own `upgrade` command calls
+
+    return plan
+
+
+def _refuse_newer(connection: sa.Connection, schema: Schema, steps: ScriptDirectory) -> None:
+    step = current_step(connection, schema)
+    if step is None:
+        return
+    try:
+        steps.get_revision(step)
+    except CommandError as exc:
+        raise DatabaseTooNewError(
+            f"The {schema.name} database was migrated by a newer release (step {step}): install that release, "
+            "or restore the backup from before it."
+        ) from exc
+
+
+def _identify(database: Database) -> None:
+    """One row says which registry this is; its epoch is the time, so that a registry made anew counts as later."""
+    now = time.time()
+    with database.write() as connection:
+        if connection.execute(sa.select(tables.registry.c.registry_id)).first() is None:
+            row = {"registry_id": secrets.token_hex(16), "epoch": int(now), "created_at": now}
+            connection.execute(sa.insert(tables.registry).values(row))
+
+
+def _open(url: str) -> Database:
+    try:
+        parsed = sa.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return Database(url)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as exc:
+        raise DatabaseUnavailableError(
+            "The database URL is not usable; give one such as sqlite:////path/registry.db or "
+            f"postgresql+psycopg://user@host/name ({type(exc).__name__})."
+        ) from exc
+    except OSError as exc:
+        raise DatabaseUnavailableError(f"The folder of the database can't be made: {exc.strerror}.") from exc
+
+
+def main() -> int:
+    """One-shot process of `up`: migrate what the settings name."""
+    try:
+        upgrade(load_settings())
+    except RegistryError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
