@@ -221,9 +221,12 @@ deployments = Table(
     Column("variant_id", NAME),  # None: no_variant for this profile
     Column(
         "state", String(20), nullable=False
-    ),  # waiting | offered | a DeploymentState | running | no_variant | cancelled
+    ),  # waiting | offered | a DeploymentState | running | timed_out | no_variant | cancelled
     Column("reason", String(32), nullable=False),
     Column("detail", Text, nullable=False),
+    Column("previous", JSON),  # DesiredDeployment that the device ran before; a rollback restores it
+    Column("offered_generation", BigInteger),  # of its desired state, when this deployment was put into it
+    Column("canary", Boolean, nullable=False, default=False),  # first of its lane, and not proven yet
     Column("opened_at", Float),
     Column("running_at", Float),  # verified: right file hash, golden outputs right, inferences answered
     Column("updated_at", Float, nullable=False),
