@@ -45,7 +45,10 @@ def registry_processes(settings: RegistrySettings) -> ProcessTable:
         ("worker",) if settings.worker_count == 1 else tuple(f"worker-{n + 1}" for n in range(settings.worker_count))
     )
     return ProcessTable(
-        prepare=(_module("storage-prepare", "server.storage.prepare"),),
+        prepare=(
+            _module("database-prepare", "server.database.migrate"),
+            _module("storage-prepare", "server.storage.prepare"),
+        ),
         serve=(
             _module("api", "server.processes.api"),
             _module("controller", "server.processes.controller"),
