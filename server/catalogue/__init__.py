@@ -1,0 +1,1 @@
+"""Profiles, models, versions, variants and the jobs that make them."""

@@ -1,0 +1,1 @@
+"""Devices: how they join, what they are called, and which of them are meant."""
