@@ -1,5 +1,6 @@
 """One-shot process of `up`: wait until S3 takes our keys, create the bucket. Keeps boto3 out of the supervisor."""
 
+import os
 import sys
 import time
 from typing import Final
@@ -13,16 +14,22 @@ PAUSE_S: Final = 0.1
 
 
 def prepare(store: S3ObjectStore, *, deadline_s: float = DEADLINE_S) -> None:
-    """Create the bucket, trying again while S3 is still starting.
+    """Create the bucket and prove that it keeps what it is given, trying again while S3 is still starting.
 
     Raises:
         StorageUnavailableError: it did not answer in time.
         StorageRefusedError: it refuses the keys.
+        ObjectNotFoundError: it took bytes and does not have them.
     """
     end_s = time.monotonic() + deadline_s
     while True:
         try:
             store.ensure_bucket()
+            # SeaweedFS answers before its volumes can be read or grown (an InternalError, seen in 4.48): so a real
+            # object goes in and out, of new bytes each time, since another process may do the same.
+            probe = store.put_bytes(os.urandom(32))
+            store.get_bytes(probe.sha256)
+            store.delete(probe.sha256)
         except StorageUnavailableError:
             if time.monotonic() > end_s:
                 raise
