@@ -87,7 +87,8 @@ TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
     DeploymentState.FAILED: frozenset({DeploymentState.QUEUED, DeploymentState.SUPERSEDED}),
     DeploymentState.REJECTED: frozenset({DeploymentState.SUPERSEDED}),
     DeploymentState.ROLLED_BACK: frozenset({DeploymentState.SUPERSEDED}),
-    DeploymentState.SUPERSEDED: frozenset(),
+    # wanted once more, or fallen back to when the one that followed it failed
+    DeploymentState.SUPERSEDED: frozenset({DeploymentState.QUEUED, DeploymentState.ALREADY_INSTALLED}),
 }
 
 FINAL_STATES = frozenset(

@@ -1,0 +1,96 @@
+"""What the agent remembers of its deployments: the rows of the state store, and the rules on reasons."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from edge_agent.protocol.base import Bytes, Count, Name, Seconds, Sha256, Wire
+from edge_agent.protocol.messages import DesiredDeployment, SelfTestReport, UnixTime
+from edge_agent.protocol.states import DeploymentState, Reason
+
+# Trying again can't change these: the publisher must send something else.
+FINAL_REASONS = frozenset(
+    {
+        Reason.DIGEST_MISMATCH,
+        Reason.MANIFEST_INVALID,
+        Reason.OBJECT_GONE,
+        Reason.RUNTIME_MISSING,
+        Reason.LOAD_FAILED,
+        Reason.MEMORY_LIMIT,
+        Reason.GOLDEN_MISMATCH,
+        Reason.LATENCY_LIMIT,
+        Reason.UNSUPPORTED_VERSION,
+    }
+)
+
+# Work is still to be done in these.
+UNFINISHED = frozenset(
+    {
+        DeploymentState.QUEUED,
+        DeploymentState.DOWNLOADING,
+        DeploymentState.VERIFYING,
+        DeploymentState.STAGED,
+        DeploymentState.ALREADY_INSTALLED,
+        DeploymentState.SELF_TESTING,
+    }
+)
+
+
+class DeploymentRecord(Wire):
+    """One deployment as this device knows it."""
+
+    wanted: DesiredDeployment
+    state: DeploymentState = DeploymentState.QUEUED
+    reason: Reason = Reason.NONE
+    detail: Annotated[str, Field(max_length=512)] = ""
+    attempt: Count = 0  # how often it began anew after a failure
+    tests: Count = 0  # self-tests begun: a counter breaks loops
+    bytes_total: Bytes = 0
+    bytes_received: Bytes = 0
+    self_test: SelfTestReport | None = None
+    file_sha256: Sha256 | None = None
+    inferences: Count = 0  # by runners that have left; the living one counts its own
+    changed_at: UnixTime = 0.0
+
+    @property
+    def deployment_id(self) -> str:
+        """Its name."""
+        return self.wanted.deployment_id
+
+    @property
+    def model(self) -> str:
+        """The model that it is a variant of."""
+        return self.wanted.model
+
+
+class ModelSlot(Wire):
+    """Which deployment answers for a model, and which one it would fall back to."""
+
+    model: Name
+    active: Name | None = None
+    previous: Name | None = None
+
+
+class Accepted(Wire):
+    """The highest desired state that was accepted: an older one is never believed again."""
+
+    epoch: Count = 0
+    generation: Count = 0
+    status_interval_s: Seconds = 30.0
+    telemetry_window_s: Seconds = 10.0
+    wanted: tuple[Name, ...] = ()
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """What decides which of two is the later one."""
+        return self.epoch, self.generation
+
+
+class Snapshot(Wire):
+    """All that survives a restart."""
+
+    accepted: Accepted = Accepted()
+    records: tuple[DeploymentRecord, ...] = ()
+    slots: tuple[ModelSlot, ...] = ()
