@@ -76,3 +76,15 @@ class InvalidError(RegistryError):
     """What was sent does not fit; the sentence says what and what would."""
 
     code = "invalid"
+
+
+class UnauthorizedError(RegistryError):
+    """Who asks did not prove who they are: a key or a token that is wrong, used or expired."""
+
+    code = "unauthorized"
+
+
+class TooLargeError(RegistryError):
+    """More bytes than are allowed; the sentence says how many are."""
+
+    code = "too_large"
