@@ -18,8 +18,7 @@ fail() { say "$*"; exit 1; }
 # Run a command with its output in the log; when it fails, show the end of the log and say where the rest is.
 logged() {
   printf '\n$ %s\n' "$*" >>"$LOG"
-  # 9>&-: a daemon that a package starts must not inherit the lock.
-  if ! "$@" >>"$LOG" 2>&1 </dev/null 9>&-; then
+  if ! "$@" >>"$LOG" 2>&1 </dev/null; then
     tail -n 15 "$LOG" >&2
     fail "that failed: $*. The full output is in $LOG"
   fi
@@ -43,8 +42,9 @@ apt_install() {
   say "installing Debian packages: ${packages[*]}"
   local options=(-y --no-install-recommends -o DPkg::Lock::Timeout=120)
   # A new machine has no package lists yet, an old one has stale ones.
-  logged "${as_root[@]}" apt-get update
-  logged "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "${packages[@]}"
+  # 9>&-: a daemon that a package starts must not inherit the lock.
+  logged "${as_root[@]}" apt-get update 9>&-
+  logged "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install "${options[@]}" "${packages[@]}" 9>&-
 }
 
 install_debian_packages() {
