@@ -1,0 +1,149 @@
+"""Model versions, their variants and choices, as the workers have written them; and asking for builds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from server.catalogue.jobs import WantedJob, enqueue, latest_job
+from server.catalogue.profiles import profile_names
+from server.database.tables import choices, model_versions, variants
+from server.errors import ConflictError, InvalidError, NotFoundError
+from server.schemas.catalogue import Choice, Job, JobState, ModelVersion, Refusal, Variant
+from server.schemas.work import BuildWork, JobKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from server.database.connect import Database
+    from server.schemas.catalogue import BuildRequest
+
+_BEST_FIRST: Final = (variants.c.profile, variants.c.chosen.desc(), variants.c.verdict, variants.c.variant_id)
+
+
+def list_models(database: Database) -> list[ModelVersion]:
+    """The newest version of each model, by name."""
+    newest: dict[str, ModelVersion] = {}
+    for version in _versions(database):
+        newest.setdefault(version.model, version)
+    return [newest[name] for name in sorted(newest)]
+
+
+def list_versions(database: Database, model: str) -> list[ModelVersion]:
+    """All versions of a model, newest first.
+
+    Raises:
+        NotFoundError: the model has none.
+    """
+    found = _versions(database, model_versions.c.model == model)
+    if not found:
+        raise NotFoundError(f"There is no model {model}: `edge-registry model list` shows those that are there.")
+    return found
+
+
+def get_version(database: Database, model: str, version: str) -> ModelVersion:
+    """One version.
+
+    Raises:
+        NotFoundError: it was never pushed, or the push was refused: the sentence says why.
+        ConflictError: it is still being looked into.
+    """
+    with database.read() as connection:
+        return require_version(connection, model, version)
+
+
+def require_version(connection: sa.Connection, model: str, version: str) -> ModelVersion:
+    """The same, inside a transaction of the caller."""
+    query = sa.select(model_versions.c.document).where(
+        model_versions.c.model == model, model_versions.c.version == version
+    )
+    row = connection.execute(query).first()
+    if row is not None:
+        return ModelVersion.model_validate(row.document)
+    job = latest_job(connection, JobKind.INSPECT, model, version)
+    if job is None:
+        raise NotFoundError(f"There is no version {version} of model {model}: push it with `edge-registry model push`.")
+    if job.state is JobState.FAILED:
+        reason = job.error.message if job.error else "the reason is not known."
+        raise NotFoundError(f"Version {version} of model {model} was refused: {reason}")
+    raise ConflictError(f"Version {version} of model {model} is still being inspected: wait for job {job.job_id}.")
+
+
+def list_variants(database: Database, model: str, version: str, *, profile: str | None = None) -> list[Variant]:
+    """Everything that was built of a version, the chosen one of each profile first."""
+    query = sa.select(variants.c.document, variants.c.chosen).where(
+        variants.c.model == model, variants.c.version == version
+    )
+    if profile is not None:
+        query = query.where(variants.c.profile == profile)
+    with database.read() as connection:
+        require_version(connection, model, version)
+        rows = connection.execute(query.order_by(*_BEST_FIRST)).all()
+    # the column decides who is chosen: a later measurement may move it without touching the document
+    return [Variant.model_validate({**row.document, "chosen": row.chosen}) for row in rows]
+
+
+def list_choices(database: Database, model: str, version: str) -> list[Choice]:
+    """What each profile gets of a version, or why nothing."""
+    query = sa.select(choices).where(choices.c.model == model, choices.c.version == version)
+    with database.read() as connection:
+        require_version(connection, model, version)
+        rows = connection.execute(query.order_by(choices.c.profile)).all()
+    return [_choice(row) for row in rows]
+
+
+def request_builds(database: Database, model: str, version: str, request: BuildRequest, *, now: float) -> list[Job]:
+    """Ask for the variants of a version, for the profiles named or for all that are registered.
+
+    Raises:
+        NotFoundError: no such version or profile.
+        InvalidError: no profile is registered.
+    """
+    with database.write() as connection:
+        require_version(connection, model, version)
+        known = profile_names(connection)
+        if not known:
+            raise InvalidError("No profile is registered to build for: add one with `edge-registry profile add`.")
+        for name in request.profiles:
+            if name not in known:
+                raise NotFoundError(f"There is no profile {name}: registered are {', '.join(known)}.")
+        names = request.profiles or known
+        work = BuildWork(profiles=tuple(sorted(set(names))), recipes=tuple(sorted(set(request.recipes))))
+        return [_enqueue_build(connection, model, version, work, now=now, again=request.again)]
+
+
+def build_missing(
+    connection: sa.Connection, model: str, version: str, profiles: Iterable[str], *, now: float
+) -> Job | None:
+    """Ask for the variants of those profiles that have no choice yet; None: all have one."""
+    query = sa.select(choices.c.profile).where(choices.c.model == model, choices.c.version == version)
+    missing = sorted(set(profiles) - set(connection.execute(query).scalars()))
+    if not missing:
+        return None
+    return _enqueue_build(connection, model, version, BuildWork(profiles=tuple(missing)), now=now)
+
+
+def _enqueue_build(
+    connection: sa.Connection, model: str, version: str, work: BuildWork, *, now: float, again: bool = False
+) -> Job:
+    document = work.model_dump(mode="json")
+    wanted = WantedJob(JobKind.BUILD, model, version, identity=document, request=document)
+    return enqueue(connection, wanted, now=now, again=again).job
+
+
+def _versions(database: Database, *conditions: sa.ColumnElement[bool]) -> list[ModelVersion]:
+    query = sa.select(model_versions.c.document).where(*conditions)
+    with database.read() as connection:
+        rows = connection.execute(query.order_by(model_versions.c.created_at.desc())).all()
+    return [ModelVersion.model_validate(row.document) for row in rows]
+
+
+def _choice(row: sa.Row[Any]) -> Choice:
+    return Choice(
+        model=row.model,
+        version=row.version,
+        profile=row.profile,
+        variant_id=row.variant_id,
+        refusal=Refusal.model_validate(row.refusal) if row.refusal else None,
+    )
