@@ -1,0 +1,90 @@
+"""What an operator says to a rollout, each word obeyed exactly once; and taking a version back. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_agent.protocol.states import DeploymentState
+from server.rollouts.facts import CANCELLED, CLOSED_STATES, FAILED_STATES, RUNNING, WAITING, Facts, Why
+from server.schemas.rollouts import RolloutAction, RolloutState
+
+if TYPE_CHECKING:
+    from server.rollouts.ledger import Ledger
+
+OPEN = frozenset({RolloutState.PREPARING, RolloutState.RUNNING})
+ALLOWED: dict[RolloutAction, frozenset[RolloutState]] = {
+    RolloutAction.PAUSE: OPEN,
+    RolloutAction.RESUME: frozenset({RolloutState.PAUSED}),
+    RolloutAction.ABORT: OPEN | {RolloutState.PAUSED},
+    RolloutAction.ROLLBACK: frozenset(RolloutState) - {RolloutState.ROLLED_BACK},
+}
+
+
+def obey(facts: Facts, ledger: Ledger, *, now: float) -> None:
+    """Apply the commands that have not been applied yet, in order."""
+    standing = ledger.standings[facts.rollout.rollout_id]
+    for command in sorted(facts.commands, key=lambda command: command.command_id):
+        if command.command_id <= standing.last_command_id:
+            continue
+        standing.last_command_id = command.command_id
+        ledger.changed_standings.add(facts.rollout.rollout_id)
+        action = next((known for known in RolloutAction if known == command.action), None)
+        if action is None or standing.state not in ALLOWED[action]:
+            sentence = f"The command {command.action[:16]!r} changes nothing: the rollout is {standing.state}."
+            ledger.decide(facts.rollout, "ignored", sentence, command_id=command.command_id)
+            continue
+        _apply(action, facts, ledger, command.command_id, now=now)
+
+
+def _apply(action: RolloutAction, facts: Facts, ledger: Ledger, command_id: int, *, now: float) -> None:
+    rollout_id = facts.rollout.rollout_id
+    if action is RolloutAction.PAUSE:
+        state, sentence = RolloutState.PAUSED, "Paused by command: no offers and no new wave until it is resumed."
+    elif action is RolloutAction.RESUME:
+        opened = ledger.standings[rollout_id].wave >= 0
+        state, sentence = RolloutState.RUNNING if opened else RolloutState.PREPARING, "Resumed by command."
+    elif action is RolloutAction.ABORT:
+        withdrawn = withdraw(facts, ledger, why=Why.ROLLOUT_STOPPED, now=now)
+        state = RolloutState.ABORTED
+        sentence = f"Aborted by command: {withdrawn} devices will not get it, who has it keeps it."
+    else:
+        # the state first: what goes back must not come to rest on this very rollout
+        ledger.stand(rollout_id, RolloutState.ROLLED_BACK, "")
+        restored = roll_back(facts, ledger, now=now)
+        state, sentence = RolloutState.ROLLED_BACK, f"Rolled back by command: {restored} devices go back."
+    ledger.stand(rollout_id, state, sentence)
+    ledger.decide(facts.rollout, action, sentence, command_id=command_id)
+
+
+def withdraw(facts: Facts, ledger: Ledger, *, why: Why, now: float) -> int:
+    """Take the offer back from every device that does not have it yet; failed ones go back too, and stay failed."""
+    withdrawn = 0
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if row.state in CLOSED_STATES or row.state in {RUNNING, DeploymentState.ACTIVE} or row.running_at is not None:
+            continue
+        if row.state == WAITING or ledger.restore(row, now=now):
+            withdrawn += 1
+        if row.state not in FAILED_STATES:
+            ledger.set_state(row, CANCELLED, reason=why)
+    restore_failed(facts, ledger, now=now)
+    return withdrawn
+
+
+def restore_failed(facts: Facts, ledger: Ledger, *, now: float) -> None:
+    """The version is bad or unwanted: whoever failed with it shall run what was there before."""
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if row.state in FAILED_STATES:
+            ledger.restore(row, now=now)
+
+
+def roll_back(facts: Facts, ledger: Ledger, *, now: float) -> int:
+    """Every device that was touched goes back to what it ran before; how many had to change."""
+    restored = 0
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if ledger.restore(row, now=now):
+            restored += 1
+            if row.state not in FAILED_STATES:
+                ledger.set_state(row, DeploymentState.ROLLED_BACK, reason=Why.ROLLBACK)
+        elif row.state == WAITING:
+            ledger.set_state(row, CANCELLED, reason=Why.ROLLBACK)
+    return restored

@@ -1,0 +1,261 @@
+"""One tick of one rollout: from facts and the ledger to what changes. Pure; the clock is an argument.
+
+A tick may be repeated or lost without harm: it decides from what is written, and what it decides is written whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from server.rollouts import commands, gate
+from server.rollouts.facts import (
+    CANCELLED,
+    CLOSED_STATES,
+    FAILED_STATES,
+    NO_VARIANT,
+    RUNNING,
+    WAITING,
+    ChoiceFact,
+    Deployment,
+    Facts,
+    Standing,
+    VariantFact,
+    Why,
+)
+from server.rollouts.plan import cut_waves, order_devices, rank
+from server.rollouts.verify import judge, proven_on_device
+from server.schemas.rollouts import RolloutState
+
+if TYPE_CHECKING:
+    from server.rollouts.ledger import Ledger
+
+
+def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
+    """Take every step that is due: plan, obey, look, stop, offer, open, finish."""
+    rollout_id = facts.rollout.rollout_id
+    if rollout_id not in ledger.standings:
+        make_plan(facts, ledger)
+    _drop_removed(facts, ledger)
+    observe(facts, ledger, epoch=epoch, now=now)
+    commands.obey(facts, ledger, now=now)
+    state = ledger.standings[rollout_id].state
+    if state in {RolloutState.RUNNING, RolloutState.PAUSED} and _stop_if_bad(facts, ledger, now=now):
+        return
+    if state in {RolloutState.STOPPED, RolloutState.ABORTED}:
+        commands.restore_failed(facts, ledger, now=now)
+    if state not in {RolloutState.PREPARING, RolloutState.RUNNING}:
+        return
+    _go_on(facts, ledger, now=now)
+
+
+def deployment_id_of(rollout_id: str, device_id: str) -> str:
+    """The name of a device's attempt: the same whoever asks, and however often."""
+    return "dep-" + hashlib.sha256(f"{rollout_id}:{device_id}".encode()).hexdigest()[:24]
+
+
+def make_plan(facts: Facts, ledger: Ledger) -> None:
+    """Write the plan down, once: a device that joins later is in no wave of this rollout."""
+    rollout = facts.rollout
+    ledger.standings[rollout.rollout_id] = Standing(reason="Variants are being built.")
+    ledger.changed_standings.add(rollout.rollout_id)
+    devices = {device.device_id: device for device in facts.targets if not device.removed}
+    ordered = order_devices(devices, seed=rollout.seed)
+    cut = cut_waves(ordered, rollout.waves)
+    for wave, device_ids in enumerate(cut):
+        for device_id in device_ids:
+            row = Deployment(
+                deployment_id=deployment_id_of(rollout.rollout_id, device_id),
+                rollout_id=rollout.rollout_id,
+                device_id=device_id,
+                wave=wave,
+                profile=devices[device_id].profile,
+                model=rollout.model,
+                version=rollout.version,
+            )
+            ledger.add(row)
+    sizes = ", ".join(str(len(device_ids)) for device_ids in cut)
+    sentence = f"{len(ordered)} devices match; the waves hold {sizes}."
+    ledger.decide(rollout, "planned", sentence, devices=len(ordered), waves=len(cut))
+
+
+def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
+    """Write down where each deployment stands, by what its device said last."""
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if not ledger.is_wanted(row):
+            continue
+        heard = facts.heard.get(row.device_id)
+        variant = _variant_of(facts, row)
+        found = judge(row, heard, variant, facts.rollout.options, epoch=epoch, now=now)
+        ledger.set_state(row, found.state, reason=found.reason, detail=found.detail)
+        if found.state == RUNNING and row.running_at is None:
+            row.running_at = now
+        if row.canary and proven_on_device(row, heard):
+            _clear_canaries(ledger, row)
+            sentence = f"{row.device_id} passed the self-test: {row.variant_id} may go on in lane {row.profile}."
+            ledger.decide(facts.rollout, "lane_proven", sentence, wave=row.wave, profile=row.profile)
+
+
+def _clear_canaries(ledger: Ledger, proven: Deployment) -> None:
+    """Once a lane is proven a failure in it is one device's failure, also of one that went first and was silent."""
+    for row in ledger.rows_of(proven.rollout_id):
+        if row.canary and (row.profile, row.variant_id) == (proven.profile, proven.variant_id):
+            row.canary = False
+            ledger.changed_deployments.add(row.deployment_id)
+
+
+def _drop_removed(facts: Facts, ledger: Ledger) -> None:
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if row.device_id in facts.removed and row.state not in CLOSED_STATES and not ledger.is_wanted(row):
+            ledger.set_state(row, CANCELLED, reason=Why.REMOVED)
+
+
+def _stop_if_bad(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    rollout = facts.rollout
+    for wave in range(ledger.standings[rollout.rollout_id].wave + 1):
+        rows = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == wave]
+        counts = gate.count_wave(rows)
+        if not gate.too_many_failures(counts, max_failures=rollout.options.max_failures):
+            continue
+        worst = next(row for row in _in_order(facts, rows) if gate.bucket(row) == "failed")
+        why = f"{worst.device_id}: {worst.reason}" + (f", {worst.detail}" if worst.detail else "")
+        sentence = (
+            f"Stopped: {counts.failed} of {counts.devices} devices of wave {wave + 1} failed, "
+            f"{rollout.options.max_failures} are allowed; the first is {why}."
+        )
+        _stop(facts, ledger, sentence, {"wave": wave, **counts.numbers()}, now=now)
+        return True
+    return False
+
+
+def _stop(facts: Facts, ledger: Ledger, sentence: str, numbers: dict[str, float | int | str], *, now: float) -> None:
+    ledger.stand(facts.rollout.rollout_id, RolloutState.STOPPED, sentence)
+    ledger.decide(facts.rollout, "stopped", sentence, **numbers)
+    commands.withdraw(facts, ledger, why=Why.ROLLOUT_STOPPED, now=now)
+
+
+def _go_on(facts: Facts, ledger: Ledger, *, now: float) -> None:
+    """Offer what is due, and open waves for as long as the one before is settled."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    while True:
+        _offer_lanes(facts, ledger, now=now)
+        rows = ledger.rows_of(rollout.rollout_id)
+        if standing.wave >= 0:
+            counts = gate.count_wave(row for row in rows if row.wave == standing.wave)
+            if not counts.settled:
+                return
+        upcoming = [row for row in rows if row.wave == standing.wave + 1]
+        if standing.wave + 1 >= len(rollout.waves):
+            _finish(facts, ledger)
+            return
+        if not _variants_ready(facts, ledger, upcoming, now=now):
+            return
+        _open_wave(facts, ledger, upcoming)
+
+
+def _variants_ready(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: float) -> bool:
+    rollout = facts.rollout
+    missing = sorted({row.profile for row in upcoming if row.state == WAITING} - set(facts.choices))
+    if not missing:
+        return True
+    failed = next((profile for profile in missing if profile in facts.build_failures), None)
+    if failed is not None:
+        sentence = (
+            f"Stopped: no variant of {rollout.model}@{rollout.version} for {failed}: {facts.build_failures[failed]}"
+        )
+        _stop(facts, ledger, sentence, {"profile": failed}, now=now)
+        return False
+    state = ledger.standings[rollout.rollout_id].state
+    ledger.stand(rollout.rollout_id, state, f"Variants for {', '.join(missing)} are being built.")
+    return False
+
+
+def _open_wave(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> None:
+    rollout = facts.rollout
+    standing = ledger.standings[rollout.rollout_id]
+    before = gate.count_wave(row for row in ledger.rows_of(rollout.rollout_id) if row.wave <= standing.wave)
+    standing.wave += 1
+    ledger.changed_standings.add(rollout.rollout_id)
+    for row in upcoming:
+        if row.state == WAITING and facts.choices[row.profile].variant is None:
+            ledger.set_state(row, NO_VARIANT, reason="no_variant", detail=facts.choices[row.profile].refusal)
+    if not upcoming:
+        return  # it reaches nobody new: nothing was decided
+    counts = gate.count_wave(upcoming)
+    sentence = f"Wave {standing.wave + 1} of {len(rollout.waves)} opens for {counts.devices} devices"
+    sentence += f", {counts.no_variant} of them without a variant" if counts.no_variant else ""
+    if standing.wave:
+        sentence += (
+            f": before it {before.running} run, {before.failed} failed, {before.timed_out} timed out, "
+            f"{before.no_variant} have no variant"
+        )
+    ledger.stand(rollout.rollout_id, RolloutState.RUNNING, sentence + ".")
+    numbers = {f"before_{name}": value for name, value in before.numbers().items()}
+    ledger.decide(rollout, "wave_opened", sentence + ".", wave=standing.wave, devices=counts.devices, **numbers)
+
+
+def _finish(facts: Facts, ledger: Ledger) -> None:
+    rollout = facts.rollout
+    counts = gate.count_wave(ledger.rows_of(rollout.rollout_id))
+    sentence = (
+        f"Finished: {counts.running} of {counts.devices} devices run {rollout.model}@{rollout.version}, "
+        f"{counts.failed + counts.refused} failed, {counts.timed_out} timed out, {counts.no_variant} have no variant."
+    )
+    ledger.stand(rollout.rollout_id, RolloutState.FINISHED, sentence)
+    ledger.decide(rollout, "finished", sentence, **counts.numbers())
+
+
+def _offer_lanes(facts: Facts, ledger: Ledger, *, now: float) -> None:
+    wave = ledger.standings[facts.rollout.rollout_id].wave
+    rows = ledger.rows_of(facts.rollout.rollout_id)
+    for verdict in [row for row in rows if gate.is_lane_verdict(row)]:
+        _stop_lane(facts, ledger, verdict, rows, now=now)
+    lanes: dict[tuple[int, str], list[Deployment]] = {}
+    for row in _in_order(facts, rows):
+        if row.wave <= wave:
+            lanes.setdefault((row.wave, row.profile), []).append(row)
+    for (_, profile), lane in sorted(lanes.items()):
+        variant = facts.choices.get(profile, ChoiceFact()).variant
+        if variant is None or not any(row.state == WAITING for row in lane):
+            continue
+        proven = any(_has_proven(facts, row, variant) for row in rows)
+        turn, canary = gate.lane_turn(lane, unproven=variant.unproven, proven=proven)
+        for row in turn:
+            if ledger.offer(row, variant, now=now):
+                row.canary = canary
+                if canary:
+                    sentence = f"{variant.variant_id} is unproven on {profile}: {row.device_id} goes first in its lane."
+                    ledger.decide(facts.rollout, "lane_first", sentence, wave=row.wave, profile=profile)
+
+
+def _stop_lane(facts: Facts, ledger: Ledger, verdict: Deployment, rows: list[Deployment], *, now: float) -> None:
+    """The first device of a lane found the variant unfit: nobody else of its profile gets it, other lanes go on."""
+    waiting = [row for row in rows if row.profile == verdict.profile and row.state == WAITING]
+    for row in waiting:
+        ledger.set_state(row, CANCELLED, reason=Why.LANE_STOPPED, detail=f"{verdict.device_id}: {verdict.reason}")
+    if not ledger.restore(verdict, now=now) and not waiting:
+        return  # it was said before
+    sentence = (
+        f"Lane {verdict.profile} stops: {verdict.device_id} refuses {verdict.variant_id} ({verdict.reason}"
+        + (f": {verdict.detail}" if verdict.detail else "")
+        + f"); {len(waiting)} devices of this profile keep what they run."
+    )
+    ledger.decide(
+        facts.rollout, "lane_stopped", sentence, wave=verdict.wave, profile=verdict.profile, kept=len(waiting)
+    )
+
+
+def _has_proven(facts: Facts, row: Deployment, variant: VariantFact) -> bool:
+    if row.variant_id != variant.variant_id or row.state in FAILED_STATES:
+        return False
+    return row.running_at is not None or proven_on_device(row, facts.heard.get(row.device_id))
+
+
+def _variant_of(facts: Facts, row: Deployment) -> VariantFact | None:
+    # not by today's choice: what was offered may have been chosen otherwise since
+    return facts.variants.get((row.profile, row.variant_id or ""))
+
+
+def _in_order(facts: Facts, rows: list[Deployment]) -> list[Deployment]:
+    seed = facts.rollout.seed
+    return sorted(rows, key=lambda row: (row.wave, rank(row.device_id, seed=seed), row.device_id))

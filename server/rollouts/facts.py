@@ -1,0 +1,182 @@
+"""What the rules of a rollout look at, free of any table: plans, devices, choices, and what devices reported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from edge_agent.protocol.profile import Limits
+from edge_agent.protocol.states import DeploymentState, Reason
+from server.schemas.rollouts import RolloutState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edge_agent.protocol.messages import DeploymentStatus, DesiredDeployment
+    from server.schemas.rollouts import RolloutOptions, Wave
+
+# What a row of the deployments table can say beside the states that devices report.
+WAITING = "waiting"  # planned; its wave or its turn has not come
+OFFERED = "offered"  # in the device's desired state; nothing heard yet
+RUNNING = "running"  # verified: right file, self-test passed, serving, enough inferences answered
+TIMED_OUT = "timed_out"  # silent beyond the deadline
+NO_VARIANT = "no_variant"  # nothing fits its profile: counted apart
+CANCELLED = "cancelled"  # it will not be offered, or the offer was withdrawn before it ran
+
+FAILED_STATES = frozenset({DeploymentState.FAILED, DeploymentState.REJECTED, DeploymentState.ROLLED_BACK})
+CLOSED_STATES = frozenset({NO_VARIANT, CANCELLED, DeploymentState.SUPERSEDED})
+
+
+class Why(StrEnum):
+    """Reasons that the registry adds to those of devices (`Reason`); wire strings."""
+
+    SILENT = "silent"  # never took the offer
+    LOST = "lost"  # took it, then fell silent
+    LANE_STOPPED = "lane_stopped"
+    ROLLOUT_STOPPED = "rollout_stopped"
+    ROLLBACK = "rollback"
+    REMOVED = "device_removed"
+    NEWER_ROLLOUT = "newer_rollout"
+
+
+# These speak of the device or the road to it; every other reason speaks against the variant.
+DEVICE_REASONS = frozenset(
+    {
+        Reason.STORAGE_BUDGET,
+        Reason.DISK_FULL,
+        Reason.TRANSFER_FAILED,
+        Reason.OBJECT_NOT_FOUND,
+        Reason.OBJECT_GONE,
+        Reason.UNSUPPORTED_VERSION,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFact:
+    """A device that the selector can choose."""
+
+    device_id: str
+    profile: str
+    labels: Mapping[str, str]
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VariantFact:
+    """What a profile gets."""
+
+    variant_id: str
+    manifest_sha256: str
+    manifest_bytes: int
+    unproven: bool
+    model_file_sha256: str | None = None
+    """None: the manifest could not be read yet, so nobody can be verified."""
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceFact:
+    """What the search decided for one profile: a variant, or a refusal in one sentence."""
+
+    variant: VariantFact | None = None
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a device said last."""
+
+    last_seen_at: float
+    observed: tuple[int, int] = (0, 0)
+    deployments: Mapping[str, DeploymentStatus] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What an operator said, in order."""
+
+    command_id: int
+    action: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """The plan as it was asked for; never changes."""
+
+    rollout_id: str
+    model: str
+    version: str
+    selector: str
+    waves: tuple[Wave, ...]
+    seed: int
+    options: RolloutOptions
+    created_at: float
+
+    @property
+    def age_order(self) -> tuple[float, str]:
+        """The later rollout of a model has the greater one."""
+        return self.created_at, self.rollout_id
+
+
+@dataclass(slots=True)
+class Standing:
+    """Where a rollout stands: a row of rollout_states."""
+
+    state: RolloutState = RolloutState.PREPARING
+    wave: int = -1
+    reason: str = ""
+    last_command_id: int = 0
+    planned: bool = False
+
+
+@dataclass(slots=True)
+class Deployment:
+    """One device's attempt: a row of deployments."""
+
+    deployment_id: str
+    rollout_id: str
+    device_id: str
+    wave: int
+    profile: str
+    model: str
+    version: str
+    variant_id: str | None = None
+    state: str = WAITING
+    reason: str = "none"
+    detail: str = ""
+    previous: DesiredDeployment | None = None
+    offered_generation: int | None = None
+    canary: bool = False
+    opened_at: float | None = None
+    running_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided, with its numbers, in one sentence."""
+
+    rollout_id: str
+    action: str
+    sentence: str
+    numbers: Mapping[str, float | int | str]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that a tick reads of one rollout; nothing in it changes while the rules run."""
+
+    rollout: Rollout
+    targets: tuple[DeviceFact, ...] = ()
+    """The devices that the selector matches now; used once, to plan."""
+    removed: frozenset[str] = frozenset()
+    choices: Mapping[str, ChoiceFact] = field(default_factory=dict)
+    """By profile."""
+    variants: Mapping[tuple[str, str], VariantFact] = field(default_factory=dict)
+    """By profile and variant id: those that some deployment of this rollout has."""
+    build_failures: Mapping[str, str] = field(default_factory=dict)
+    """By profile: the sentence of a job that failed, when no other is under way."""
+    heard: Mapping[str, Heard] = field(default_factory=dict)
+    """By device."""
+    commands: tuple[Command, ...] = ()

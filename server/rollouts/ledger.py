@@ -1,0 +1,195 @@
+"""An image in memory of the tables that the controller writes. The rules change it; what changed is written at once.
+
+Pure: nothing here knows a database. `offer` and `restore` are the only ways to change what a device shall run,
+so a device never has two versions of one model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_agent.protocol.messages import DesiredDeployment
+from edge_agent.protocol.states import DeploymentState
+from server.rollouts.facts import (
+    CANCELLED,
+    FAILED_STATES,
+    OFFERED,
+    Decision,
+    Deployment,
+    Rollout,
+    Standing,
+    VariantFact,
+    Why,
+)
+from server.schemas.rollouts import RolloutState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+MAX_CHAIN = 64  # of rollouts that were rolled back one after the other
+
+
+class Ledger:
+    """Deployments, wanted states and standings as they are, and what of them has changed."""
+
+    def __init__(
+        self,
+        *,
+        deployments: Iterable[Deployment] = (),
+        wanted: dict[str, dict[str, DesiredDeployment]] | None = None,
+        generations: dict[str, int] | None = None,
+        standings: dict[str, Standing] | None = None,
+        find: Callable[[str], Deployment | None] = lambda _: None,
+        age_of: Callable[[str], tuple[float, str]] = lambda _: (0.0, ""),
+    ) -> None:
+        """Take the rows.
+
+        Args:
+            deployments: rows of the rollouts at hand.
+            wanted: by device, then by model: what its desired state says.
+            generations: by device: of that desired state; a device without one has 0.
+            standings: by rollout.
+            find: reads a deployment that is not among the given ones (an older rollout's).
+            age_of: `Rollout.age_order` of any rollout.
+        """
+        self.deployments = {row.deployment_id: row for row in deployments}
+        self.wanted = wanted if wanted is not None else {}
+        self.generations = generations if generations is not None else {}
+        self.standings = standings if standings is not None else {}
+        self.decisions: list[Decision] = []
+        self.changed_deployments: set[str] = set()
+        self.changed_devices: set[str] = set()
+        self.changed_standings: set[str] = set()
+        self._find = find
+        self._age_of = age_of
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.changed_deployments or self.changed_devices or self.changed_standings or self.decisions)
+
+    def rows_of(self, rollout_id: str) -> list[Deployment]:
+        """The deployments of one rollout."""
+        return [row for row in self.deployments.values() if row.rollout_id == rollout_id]
+
+    def get(self, deployment_id: str) -> Deployment | None:
+        """One deployment of any rollout."""
+        row = self.deployments.get(deployment_id)
+        if row is None and (row := self._find(deployment_id)) is not None:
+            self.deployments[deployment_id] = row
+        return row
+
+    def add(self, row: Deployment) -> None:
+        """A new deployment."""
+        self.deployments[row.deployment_id] = row
+        self.changed_deployments.add(row.deployment_id)
+
+    def set_state(self, row: Deployment, state: str, *, reason: str = "none", detail: str = "") -> bool:
+        """Record where a deployment stands; whether that is news."""
+        if (row.state, row.reason, row.detail) == (state, reason, detail):
+            return False
+        row.state, row.reason, row.detail = state, reason, detail
+        self.changed_deployments.add(row.deployment_id)
+        return True
+
+    def stand(self, rollout_id: str, state: RolloutState, reason: str) -> None:
+        """Record where a rollout stands."""
+        standing = self.standings[rollout_id]
+        if (standing.state, standing.reason) != (state, reason):
+            standing.state, standing.reason = state, reason
+            self.changed_standings.add(rollout_id)
+
+    def decide(self, rollout: Rollout, action: str, sentence: str, **numbers: float | str) -> None:
+        """Record a decision."""
+        self.decisions.append(Decision(rollout.rollout_id, action, sentence, numbers))
+
+    def is_wanted(self, row: Deployment) -> bool:
+        """Whether the device's desired state names this deployment."""
+        entry = self.wanted.get(row.device_id, {}).get(row.model)
+        return entry is not None and entry.deployment_id == row.deployment_id
+
+    def offer(self, row: Deployment, variant: VariantFact, *, now: float) -> bool:
+        """Put a deployment into the device's desired state, in the place of an older one of the same model.
+
+        Returns:
+            False when a newer rollout of the model has this device already: the row is then superseded.
+        """
+        replaced = self.wanted.get(row.device_id, {}).get(row.model)
+        before = self.get(replaced.deployment_id) if replaced else None
+        if before is not None and self._age_of(before.rollout_id) > self._age_of(row.rollout_id):
+            self.set_state(row, DeploymentState.SUPERSEDED, reason=Why.NEWER_ROLLOUT)
+            return False
+        row.previous = self._what_ran(replaced, before)
+        row.variant_id, row.opened_at, row.offered_generation = variant.variant_id, now, self._next(row.device_id)
+        self.changed_deployments.add(row.deployment_id)
+        if before is not None:
+            self.set_state(before, DeploymentState.SUPERSEDED, reason=Why.NEWER_ROLLOUT)
+        self.set_state(row, OFFERED)
+        entry = DesiredDeployment(
+            deployment_id=row.deployment_id,
+            model=row.model,
+            version=row.version,
+            variant_id=variant.variant_id,
+            manifest_sha256=variant.manifest_sha256,
+            manifest_bytes=variant.manifest_bytes,
+            limits=variant.limits,
+        )
+        self.wanted.setdefault(row.device_id, {})[row.model] = entry
+        self.changed_devices.add(row.device_id)
+        return True
+
+    def restore(self, row: Deployment, *, now: float) -> bool:
+        """Let the device's desired state say again what it ran before this deployment; whether anything changed."""
+        if not self.is_wanted(row):
+            return False
+        target = self._last_good(row.previous)
+        models = self.wanted[row.device_id]
+        if target is None:
+            del models[row.model]
+        else:
+            models[row.model] = target
+            self._take_up(target.deployment_id, row.device_id, now=now)
+        self.changed_devices.add(row.device_id)
+        return True
+
+    def forget_device(self, device_id: str) -> None:
+        """A removed device shall run nothing of ours."""
+        for entry in self.wanted.get(device_id, {}).values():
+            if (row := self.get(entry.deployment_id)) is not None:
+                self.set_state(row, CANCELLED, reason=Why.REMOVED)
+        self.wanted[device_id] = {}
+        self.changed_devices.add(device_id)
+
+    def _take_up(self, deployment_id: str, device_id: str, *, now: float) -> None:
+        """An older deployment is wanted again: what the device says of it counts again."""
+        older = self.get(deployment_id)
+        if older is not None:
+            older.opened_at, older.offered_generation = now, self._next(device_id)
+            self.set_state(older, OFFERED, detail="wanted again after a newer version was taken back")
+            self.changed_deployments.add(deployment_id)
+
+    def _next(self, device_id: str) -> int:
+        return self.generations.get(device_id, 0) + 1
+
+    @staticmethod
+    def _what_ran(replaced: DesiredDeployment | None, before: Deployment | None) -> DesiredDeployment | None:
+        """What the device ran before an offer: what that replaces, or, if it never ran, what came before it."""
+        if before is None:
+            return replaced
+        ran = before.state not in FAILED_STATES and (
+            before.running_at is not None or before.state == DeploymentState.ACTIVE
+        )
+        return replaced if ran else before.previous
+
+    def _last_good(self, entry: DesiredDeployment | None) -> DesiredDeployment | None:
+        """Go back past versions that were rolled back or failed in the meantime."""
+        for _ in range(MAX_CHAIN):
+            row = self.get(entry.deployment_id) if entry else None
+            if entry is None or row is None:
+                return entry
+            standing = self.standings.get(row.rollout_id)
+            withdrawn = standing is not None and standing.state == RolloutState.ROLLED_BACK
+            if not withdrawn and row.state not in FAILED_STATES:
+                return entry
+            entry = row.previous
+        return None

@@ -1,0 +1,94 @@
+"""What one device's report says of its deployment. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_agent.protocol.states import DeploymentState
+from server.rollouts.facts import DEVICE_REASONS, FAILED_STATES, OFFERED, RUNNING, TIMED_OUT, Deployment, Why
+
+if TYPE_CHECKING:
+    from edge_agent.protocol.messages import DeploymentStatus
+    from server.rollouts.facts import Heard, VariantFact
+    from server.schemas.rollouts import RolloutOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Where a deployment stands, by what is known now."""
+
+    state: str
+    reason: str = "none"
+    detail: str = ""
+
+
+def judge(
+    row: Deployment,
+    heard: Heard | None,
+    variant: VariantFact | None,
+    options: RolloutOptions,
+    *,
+    epoch: int,
+    now: float,
+) -> Judgement:
+    """Judge a deployment that its device's desired state names."""
+    status = heard.deployments.get(row.deployment_id) if heard else None
+    found = _by_report(status, variant, options, verified=row.state == RUNNING)
+    if found.state == RUNNING or found.state in FAILED_STATES:
+        return found
+    silent_s = now - max(row.opened_at or now, heard.last_seen_at if heard else 0.0)
+    if silent_s <= options.silence_deadline_s:
+        return found
+    took = heard is not None and heard.observed >= (epoch, row.offered_generation or 0)
+    if took:
+        return Judgement(
+            TIMED_OUT,
+            Why.LOST,
+            f"took the offer and has been silent for more than {options.silence_deadline_s:g} s since",
+        )
+    return Judgement(TIMED_OUT, Why.SILENT, f"not heard within {options.silence_deadline_s:g} s of the offer")
+
+
+def missing_proof(
+    status: DeploymentStatus, variant: VariantFact | None, options: RolloutOptions, *, verified: bool
+) -> str:
+    """What an active deployment lacks to count as running; empty when it lacks nothing.
+
+    `verified`: it did count until now, so that it does not lose that because the registry can't read a manifest.
+    """
+    if not status.serving:
+        return "active, but nothing serves it now"
+    wanted = variant.model_file_sha256 if variant is not None else None
+    if wanted is None and not verified:
+        return "active, but its manifest can't be read now to compare the file with"
+    if wanted is not None and status.file_sha256 != wanted:
+        return f"active, but serves file {(status.file_sha256 or 'unknown')[:12]}, not {wanted[:12]}"
+    if status.self_test is None or not status.self_test.passed:
+        return "active, but reports no self-test that passed"
+    if status.inferences < options.probe_inferences:
+        return f"active, answered {status.inferences} of {options.probe_inferences} inferences"
+    return ""
+
+
+def proven_on_device(row: Deployment, heard: Heard | None) -> bool:
+    """Whether a device has shown that this variant passes its self-test there."""
+    status = heard.deployments.get(row.deployment_id) if heard else None
+    return status is not None and status.self_test is not None and status.self_test.passed
+
+
+def speaks_against_variant(row: Deployment) -> bool:
+    """Whether this failure tells something of the variant, not just of one device or its network."""
+    return row.state in FAILED_STATES and row.reason not in DEVICE_REASONS
+
+
+def _by_report(
+    status: DeploymentStatus | None, variant: VariantFact | None, options: RolloutOptions, *, verified: bool
+) -> Judgement:
+    # a device that says `superseded` of what is wanted has not seen that it is wanted again
+    if status is None or status.state == DeploymentState.SUPERSEDED:
+        return Judgement(OFFERED)
+    if status.state != DeploymentState.ACTIVE:
+        return Judgement(status.state, status.reason, status.detail)
+    lacking = missing_proof(status, variant, options, verified=verified)
+    return Judgement(DeploymentState.ACTIVE, detail=lacking) if lacking else Judgement(RUNNING)
