@@ -65,8 +65,11 @@ class IngestStore:
             [item for item in items if isinstance(item, Report) and item.device in known], known, now, outcome
         )
         news = [item for item in items if not isinstance(item, Report) and item.device in known]
-        if news:
+        try:
             self._commit_news(news, known, now, outcome)
+        except sa.exc.SQLAlchemyError:
+            for item in news:
+                self._commit_alone(item, known, now, outcome)
         return outcome
 
     def mark_heard(self, heard: Mapping[str, float]) -> None:
@@ -126,6 +129,9 @@ class IngestStore:
         now: float,
         outcome: Outcome,
     ) -> None:
+        if not news:
+            return
+        refused: list[Refused] = []
         with self._catalogue.write() as connection:
             before = self._lock_states(connection, {item.device for item in news})
             after = {device: in_this_life(state, known[device].joined_at) for device, state in before.items()}
@@ -142,7 +148,16 @@ class IngestStore:
                 heard = merged is not state or not item.retained
                 after[item.device] = replace(merged, last_seen_at=max(now, state.last_seen_at)) if heard else merged
             _update_states(connection, [state for device, state in after.items() if state != before[device]])
-            self._commit_figures(connection, fresh, now, outcome)
+            self._commit_figures(connection, fresh, now, refused)
+        outcome.refused.extend(refused)
+
+    def _commit_alone(
+        self, item: PresenceNews | StatusNews, known: Mapping[str, KnownDevice], now: float, outcome: Outcome
+    ) -> None:
+        try:
+            self._commit_news([item], known, now, outcome)
+        except sa.exc.SQLAlchemyError as exc:
+            outcome.refused.append(Refused(item.device, "state that the database refuses", type(exc).__name__))
 
     def _lock_states(self, connection: sa.Connection, names: Iterable[str]) -> dict[str, DeviceState]:
         """The rows of some devices, made where missing and locked until the transaction ends."""
@@ -159,7 +174,7 @@ class IngestStore:
         return states
 
     def _commit_figures(
-        self, connection: sa.Connection, news: Sequence[StatusNews], now: float, outcome: Outcome
+        self, connection: sa.Connection, news: Sequence[StatusNews], now: float, refused: list[Refused]
     ) -> None:
         """Keep what each device measured on the way in: one row per deployment, replaced when it was tested again."""
         found = {
@@ -175,7 +190,7 @@ class IngestStore:
         rows = []
         for (device, deployment_id), (variant_id, report) in found.items():
             if ours.get(deployment_id) != (device, variant_id):
-                outcome.refused.append(Refused(device, "self-test of a foreign deployment", deployment_id))
+                refused.append(Refused(device, "self-test of a foreign deployment", deployment_id))
                 continue
             document = _figure(report)
             if stored.get((device, deployment_id)) != document:

@@ -1,0 +1,1 @@
+"""Jobs: work on pushed models, done in a limited subprocess, registered whole or not at all."""

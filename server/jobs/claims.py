@@ -1,0 +1,172 @@
+"""Who works on which job: a claim is a lease in `job_runs` that its worker renews.
+
+A worker that dies lets its lease run out, and the job is taken again, three times at the most: a model that kills its
+worker must not go round for ever. Every change names worker and attempt, so one that lost its lease changes nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from server.database.connect import Database
+from server.database.tables import job_runs, jobs
+from server.jobs.errors import LeaseLostError, WorkerLostError
+from server.schemas.work import JobKind
+
+MAX_ATTEMPTS: Final = 3
+NO_PROGRESS: Final = {"stage": "starting", "done": 0, "of": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job that is ours for as long as the lease lasts."""
+
+    job_id: str
+    kind: JobKind
+    model: str
+    version: str
+    request: dict[str, Any]
+    worker: str
+    attempt: int
+
+
+def claim(database: Database, *, worker: str, now: float, lease_s: float) -> Claim | None:
+    """Take the next job: inspections first, for somebody waits for them; then the oldest.
+
+    A build waits for the inspection of its model version. A job whose third worker died is marked failed on the way.
+
+    Raises:
+        DatabaseUnavailableError: nothing was taken.
+    """
+    with database.read() as connection:  # most looks find nothing, and should not take the write lock
+        if connection.execute(_open_jobs(now).limit(1)).first() is None:
+            return None
+    with database.write() as connection:
+        query = _open_jobs(now)
+        if not database.is_sqlite:
+            query = query.with_for_update(of=jobs, skip_locked=True)
+        for row in connection.execute(query).mappings().all():
+            attempt = int(row["attempt"] or 0) + 1
+            if attempt > MAX_ATTEMPTS:
+                _fail_lost(connection, row["job_id"], now)
+                continue
+            values = {
+                "state": "running",
+                "worker": worker,
+                "attempt": attempt,
+                "lease_until": now + lease_s,
+                "started_at": now,
+                "finished_at": None,
+                "progress": NO_PROGRESS,
+                "error": sa.null(),
+                "result": sa.null(),
+            }
+            if row["attempt"] is None:
+                connection.execute(sa.insert(job_runs).values(job_id=row["job_id"], **values))
+            else:
+                connection.execute(sa.update(job_runs).where(job_runs.c.job_id == row["job_id"]).values(**values))
+            return Claim(
+                job_id=row["job_id"],
+                kind=JobKind(row["kind"]),
+                model=row["model"],
+                version=row["version"],
+                request=row["request"],
+                worker=worker,
+                attempt=attempt,
+            )
+    return None
+
+
+def renew(database: Database, claim: Claim, *, until: float, progress: dict[str, Any] | None) -> None:
+    """Prolong the lease, and say how far the job is.
+
+    Raises:
+        LeaseLostError: another worker has the job, or it is finished.
+    """
+    values: dict[str, Any] = {"lease_until": until}
+    if progress is not None:
+        values["progress"] = progress
+    with database.write() as connection:
+        _update_own(connection, claim, values)
+
+
+def give_back(database: Database, claim: Claim) -> None:
+    """Put the job back into the queue; being asked to stop does not count as an attempt.
+
+    Raises:
+        LeaseLostError: it is not ours any more.
+    """
+    with database.write() as connection:
+        values = {"state": "queued", "lease_until": 0.0, "attempt": claim.attempt - 1, "progress": NO_PROGRESS}
+        _update_own(connection, claim, values)
+
+
+def fail(database: Database, claim: Claim, *, code: str, message: str, now: float) -> None:
+    """The job is over and registered nothing.
+
+    Raises:
+        LeaseLostError: it is not ours any more.
+    """
+    with database.write() as connection:
+        values = {"state": "failed", "finished_at": now, "error": {"code": code, "message": message}}
+        _update_own(connection, claim, values)
+
+
+def finish(connection: sa.Connection, claim: Claim, *, result: dict[str, Any], now: float) -> None:
+    """Mark the job done, in the transaction that registers what it made.
+
+    Raises:
+        LeaseLostError: it is not ours any more; the transaction must not be committed.
+    """
+    _update_own(connection, claim, {"state": "done", "finished_at": now, "error": sa.null(), "result": result})
+
+
+def _open_jobs(now: float) -> sa.Select[tuple[Any, ...]]:
+    """Jobs that nobody works on, in order."""
+    inspection, its_run = jobs.alias("inspection"), job_runs.alias("its_run")
+    waits_for_inspection = (
+        sa.exists()
+        .where(
+            inspection.c.kind == JobKind.INSPECT,
+            inspection.c.model == jobs.c.model,
+            inspection.c.version == jobs.c.version,
+        )
+        .where(~sa.exists().where(its_run.c.job_id == inspection.c.job_id, its_run.c.state.in_(["done", "failed"])))
+    )
+    return (
+        sa.select(jobs, job_runs.c.attempt)
+        .select_from(jobs.outerjoin(job_runs, job_runs.c.job_id == jobs.c.job_id))
+        .where(
+            sa.or_(
+                job_runs.c.job_id.is_(None),
+                sa.and_(job_runs.c.state.in_(["running", "queued"]), job_runs.c.lease_until < now),
+            ),
+            sa.or_(jobs.c.kind == JobKind.INSPECT, ~waits_for_inspection),
+        )
+        .order_by(sa.case((jobs.c.kind == JobKind.INSPECT, 0), else_=1), jobs.c.created_at, jobs.c.job_id)
+    )
+
+
+def _fail_lost(connection: sa.Connection, job_id: str, now: float) -> None:
+    message = (
+        f"The worker died {MAX_ATTEMPTS} times during this job; lower job_memory_bytes so that the job's own limit "
+        "stops it first, or push a smaller model."
+    )
+    values = {"state": "failed", "finished_at": now, "error": {"code": WorkerLostError.code, "message": message}}
+    connection.execute(sa.update(job_runs).where(job_runs.c.job_id == job_id).values(**values))
+
+
+def _update_own(connection: sa.Connection, claim: Claim, values: dict[str, Any]) -> None:
+    updated = connection.execute(
+        sa.update(job_runs)
+        .where(
+            job_runs.c.job_id == claim.job_id,
+            job_runs.c.worker == claim.worker,
+            job_runs.c.attempt == claim.attempt,
+            job_runs.c.state == "running",
+        )
+        .values(**values)
+    )
+    if updated.rowcount != 1:
+        raise LeaseLostError(f"Job {claim.job_id} belongs to another worker now.")

@@ -1,0 +1,55 @@
+"""The ingest process: `python -m server.processes.ingest [--name ingest-1]`. Settings come from the environment.
+
+Each of several ingest processes needs a name of its own, the same after every restart: it names the broker's session.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+
+from server.database.connect import Database
+from server.errors import RegistryError, SettingsError
+from server.ingest.service import BatchLimits, Ingest
+from server.ingest.store import IngestStore
+from server.settings import load_settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="server.processes.ingest", description="Takes in what devices report.")
+    parser.add_argument("--name", default="ingest-1", help="name of this process among several")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_settings()
+        if settings.mqtt_url is None:
+            raise SettingsError("No MQTT broker is set: give mqtt_url, or run under `up`.")
+        catalogue, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
+        ingest = Ingest(
+            IngestStore(catalogue, telemetry),
+            mqtt_url=settings.mqtt_url,
+            name=options.name,
+            limits=BatchLimits(size=settings.ingest_batch_size),
+        )
+        stop = threading.Event()
+
+        def stop_soon(_number: int, _frame: FrameType | None) -> None:
+            stop.set()
+            ingest.wake()
+
+        signal.signal(signal.SIGTERM, stop_soon)
+        signal.signal(signal.SIGINT, stop_soon)
+        ingest.run(stop)
+    except RegistryError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    catalogue.close()
+    telemetry.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
