@@ -74,6 +74,6 @@ class Layout:
         """An object that is being fetched: its bytes and the blocks that are there."""
         return self.root / "transfers" / sha256
 
-    def variant_dir(self, variant_id: str) -> Path:
-        """An installed variant: manifest.json, and its files by role."""
-        return self.root / "variants" / variant_id
+    def variant_dir(self, manifest_sha256: str) -> Path:
+        """An installed variant, named by its manifest's sha256: `manifest.json`, and its files by role (`model`, ..)."""
+        return self.root / "variants" / manifest_sha256

@@ -1,0 +1,60 @@
+"""Opening a SQLite file of the agent's; one that is damaged is set aside, because a device must go on."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def open_database(path: Path, schema: str, *, synchronous: str) -> sqlite3.Connection:
+    """Open or make a database file.
+
+    Args:
+        path: the file.
+        schema: `CREATE TABLE IF NOT EXISTS` statements.
+        synchronous: `FULL` (on disk when committed) or `NORMAL` (survives kill -9, not a power cut; far fewer writes).
+    """
+    try:
+        return _open(path, schema, synchronous)
+    except sqlite3.DatabaseError as exc:
+        if isinstance(exc, sqlite3.OperationalError):
+            raise  # the disk or a lock, not the content
+        aside = path.with_name(path.name + ".damaged")
+        log.error("%s is damaged (%s); it was moved to %s and begins anew", path.name, exc, aside.name)  # noqa: TRY400  one sentence says it all
+        path.replace(aside)
+        for suffix in ("-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return _open(path, schema, synchronous)
+
+
+def _open(path: Path, schema: str, synchronous: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA cache_size = -256")  # KiB: these files are small, and so are the devices
+        connection.executescript(schema)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """All or nothing; begun IMMEDIATE, because a deferred one that turns into a write fails at once."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield connection
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

@@ -1,0 +1,112 @@
+"""The registry's HTTP endpoints that a device uses, by the standard library alone."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.parse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from edge_agent.errors import EdgeAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_ANSWER_BYTES = 16 << 20
+
+
+class RegistryUnreachableError(EdgeAgentError):
+    """Nobody answers at the address."""
+
+    code = "registry_unreachable"
+    retryable = True
+
+
+class RegistryRefusedError(EdgeAgentError):
+    """The registry has answered with an error."""
+
+    code = "registry_refused"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP answer, whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def connect(url: str, *, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
+    """A connection to a URL's host, and the path with its query.
+
+    Raises:
+        RegistryUnreachableError: not an http(s) URL.
+    """
+    parts = urllib.parse.urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
+        raise RegistryUnreachableError(f"{url} is no http:// or https:// address")
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    path = parts.path or "/"
+    return kind(parts.hostname, port, timeout=timeout_s), f"{path}?{parts.query}" if parts.query else path
+
+
+def request(
+    method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None, timeout_s: float = 15.0
+) -> Answer:
+    """One request; redirects are not followed.
+
+    Raises:
+        RegistryUnreachableError: no connection, or it broke.
+        RegistryRefusedError: a status of 400 or more, with the registry's own words.
+    """
+    connection, path = connect(url, timeout_s=timeout_s)
+    try:
+        connection.request(method, path, body=body, headers=dict(headers))
+        response = connection.getresponse()
+        content = response.read(MAX_ANSWER_BYTES + 1)
+    except (OSError, http.client.HTTPException) as exc:
+        host = urllib.parse.urlsplit(url).netloc
+        raise RegistryUnreachableError(f"the registry at {host} does not answer: {exc}") from exc
+    finally:
+        connection.close()
+    if len(content) > MAX_ANSWER_BYTES:
+        raise RegistryRefusedError(f"the registry's answer is larger than {MAX_ANSWER_BYTES} bytes", status=502)
+    if response.status >= http.client.BAD_REQUEST:
+        raise RegistryRefusedError(_words(content, response.status), status=response.status)
+    return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, content)
+
+
+def request_json(method: str, url: str, *, document: object) -> dict[str, Any]:
+    """Send and receive a JSON object.
+
+    Raises:
+        RegistryUnreachableError: no connection.
+        RegistryRefusedError: an error status, or an answer that is no JSON object.
+    """
+    headers = {"Content-Type": "application/json"}
+    answer = request(method, url, headers=headers, body=json.dumps(document).encode())
+    try:
+        parsed = json.loads(answer.body)
+    except ValueError:
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise RegistryRefusedError("the address answers, but not as a Shoal registry does", status=answer.status)
+    return cast("dict[str, Any]", parsed)
+
+
+def _words(content: bytes, status: int) -> str:
+    try:
+        error = json.loads(content)["error"]
+        return str(error["message"])[:500]
+    except (ValueError, KeyError, TypeError):
+        return f"the registry answered with status {status}"
