@@ -80,15 +80,14 @@ fingerprint() { cat pyproject.toml tooling/setup.sh requirements/build.txt "$@" 
 # files are there for installed, so an environment that was left like that is made anew.
 make_venv() {
   local venv=$1 python=$2 lock=$3 bare=${4:-}
-  local stamp=$venv/.stamp busy=$venv.under-way place wanted
-  place="$PWD $("$python" -c 'import sys; print(sys.version.replace("\n", " "))')"
+  local stamp=$venv/.stamp busy=$venv.under-way wanted
   wanted=$(fingerprint "$lock" ${bare:+"$bare"})
-  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$place"$'\n'"$wanted" ]; then return; fi
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$PWD"$'\n'"$wanted" ] && "$venv/bin/python" -c ''; then return; fi
 
-  require_venv_module "$python"
-  # A folder that was moved, another interpreter: scripts in the environment name both.
-  if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$place" ]; then : >"$busy"; fi
+  # The scripts in an environment name its folder: one that was moved is made anew.
+  if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$PWD" ]; then : >"$busy"; fi
   if [ -f "$busy" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    require_venv_module "$python"
     : >"$busy"
     logged "$python" -m venv --clear "$venv"
   fi
@@ -98,7 +97,7 @@ make_venv() {
   logged "$venv/bin/python" -m pip install -r requirements/build.txt -r "$lock"
   [ -z "$bare" ] || logged "$venv/bin/python" -m pip install --no-deps -r "$bare"
   logged "$venv/bin/python" -m pip install --no-deps --no-build-isolation --editable .
-  printf '%s\n%s' "$place" "$wanted" >"$stamp"
+  printf '%s\n%s' "$PWD" "$wanted" >"$stamp"
   rm -f "$busy"
 }
 
