@@ -92,6 +92,8 @@ class WaveView(Document):
     failed: int
     timed_out: int
     no_variant: int
+    refused: int = 0  # the first of a lane found the variant unfit: stops the lane, not the rollout
+    left: int = 0  # cancelled, removed, or taken over by a newer rollout
 
 
 class DecisionView(Document):

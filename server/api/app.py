@@ -1,0 +1,60 @@
+"""The app: routes, errors, limits. Built by a function, from ports that the caller opened."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from server.api.errors import install_error_answers
+from server.api.health import HealthCheck
+from server.api.limits import BodyLimit
+from server.api.ports import Ports
+from server.api.routes import device, fleet, models, profiles, rollouts, telemetry
+from server.schemas.common import ErrorDocument, Health
+
+DESCRIPTION: Final = (
+    "Push a model once; a variant for each kind of device is built, proved, delivered in waves, and measured where it "
+    "runs. Every answer that is not a success is an ErrorDocument."
+)
+_STATUSES: Final = {
+    401: "Who asks did not prove who they are",
+    404: "No such thing",
+    409: "It exists already, and differently; or it can't be done now",
+    413: "Too many bytes",
+    422: "What was sent does not fit",
+    503: "The database, S3 or the broker is down: try again",
+}
+
+
+def create_app(ports: Ports) -> FastAPI:
+    """The API over these ports; closing them is the caller's."""
+    health = HealthCheck(ports)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        health.close()
+
+    errors: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorDocument, "description": text} for status, text in _STATUSES.items()
+    }
+    app = FastAPI(
+        title="Shoal registry",
+        description=DESCRIPTION,
+        version="1",
+        responses=errors,
+        lifespan=lifespan,
+    )
+    app.state.ports = ports
+    install_error_answers(app)
+    app.add_middleware(BodyLimit)
+    for module in (profiles, models, fleet, device, rollouts, telemetry):
+        app.include_router(module.router)
+
+    @app.get("/v1/health", operation_id="get_health", tags=["health"])
+    def get_health() -> Health:
+        """Whether the registry and what it stands on answer; `status` is `ok` or `degraded`."""
+        return health.ask()
+
+    return app

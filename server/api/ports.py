@@ -1,0 +1,33 @@
+"""What the routes stand on, put together by the process and handed to them by FastAPI."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from server.database.connect import Database
+from server.fleet.join import Addresses
+from server.settings import RegistrySettings
+from server.storage import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Databases, objects, settings and the clock."""
+
+    settings: RegistrySettings
+    catalogue: Database
+    telemetry: Database
+    objects: ObjectStore
+    addresses: Addresses
+    clock: Callable[[], float]
+
+
+def ports_of(request: Request) -> Ports:
+    """The ports of the app that got this request."""
+    ports: Ports = request.app.state.ports
+    return ports
+
+
+PortsOf = Annotated[Ports, Depends(ports_of)]

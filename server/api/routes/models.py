@@ -1,0 +1,118 @@
+"""Models, versions, variants and jobs."""
+
+from http import HTTPStatus
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+
+from edge_agent.protocol.base import Name
+from server.api.ports import PortsOf
+from server.api.upload import MAX_FORM_BYTES, receive_upload, upload_folder
+from server.catalogue import jobs, versions
+from server.catalogue.push import accept_push
+from server.errors import InvalidError, TooLargeError
+from server.schemas.catalogue import BuildRequest, Choice, Job, ModelVersion, PushAccepted, PushForm, Variant
+
+UPLOADS: Final = "uploads"
+
+router = APIRouter(prefix="/v1", tags=["models"])
+
+_MULTIPART: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["form", "source", "data"],
+                    "properties": {
+                        "form": PushForm.model_json_schema(ref_template="#/components/schemas/{model}"),
+                        "source": {"type": "string", "format": "binary", "description": "torch.export archive (.pt2)"},
+                        "data": {"type": "string", "format": "binary", "description": "evaluation data (.npz)"},
+                        "train": {"type": "string", "format": "binary", "description": "training data (.npz)"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/models/{model}/versions/{version}",
+    operation_id="push_version",
+    status_code=HTTPStatus.ACCEPTED,
+    openapi_extra=_MULTIPART,
+)
+async def push_version(model: Name, version: Name, request: Request, ports: PortsOf) -> PushAccepted:
+    """Push a version: its files are stored and a job looks into them; the same push again gives the same job."""
+    max_file_bytes = ports.settings.max_upload_bytes
+    claimed = request.headers.get("content-length", "")
+    if claimed.isdigit() and int(claimed) > 3 * max_file_bytes + MAX_FORM_BYTES:
+        raise TooLargeError(f"The push has {claimed} bytes; a file may have {max_file_bytes} (max_upload_bytes).")
+    with upload_folder(ports.settings.data_dir / UPLOADS) as folder:
+        try:
+            content_type = request.headers.get("content-type", "")
+            upload = await receive_upload(content_type, request.stream(), folder, max_file_bytes=max_file_bytes)
+        except ClientDisconnect as exc:
+            raise InvalidError("The upload ended too early: send it again.") from exc
+        return await run_in_threadpool(
+            accept_push, ports.catalogue, ports.objects, (model, version), upload, now=ports.clock()
+        )
+
+
+@router.get("/models", operation_id="list_models")
+def list_models(ports: PortsOf) -> list[ModelVersion]:
+    """The newest version of each model."""
+    return versions.list_models(ports.catalogue)
+
+
+@router.get("/models/{model}/versions", operation_id="list_versions")
+def list_versions(model: Name, ports: PortsOf) -> list[ModelVersion]:
+    """All versions of a model, newest first."""
+    return versions.list_versions(ports.catalogue, model)
+
+
+@router.get("/models/{model}/versions/{version}", operation_id="get_version")
+def get_version(model: Name, version: Name, ports: PortsOf) -> ModelVersion:
+    """One version."""
+    return versions.get_version(ports.catalogue, model, version)
+
+
+@router.post(
+    "/models/{model}/versions/{version}/variants", operation_id="build_variants", status_code=HTTPStatus.ACCEPTED
+)
+def build_variants(model: Name, version: Name, build: BuildRequest, ports: PortsOf) -> list[Job]:
+    """Ask for variants, for the profiles named or for all; what is built already is not built again."""
+    return versions.request_builds(ports.catalogue, model, version, build, now=ports.clock())
+
+
+@router.get("/models/{model}/versions/{version}/variants", operation_id="list_variants")
+def list_variants(model: Name, version: Name, ports: PortsOf, profile: Name | None = None) -> list[Variant]:
+    """What was built and measured, the chosen one of each profile first."""
+    return versions.list_variants(ports.catalogue, model, version, profile=profile)
+
+
+@router.get("/models/{model}/versions/{version}/choices", operation_id="list_choices")
+def list_choices(model: Name, version: Name, ports: PortsOf) -> list[Choice]:
+    """What each profile gets, or why nothing."""
+    return versions.list_choices(ports.catalogue, model, version)
+
+
+@router.get("/jobs", operation_id="list_jobs", tags=["jobs"])
+def list_jobs(
+    ports: PortsOf,
+    model: Name | None = None,
+    version: Name | None = None,
+    limit: Annotated[int, Query(ge=1, le=jobs.MAX_LISTED)] = 100,
+) -> list[Job]:
+    """The latest jobs, newest first."""
+    return jobs.list_jobs(ports.catalogue, model=model, version=version, limit=limit)
+
+
+@router.get("/jobs/{job_id}", operation_id="get_job", tags=["jobs"])
+def get_job(job_id: Name, ports: PortsOf) -> Job:
+    """One job."""
+    return jobs.get_job(ports.catalogue, job_id)

@@ -1,0 +1,191 @@
+"""A multipart push streamed to files: hashed as it arrives, never whole in memory, each part within its cap."""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+from pydantic import ValidationError
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartCallbacks, MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+
+from server.catalogue.push import Upload, UploadedFile
+from server.errors import InvalidError, StorageUnavailableError, TooLargeError
+from server.schemas.catalogue import PushForm
+from server.schemas.sentence import sentence
+
+MAX_FORM_BYTES: Final = 1024 * 1024
+WRITE_BYTES: Final = 1024 * 1024
+FILE_PARTS: Final = ("source", "data", "train")
+_EXPECTED: Final = "expected are the parts form (JSON), source (.pt2), data (.npz) and, if you have it, train (.npz)"
+
+
+@contextmanager
+def upload_folder(root: Path) -> Iterator[Path]:
+    """A folder for one upload, gone afterwards.
+
+    Raises:
+        StorageUnavailableError: the disk takes nothing.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = Path(tempfile.mkdtemp(dir=root))
+    except OSError as exc:
+        raise _disk_error(exc) from exc
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def receive_upload(
+    content_type: str, chunks: AsyncIterator[bytes], folder: Path, *, max_file_bytes: int
+) -> Upload:
+    """Read a push to its end.
+
+    Raises:
+        InvalidError: it is not what a push looks like.
+        TooLargeError: a part is larger than allowed.
+        StorageUnavailableError: the disk is full.
+    """
+    kind, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary")
+    if kind != b"multipart/form-data" or not boundary:
+        raise InvalidError(f"A push is sent as multipart/form-data: {_EXPECTED}.")
+    sink = _Sink(folder=folder, max_file_bytes=max_file_bytes)
+    buffer = bytearray()
+    try:
+        parser = MultipartParser(boundary, sink.callbacks())
+        async for chunk in chunks:
+            buffer += chunk
+            if len(buffer) >= WRITE_BYTES:
+                await run_in_threadpool(parser.write, bytes(buffer))
+                buffer.clear()
+        await run_in_threadpool(parser.write, bytes(buffer))
+        parser.finalize()
+    except FormParserError as exc:
+        raise InvalidError(f"The multipart body is damaged ({exc}): {_EXPECTED}.") from exc
+    except OSError as exc:
+        raise _disk_error(exc) from exc
+    finally:
+        sink.close()
+    if not sink.ended:
+        raise InvalidError("The upload ended too early: send it again.")
+    return sink.upload()
+
+
+@dataclass(slots=True)
+class _OpenFile:
+    path: Path
+    stream: IO[bytes]
+    size_bytes: int = 0
+    digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
+
+
+@dataclass(slots=True)
+class _Sink:
+    """Where the parser's events go."""
+
+    folder: Path
+    max_file_bytes: int
+    files: dict[str, _OpenFile] = field(default_factory=dict)
+    form: bytearray | None = None
+    part: str = ""
+    header: tuple[bytearray, bytearray] = field(default_factory=lambda: (bytearray(), bytearray()))
+    disposition: bytes = b""
+    ended: bool = False
+
+    def callbacks(self) -> MultipartCallbacks:
+        """By the parser's names."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self.header[0].extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self.header[1].extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": self._part_end,
+            "on_end": self._end,
+        }
+
+    def close(self) -> None:
+        """Close what an early end left open."""
+        for file in self.files.values():
+            file.stream.close()
+
+    def upload(self) -> Upload:
+        """What arrived.
+
+        Raises:
+            InvalidError: a part is missing, or the form does not fit.
+        """
+        for name in ("form", "source", "data"):
+            if name not in self.files and not (name == "form" and self.form is not None):
+                raise InvalidError(f"The part {name} is missing: {_EXPECTED}.")
+        try:
+            form = PushForm.model_validate_json(bytes(self.form or b""))
+        except ValidationError as exc:
+            raise InvalidError(sentence(exc.errors(include_url=False), subject="form")) from exc
+        done = {
+            name: UploadedFile(path=file.path, sha256=file.digest.hexdigest(), size_bytes=file.size_bytes)
+            for name, file in self.files.items()
+        }
+        return Upload(source=done["source"], data=done["data"], train=done.get("train"), form=form)
+
+    def _begin(self) -> None:
+        self.part, self.disposition = "", b""
+
+    def _header_end(self) -> None:
+        if bytes(self.header[0]).lower() == b"content-disposition":
+            self.disposition = bytes(self.header[1])
+        self.header[0].clear()
+        self.header[1].clear()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self.disposition)
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name in self.files or (name == "form" and self.form is not None):
+            raise InvalidError(f"The part {name} comes twice: {_EXPECTED}.")
+        if name == "form":
+            self.form = bytearray()
+        elif name in FILE_PARTS:
+            path = self.folder / name
+            self.files[name] = _OpenFile(path=path, stream=path.open("xb"))
+        else:
+            raise InvalidError(f"The part {name[:40]!r} is unknown: {_EXPECTED}.")
+        self.part = name
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        piece = memoryview(data)[start:end]
+        if self.part == "form" and self.form is not None:
+            if len(self.form) + len(piece) > MAX_FORM_BYTES:
+                raise TooLargeError(f"The part form is larger than {MAX_FORM_BYTES} bytes.")
+            self.form += piece
+            return
+        file = self.files[self.part]
+        file.size_bytes += len(piece)
+        if file.size_bytes > self.max_file_bytes:
+            raise TooLargeError(
+                f"The part {self.part} is larger than {self.max_file_bytes} bytes, which is this registry's "
+                "max_upload_bytes."
+            )
+        file.stream.write(piece)
+        file.digest.update(piece)
+
+    def _part_end(self) -> None:
+        if self.part in self.files:
+            self.files[self.part].stream.close()
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def _disk_error(exc: OSError) -> StorageUnavailableError:
+    return StorageUnavailableError(
+        f"The registry's disk can't take the upload ({exc.strerror}): make room in its data folder, then push again."
+    )

@@ -1,0 +1,131 @@
+"""Devices as operators see them: who is there, what they are called, whether they were heard."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from edge_agent.protocol.messages import Status
+from server.database.tables import desired, device_states, devices
+from server.errors import InvalidError, NotFoundError
+from server.fleet.join import MAX_LABELS
+from server.schemas.fleet import Device
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from server.database.connect import Database
+    from server.fleet.selector import Selector
+
+UNKNOWN_AFTER_INTERVALS: Final = 2
+
+_ALL: Final = devices.outerjoin(device_states, devices.c.device_id == device_states.c.device_id).outerjoin(
+    desired, devices.c.device_id == desired.c.device_id
+)
+_COLUMNS: Final[tuple[sa.ColumnElement[Any], ...]] = (
+    devices.c.device_id,
+    devices.c.profile,
+    devices.c.labels,
+    devices.c.joined_at,
+    device_states.c.online,
+    device_states.c.last_seen_at,
+    device_states.c.status,
+    device_states.c.observed_generation,
+    desired.c.generation,
+)
+
+
+def presence(*, online: bool | None, last_seen_at: float | None, now: float, interval_s: float) -> str:
+    """Presence is a lease: `online` counts only as long as the device is heard; None: it never was."""
+    if online is None or last_seen_at is None:
+        return "never"
+    if not online:
+        return "offline"
+    return "online" if now - last_seen_at <= UNKNOWN_AFTER_INTERVALS * interval_s else "unknown"
+
+
+def list_devices(database: Database, selector: Selector, *, now: float, interval_s: float) -> list[Device]:
+    """The devices that a selector means, by id."""
+    query = sa.select(*_COLUMNS).select_from(_ALL).where(devices.c.removed_at.is_(None)).order_by(devices.c.device_id)
+    with database.read() as connection:
+        rows = connection.execute(query).all()
+    return [
+        _view(row, now=now, interval_s=interval_s)
+        for row in rows
+        if selector.matches(row.labels, row.profile, row.device_id)
+    ]
+
+
+def get_device(database: Database, device_id: str, *, now: float, interval_s: float) -> Device:
+    """One device.
+
+    Raises:
+        NotFoundError: there is none with this id, or it was removed.
+    """
+    query = sa.select(*_COLUMNS).select_from(_ALL)
+    with database.read() as connection:
+        row = connection.execute(query.where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))).first()
+    if row is None:
+        raise _unknown(device_id)
+    return _view(row, now=now, interval_s=interval_s)
+
+
+def change_labels(database: Database, device_id: str, changes: Mapping[str, str | None]) -> None:
+    """Set labels; None removes one.
+
+    Raises:
+        NotFoundError: no such device.
+        InvalidError: it would have too many.
+    """
+    with database.write() as connection:
+        query = sa.select(devices.c.labels).where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))
+        row = connection.execute(query.with_for_update()).first()
+        if row is None:
+            raise _unknown(device_id)
+        merged = {**row.labels, **changes}
+        labels = {key: value for key, value in merged.items() if value is not None}
+        if len(labels) > MAX_LABELS:
+            raise InvalidError(f"A device has at most {MAX_LABELS} labels, {device_id} would have {len(labels)}.")
+        connection.execute(sa.update(devices).where(devices.c.device_id == device_id).values(labels=labels))
+
+
+def remove_device(database: Database, device_id: str, *, now: float) -> None:
+    """Take its key away at once; the controller then clears its retained topics.
+
+    Raises:
+        NotFoundError: no such device.
+    """
+    with database.write() as connection:
+        found = connection.execute(
+            sa.update(devices)
+            .where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))
+            .values(removed_at=now)
+        )
+    if found.rowcount == 0:
+        raise _unknown(device_id)
+
+
+def matching(connection: sa.Connection, selector: Selector) -> list[tuple[str, str]]:
+    """(device id, profile) of the devices that a selector means."""
+    query = sa.select(devices.c.device_id, devices.c.profile, devices.c.labels).where(devices.c.removed_at.is_(None))
+    rows = connection.execute(query.order_by(devices.c.device_id)).all()
+    return [(row.device_id, row.profile) for row in rows if selector.matches(row.labels, row.profile, row.device_id)]
+
+
+def _unknown(device_id: str) -> NotFoundError:
+    return NotFoundError(f"There is no device {device_id}: `edge-registry device list` shows those that joined.")
+
+
+def _view(row: sa.Row[Any], *, now: float, interval_s: float) -> Device:
+    return Device(
+        device_id=row.device_id,
+        profile=row.profile,
+        labels=row.labels,
+        presence=presence(online=row.online, last_seen_at=row.last_seen_at, now=now, interval_s=interval_s),
+        last_seen_at=row.last_seen_at,
+        joined_at=row.joined_at,
+        observed_generation=row.observed_generation,
+        wanted_generation=row.generation,
+        status=Status.model_validate(row.status) if row.status else None,
+    )

@@ -1,0 +1,82 @@
+"""What one device may fetch over HTTPS: its desired state, and the manifests and objects named there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from edge_agent.protocol.messages import Desired
+from server.database.tables import desired, devices, variants
+from server.errors import ObjectNotFoundError, UnauthorizedError
+from server.fleet.join import registry_epoch
+from server.fleet.secrets import is_secret_of
+from server.schemas.fleet import ObjectUrl
+
+if TYPE_CHECKING:
+    from server.database.connect import Database
+    from server.storage import ObjectStore
+
+
+def authenticate(database: Database, authorization: str | None) -> str:
+    """The device that proves itself with `Device ID:KEY`.
+
+    Raises:
+        UnauthorizedError: no such header, an unknown or removed device, or a wrong key: the answer doesn't say which.
+    """
+    scheme, _, credentials = (authorization or "").partition(" ")
+    device_id, colon, key = credentials.strip().partition(":")
+    if scheme.lower() != "device" or not colon:
+        raise UnauthorizedError("A device proves itself with the header `Authorization: Device ID:KEY`.")
+    query = sa.select(devices.c.key_sha256).where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))
+    with database.read() as connection:
+        expected = connection.execute(query).scalar()
+    if expected is None or not is_secret_of(key, expected):
+        raise UnauthorizedError("The device is unknown or removed, or its key is wrong: join again with a new token.")
+    return device_id
+
+
+def desired_of(database: Database, device_id: str) -> Desired:
+    """What the device shall run; nothing yet: generation 0 without deployments."""
+    with database.read() as connection:
+        document = connection.execute(sa.select(desired.c.document).where(desired.c.device_id == device_id)).scalar()
+        if document is None:
+            return Desired(epoch=registry_epoch(connection), generation=0)
+    return Desired.model_validate(document)
+
+
+def manifest_of(database: Database, store: ObjectStore, device_id: str, sha256: str) -> bytes:
+    """A manifest, verbatim: its sha256 is what desired named.
+
+    Raises:
+        ObjectNotFoundError: the device's desired state names no such manifest.
+    """
+    if sha256 not in _manifests(database, device_id):
+        raise _not_yours(sha256)
+    return store.get_bytes(sha256)
+
+
+def object_url(
+    database: Database, store: ObjectStore, device_id: str, sha256: str, *, expires_s: int, now: float
+) -> ObjectUrl:
+    """A presigned address of an object.
+
+    Raises:
+        ObjectNotFoundError: no manifest of the device's desired state names this object.
+    """
+    query = sa.select(variants.c.object_sha256).where(
+        variants.c.manifest_sha256.in_(_manifests(database, device_id)), variants.c.object_sha256 == sha256
+    )
+    with database.read() as connection:
+        entitled = connection.execute(query).first() is not None
+    if not entitled:
+        raise _not_yours(sha256)
+    return ObjectUrl(url=store.presign_get(sha256, expires_s), expires_at=now + expires_s)
+
+
+def _manifests(database: Database, device_id: str) -> set[str]:
+    return {deployment.manifest_sha256 for deployment in desired_of(database, device_id).deployments}
+
+
+def _not_yours(sha256: str) -> ObjectNotFoundError:
+    return ObjectNotFoundError(f"The desired state of this device names no object {sha256}.")

@@ -1,0 +1,105 @@
+"""Rollouts as operators ask for them: the immutable plan, and the words said to it later; the controller acts."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from server.catalogue.versions import build_missing, require_version
+from server.database.tables import rollout_commands, rollout_states, rollouts
+from server.errors import ConflictError, InvalidError, NotFoundError
+from server.fleet.devices import matching
+from server.fleet.selector import parse
+from server.rollouts.commands import ALLOWED
+from server.rollouts.plan import check_growing
+from server.schemas.rollouts import RolloutAction, RolloutState
+
+if TYPE_CHECKING:
+    from server.database.connect import Database
+    from server.schemas.rollouts import RolloutRequest
+
+# What each word leads to, so that words which the controller has not obeyed yet count already.
+_LEADS_TO = {
+    RolloutAction.PAUSE: RolloutState.PAUSED,
+    RolloutAction.RESUME: RolloutState.RUNNING,
+    RolloutAction.ABORT: RolloutState.ABORTED,
+    RolloutAction.ROLLBACK: RolloutState.ROLLED_BACK,
+}
+
+
+def start_rollout(database: Database, request: RolloutRequest, *, now: float) -> str:
+    """Write the plan, and ask for the variants that are missing; the controller takes it from there.
+
+    Returns:
+        The id of the rollout.
+
+    Raises:
+        SelectorError: the selector can't be read.
+        WavesError: a wave reaches no more devices than the one before.
+        NotFoundError: no such version.
+        InvalidError: the selector means no device.
+    """
+    selector = parse(request.selector)
+    check_growing(request.waves)
+    rollout_id = secrets.token_hex(8)
+    row = {
+        "rollout_id": rollout_id,
+        "model": request.model,
+        "version": request.version,
+        "selector": str(selector),
+        "waves": [wave.model_dump(mode="json", exclude_none=True) for wave in request.waves],
+        "seed": request.seed,
+        "options": request.options.model_dump(mode="json"),
+        "created_at": now,
+    }
+    with database.write() as connection:
+        require_version(connection, request.model, request.version)
+        targets = matching(connection, selector)
+        if not targets:
+            meant = f"The selector {selector} matches no device" if selector.terms else "No device has joined yet"
+            raise InvalidError(f"{meant}: `edge-registry device list` shows those that are there.")
+        build_missing(connection, request.model, request.version, {profile for _, profile in targets}, now=now)
+        connection.execute(sa.insert(rollouts).values(row))
+    return rollout_id
+
+
+def command_rollout(database: Database, rollout_id: str, action: RolloutAction, *, now: float) -> None:
+    """Say something to a rollout; the controller obeys in order.
+
+    Raises:
+        NotFoundError: no such rollout.
+        ConflictError: the rollout is where this word means nothing.
+    """
+    with database.write() as connection:
+        known = sa.select(rollouts.c.rollout_id).where(rollouts.c.rollout_id == rollout_id).with_for_update()
+        if connection.execute(known).first() is None:
+            raise unknown_rollout(rollout_id)
+        state = _coming_state(connection, rollout_id)
+        if state not in ALLOWED[action]:
+            possible = [word for word in RolloutAction if state in ALLOWED[word]]
+            advice = f"possible is {', '.join(possible)}" if possible else "nothing can be said to it any more"
+            raise ConflictError(f"Rollout {rollout_id} is {state}, so it can't {action}: {advice}.")
+        row = {"rollout_id": rollout_id, "action": action, "created_at": now}
+        connection.execute(sa.insert(rollout_commands).values(row))
+
+
+def unknown_rollout(rollout_id: str) -> NotFoundError:
+    """There is none with this id."""
+    return NotFoundError(f"There is no rollout {rollout_id[:64]}: `edge-registry rollout list` shows those there are.")
+
+
+def _coming_state(connection: sa.Connection, rollout_id: str) -> RolloutState:
+    row = connection.execute(sa.select(rollout_states).where(rollout_states.c.rollout_id == rollout_id)).first()
+    state = RolloutState(row.state) if row else RolloutState.PREPARING
+    waiting = (
+        sa.select(rollout_commands.c.action)
+        .where(rollout_commands.c.rollout_id == rollout_id)
+        .where(rollout_commands.c.command_id > (row.last_command_id if row else 0))
+        .order_by(rollout_commands.c.command_id)
+    )
+    for word in connection.execute(waiting).scalars():
+        if state in ALLOWED[RolloutAction(word)]:
+            state = _LEADS_TO[RolloutAction(word)]
+    return state

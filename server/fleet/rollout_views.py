@@ -1,0 +1,134 @@
+"""Rollouts as operators see them: plan, state, waves, devices and the sentences that say why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import sqlalchemy as sa
+
+from server.database.tables import decisions, deployments, rollout_states, rollouts
+from server.fleet.rollout_plans import unknown_rollout
+from server.rollouts.facts import Deployment
+from server.rollouts.gate import count_wave
+from server.schemas.rollouts import DecisionView, DeploymentView, Rollout, RolloutState, WaveView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from server.database.connect import Database
+
+MAX_DECISIONS: Final = 100
+
+_COLUMNS: Final = (
+    *rollouts.c,
+    rollout_states.c.state,
+    rollout_states.c.wave,
+    rollout_states.c.reason,
+    rollout_states.c.updated_at,
+)
+_ALL: Final = rollouts.outerjoin(rollout_states, rollouts.c.rollout_id == rollout_states.c.rollout_id)
+
+
+def list_rollouts(database: Database) -> list[Rollout]:
+    """All rollouts, newest first, with their waves but without their devices."""
+    with database.read() as connection:
+        rows = connection.execute(sa.select(*_COLUMNS).select_from(_ALL).order_by(rollouts.c.created_at.desc())).all()
+        waves: dict[str, list[Deployment]] = {}
+        for deployment in connection.execute(sa.select(deployments)):
+            waves.setdefault(deployment.rollout_id, []).append(_deployment(deployment))
+    return [_view(row, waves.get(row.rollout_id, [])) for row in rows]
+
+
+def get_rollout(database: Database, rollout_id: str) -> Rollout:
+    """One rollout with all there is to tell.
+
+    Raises:
+        NotFoundError: there is none with this id.
+    """
+    with database.read() as connection:
+        row = connection.execute(
+            sa.select(*_COLUMNS).select_from(_ALL).where(rollouts.c.rollout_id == rollout_id)
+        ).first()
+        if row is None:
+            raise unknown_rollout(rollout_id)
+        of_rollout = sa.select(deployments).where(deployments.c.rollout_id == rollout_id)
+        found = connection.execute(of_rollout.order_by(deployments.c.wave, deployments.c.device_id)).all()
+        told = connection.execute(
+            sa.select(decisions.c.at, decisions.c.action, decisions.c.sentence)
+            .where(decisions.c.rollout_id == rollout_id)
+            .order_by(decisions.c.decision_id.desc())
+            .limit(MAX_DECISIONS)
+        ).all()
+    view = _view(row, [_deployment(deployment) for deployment in found])
+    return view.model_copy(
+        update={
+            "deployments": tuple(_deployment_view(deployment) for deployment in found),
+            "decisions": tuple(DecisionView(at=at, action=action, sentence=told_) for at, action, told_ in told[::-1]),
+        }
+    )
+
+
+def _view(row: sa.Row[Any], rows: Iterable[Deployment]) -> Rollout:
+    by_wave: dict[int, list[Deployment]] = {}
+    for deployment in rows:
+        by_wave.setdefault(deployment.wave, []).append(deployment)
+    return Rollout(
+        rollout_id=row.rollout_id,
+        model=row.model,
+        version=row.version,
+        selector=row.selector,
+        state=RolloutState(row.state) if row.state else RolloutState.PREPARING,
+        reason=row.reason or "",
+        wave=-1 if row.wave is None else row.wave,
+        waves=tuple(_wave_view(wave, by_wave[wave]) for wave in sorted(by_wave)),
+        created_at=row.created_at,
+        updated_at=row.updated_at or row.created_at,
+    )
+
+
+def _wave_view(wave: int, rows: list[Deployment]) -> WaveView:
+    counts = count_wave(rows)
+    return WaveView(
+        wave=wave,
+        devices=counts.devices,
+        waiting=counts.waiting,
+        in_progress=counts.in_progress,
+        running=counts.running,
+        failed=counts.failed,
+        timed_out=counts.timed_out,
+        no_variant=counts.no_variant,
+        refused=counts.refused,
+        left=counts.left,
+    )
+
+
+def _deployment(row: sa.Row[Any]) -> Deployment:
+    """As much of it as counting needs."""
+    return Deployment(
+        deployment_id=row.deployment_id,
+        rollout_id=row.rollout_id,
+        device_id=row.device_id,
+        wave=row.wave,
+        profile=row.profile,
+        model=row.model,
+        version=row.version,
+        variant_id=row.variant_id,
+        state=row.state,
+        reason=row.reason,
+        canary=bool(row.canary),
+    )
+
+
+def _deployment_view(row: sa.Row[Any]) -> DeploymentView:
+    return DeploymentView(
+        deployment_id=row.deployment_id,
+        device_id=row.device_id,
+        profile=row.profile,
+        wave=row.wave,
+        variant_id=row.variant_id,
+        state=row.state,
+        reason=row.reason,
+        detail=row.detail,
+        opened_at=row.opened_at,
+        running_at=row.running_at,
+    )

@@ -1,0 +1,36 @@
+"""Tokens and keys: made from the system's randomness, kept only as their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from typing import Final
+
+TOKEN_PREFIX: Final = "shoal-"  # so that a token found in a log is recognised as one  # noqa: S105  a prefix, no secret
+ID_LENGTH: Final = 12
+
+
+def new_token() -> str:
+    """A one-time token."""
+    return f"{TOKEN_PREFIX}{secrets.token_urlsafe(24)}"
+
+
+def new_key() -> str:
+    """The key of a device."""
+    return secrets.token_urlsafe(32)
+
+
+def hash_of(secret: str) -> str:
+    """What is kept of it. A plain hash is enough: the secret has 192 bits or more and can't be guessed."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def id_of(token_sha256: str) -> str:
+    """The public name of a token."""
+    return token_sha256[:ID_LENGTH]
+
+
+def is_secret_of(secret: str, expected_sha256: str) -> bool:
+    """Compare in a time that tells nothing."""
+    return hmac.compare_digest(hash_of(secret), expected_sha256)
