@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 MAX_WAVES = 32
 MAX_COUNT = 1_000_000
-_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%")
-_COUNT = re.compile(r"\d{1,9}")
+_PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
+_COUNT = re.compile(r"\d{1,9}", re.ASCII)
 
 
 class WavesError(InvalidError):
