@@ -1,0 +1,464 @@
+"""One MQTT 5 connection of a registry process, driven from one selector.
+
+Paho's own loop uses `select()`, which dies at 1,024 descriptors; here paho is only told when its socket is ready. One
+thread calls `run` (or `run_once`) and is the only one that touches paho; others fill queues and wake it.
+"""
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+from paho.mqtt.client import MQTT_ERR_QUEUE_SIZE, MQTT_ERR_SUCCESS, Client, ConnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from server.errors import BrokerUnavailableError, InvalidError
+from server.mqtt.messages import Incoming, Publication, Subscription, Will
+from server.mqtt.outbox import Outbox, Outgoing
+from server.mqtt.pacing import Backoff
+
+log = logging.getLogger(__name__)
+
+DEFAULT_PORT: Final = 1883
+KEEPALIVE_S: Final = 30
+CONNECT_TIMEOUT_S: Final = 5.0
+# A connection that held for this long was a good one: the next loss begins with the shortest pause again.
+STABLE_AFTER_S: Final = 10.0
+MAX_PACKET_BYTES: Final = 1_114_112  # as the embedded broker: a block of 1 MiB, its topic and properties
+MAX_TOPIC_BYTES: Final = 65_535
+PROPERTIES_BYTES: Final = 1024  # room for what a packet holds beside topic, payload and correlation data
+MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
+MAX_INFLIGHT: Final = 100
+# Paho numbers messages up to 65,535 and starts again: far fewer may be in its hands.
+MAX_HANDED_OVER: Final = 1000
+LONGEST_SLEEP_S: Final = 1.0  # paho wants loop_misc about once a second
+
+
+class BrokerConnection:
+    """Publishes, receives, reconnects; subscribes again where the broker has forgotten the session.
+
+    `on_message` runs in the thread of `run`, outside of paho: what it raises leaves `run`.
+    """
+
+    def __init__(  # noqa: PLR0913 - a connection has this many properties; all but the first four have defaults
+        self,
+        url: str,
+        client_id: str,
+        subscriptions: Sequence[Subscription],
+        on_message: Callable[[Incoming], None],
+        *,
+        session_expiry_s: int = 0,
+        clean_start: bool = True,
+        will: Will | None = None,
+        receive_maximum: int = 200,
+        max_pending_bytes: int = MAX_PENDING_BYTES,
+        keepalive_s: int = KEEPALIVE_S,
+        backoff: Backoff | None = None,
+    ) -> None:
+        parts = urlsplit(url)
+        self._url = url
+        self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORT
+        self._subscriptions = tuple(subscriptions)
+        self._on_message = on_message
+        self._session_expiry_s = session_expiry_s
+        self._clean_start = clean_start
+        self._receive_maximum = receive_maximum
+        self._keepalive_s = keepalive_s
+        self._backoff = backoff or Backoff()
+
+        self._outbox = Outbox(max_pending_bytes)
+        self._acks: deque[tuple[int, int, int]] = deque()
+        self._inbox: deque[Incoming] = deque()
+        self._sent: dict[int, Publication] = {}
+        self._inflight = 0
+        self._inflight_limit = MAX_INFLIGHT
+        self._ready = threading.Event()
+        self._generation = 0
+        self._linked = False
+        self._subscribed_once = False
+        self._subscribe_mid: int | None = None
+        self._connect_at_s = 0.0
+        self._deadline_s: float | None = None
+        self._ready_since_s = 0.0
+        self._loop_thread: int | None = None
+        self.last_error: str | None = None
+        """Why the last attempt or connection ended; for logs and health pages."""
+
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = socket.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ)
+        self._client = self._make_client(client_id, will)
+
+    # -- for any thread --------------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """Connected, and subscribed to everything."""
+        return self._ready.is_set()
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait from another thread until it is ready."""
+        return self._ready.wait(timeout_s)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that were published and have not reached the broker as far as we know."""
+        return self._outbox.pending_bytes
+
+    def room_bytes(self, qos: int = 0) -> int:
+        """How much `publish` takes now. A QoS 0 stream may fill half, so that it never keeps a message of state out."""
+        return self._outbox.room_bytes(qos)
+
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        *,
+        qos: int = 1,
+        retain: bool = False,
+        correlation: bytes | None = None,
+        response_topic: str | None = None,
+        expiry_s: int | None = None,
+        wait_s: float = 0.0,
+    ) -> Publication:
+        """Queue a message; it is sent when connected, QoS 1 at least once across reconnects, QoS 0 at most once.
+
+        Args:
+            topic: a topic name of the caller's; no wildcards.
+            payload: bytes; empty with `retain` clears a retained message.
+            qos: 0 or 1.
+            retain: keep it as the last value of the topic.
+            correlation: correlation data for an answer.
+            response_topic: where the answer should go.
+            expiry_s: the broker drops it when it could not deliver it within this time.
+            wait_s: how long to wait for room; the back-pressure of a stream. Never waits in the thread of `run`.
+
+        Raises:
+            BrokerUnavailableError: there is no room, and none became free in time.
+            InvalidError: the message can never be sent: too large for the broker, or no valid topic.
+        """
+        size_bytes = _checked_size(topic, len(payload) + len(correlation or b""), qos)
+        properties = _properties(PacketTypes.PUBLISH)
+        if correlation is not None:
+            properties.CorrelationData = correlation
+        if response_topic is not None:
+            properties.ResponseTopic = response_topic
+        if expiry_s is not None:
+            properties.MessageExpiryInterval = expiry_s
+        publication = Publication(topic, qos, size_bytes)
+        patience_s = 0.0 if threading.get_ident() == self._loop_thread else wait_s
+        if not self._outbox.offer(Outgoing(publication, payload, retain, properties), patience_s):
+            raise BrokerUnavailableError(
+                f"The MQTT broker at {self._url} takes no more now ({self.pending_bytes} bytes wait); try again."
+            )
+        self._wake()
+        return publication
+
+    # -- for the thread that runs it -------------------------------------------------------------------------------
+
+    def run(self, stop: threading.Event) -> None:
+        """Serve until `stop` is set (call `wake` after setting it to be heard at once), then close."""
+        try:
+            while not stop.is_set():
+                self.run_once(LONGEST_SLEEP_S)
+        finally:
+            self.close()
+
+    def run_once(self, timeout_s: float) -> None:
+        """Connect if it is time, wait at most `timeout_s` for something to do, and do it."""
+        self._loop_thread = threading.get_ident()
+        now_s = time.monotonic()
+        if not self._linked and now_s >= self._connect_at_s:
+            self._connect()
+        self._send_queued()
+        wait_s = min(timeout_s, LONGEST_SLEEP_S)
+        if not self._linked:
+            wait_s = min(wait_s, max(0.0, self._connect_at_s - time.monotonic()))
+        if self._inbox:  # left over from a callback that raised
+            wait_s = 0.0
+        for key, events in self._selector.select(wait_s):
+            if key.fileobj is self._wake_read:
+                self._drain_wake()
+                continue
+            if events & selectors.EVENT_READ:
+                self._client.loop_read()
+            if events & selectors.EVENT_WRITE and self._client.socket() is not None:
+                self._client.loop_write()
+        self._client.loop_misc()
+        self._check_link()
+        while self._inbox:
+            self._on_message(self._inbox.popleft())
+        self._send_queued()
+
+    def wake(self) -> None:
+        """Make `run_once` return soon; from any thread or signal handler."""
+        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is there to wake
+            self._wake_write.send(b"\0")
+
+    def close(self, flush_s: float = 2.0) -> None:
+        """Send what is queued, at most for `flush_s`, then disconnect. The session stays for its expiry."""
+        end_s = time.monotonic() + flush_s
+        while self._linked and self.pending_bytes and time.monotonic() < end_s:
+            self.run_once(0.05)
+        if self._linked:
+            self._client.disconnect()
+            while self._client.socket() is not None and self._client.want_write() and time.monotonic() < end_s:
+                if self._client.loop_write() != MQTT_ERR_SUCCESS:
+                    break
+        self._drop_socket()
+        self._forget_lost(everything=True)
+        self._outbox.close("the connection was closed before it was sent")
+        if self._wake_write.fileno() >= 0:
+            self._selector.close()
+            self._wake_read.close()
+            self._wake_write.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- connecting ------------------------------------------------------------------------------------------------
+
+    def _make_client(self, client_id: str, will: Will | None) -> Client:
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            protocol=MQTTProtocolVersion.MQTTv5,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.max_queued_messages_set(0)  # ours is the bound, in bytes
+        client.max_inflight_messages_set(0)  # ours too: the broker says it in CONNACK, when paho takes it no more
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_subscribe = self._on_subscribe
+        client.on_publish = self._on_publish
+        client.on_message = self._on_paho_message
+        client.on_socket_open = self._on_socket_open
+        client.on_socket_close = self._on_socket_close
+        client.on_socket_register_write = self._on_want_write
+        client.on_socket_unregister_write = self._on_no_write
+        if will is not None:
+            properties = _properties(PacketTypes.WILLMESSAGE)
+            properties.WillDelayInterval = will.delay_s
+            client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
+        return client
+
+    def _connect(self) -> None:
+        properties = _properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = self._session_expiry_s
+        properties.ReceiveMaximum = self._receive_maximum
+        properties.MaximumPacketSize = MAX_PACKET_BYTES
+        # A clean start is for the first connection of this process; later ones go on where the link broke.
+        clean = self._clean_start and not self._subscribed_once
+        self._generation += 1
+        try:
+            self._client.connect(
+                self._host, self._port, keepalive=self._keepalive_s, clean_start=clean, properties=properties
+            )
+        except (OSError, ValueError) as exc:
+            self.last_error = f"{self._url}: {exc}"
+            self._schedule()
+            return
+        self._linked = True
+        self._deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
+
+    def _check_link(self) -> None:
+        if not self._linked:
+            return
+        if self._client.socket() is not None:
+            if self._deadline_s is None or time.monotonic() < self._deadline_s:
+                return
+            self.last_error = f"{self._url} accepted the connection and did not answer within {CONNECT_TIMEOUT_S:.0f} s"
+            self._drop_socket()
+        if self._ready.is_set() and time.monotonic() - self._ready_since_s >= STABLE_AFTER_S:
+            self._backoff.reset()
+        self._forget_lost(everything=False)
+        self._schedule()
+
+    def _schedule(self) -> None:
+        pause_s = self._backoff.next_s()
+        log.warning("MQTT connection lost or refused (%s); trying again in %.2f s", self.last_error, pause_s)
+        self._connect_at_s = time.monotonic() + pause_s
+
+    def _drop_socket(self) -> None:
+        # Paho has no public way to give up a socket without a DISCONNECT packet, which would cancel the will.
+        self._client._sock_close()  # noqa: SLF001 - see above
+
+    def _forget_lost(self, *, everything: bool) -> None:
+        """QoS 0 messages in paho's queue died with the socket; QoS 1 ones are sent again by paho."""
+        self._linked = False
+        self._deadline_s = None
+        self._subscribe_mid = None
+        self._ready.clear()
+        self._acks.clear()
+        lost = [(mid, one) for mid, one in self._sent.items() if everything or one.qos == 0]
+        for mid, publication in lost:
+            del self._sent[mid]
+            self._inflight -= publication.qos
+            self._outbox.finish(publication, "the connection was lost before it was sent")
+
+    # -- paho's callbacks: in the loop's thread, and inside paho, so that they must not raise ----------------------
+
+    def _on_connect(
+        self, client: Client, _: object, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self.last_error = f"{self._url} refused the connection: {reason}"
+            return
+        self._inflight_limit = min(MAX_INFLIGHT, int(getattr(properties, "ReceiveMaximum", MAX_INFLIGHT)))
+        if self._subscriptions and not (flags.session_present and self._subscribed_once):
+            wanted = [(one.topic_filter, SubscribeOptions(qos=one.qos)) for one in self._subscriptions]
+            _, self._subscribe_mid = client.subscribe(wanted)
+        else:
+            self._became_ready()
+
+    def _on_subscribe(
+        self, _client: Client, _: object, mid: int, reasons: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        if mid != self._subscribe_mid:
+            return
+        refused = [
+            one.topic_filter for one, reason in zip(self._subscriptions, reasons, strict=False) if reason.is_failure
+        ]
+        if refused:
+            self.last_error = f"{self._url} refused the subscription to {', '.join(refused)}"
+            self._drop_socket()
+        else:
+            self._became_ready()
+
+    def _became_ready(self) -> None:
+        self._subscribed_once = True
+        self._deadline_s = None
+        self._ready_since_s = time.monotonic()
+        self.last_error = None
+        self._ready.set()
+
+    def _on_disconnect(
+        self, _client: Client, _: object, _flags: object, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        if self.last_error is None:
+            self.last_error = f"{self._url}: {reason}"
+
+    def _on_publish(
+        self, _client: Client, _: object, mid: int, reason: ReasonCode, _properties: Properties | None
+    ) -> None:
+        publication = self._sent.pop(mid, None)
+        if publication is not None:
+            self._inflight -= publication.qos
+            self._outbox.finish(publication, str(reason) if reason.is_failure else None)
+
+    def _on_paho_message(self, _client: Client, _: object, message: MQTTMessage) -> None:
+        generation, mid, qos = self._generation, message.mid, message.qos
+
+        def acknowledge() -> None:
+            if qos:
+                self._acks.append((generation, mid, qos))
+                self._wake()
+
+        properties = message.properties
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # no topic of ours; not acknowledging it would have it sent again for ever
+            acknowledge()
+            return
+        self._inbox.append(
+            Incoming(
+                topic=topic,
+                payload=bytes(message.payload),
+                qos=qos,
+                retain=message.retain,
+                correlation=getattr(properties, "CorrelationData", None),
+                response_topic=getattr(properties, "ResponseTopic", None),
+                is_repeated=message.dup,
+                _acknowledge=acknowledge,
+            )
+        )
+
+    def _on_socket_open(self, _client: Client, _: object, opened: Any) -> None:  # noqa: ANN401 - paho's SocketLike
+        self._selector.register(opened, selectors.EVENT_READ)
+
+    def _on_socket_close(self, _client: Client, _: object, closing: Any) -> None:  # noqa: ANN401 - paho's SocketLike
+        self._selector.unregister(closing)
+
+    def _on_want_write(self, _client: Client, _: object, one: Any) -> None:  # noqa: ANN401 - paho's SocketLike
+        self._selector.modify(one, selectors.EVENT_READ | selectors.EVENT_WRITE)
+
+    def _on_no_write(self, _client: Client, _: object, one: Any) -> None:  # noqa: ANN401 - paho's SocketLike
+        self._selector.modify(one, selectors.EVENT_READ)
+
+    # -- queues ----------------------------------------------------------------------------------------------------
+
+    def _send_queued(self) -> None:
+        while self._acks:
+            generation, mid, qos = self._acks.popleft()
+            # The number belongs to the connection that brought the message; on another it may name a different one.
+            if generation == self._generation and self._linked:
+                self._client.ack(mid, qos)
+        while (
+            self._ready.is_set()
+            and self._linked
+            and len(self._sent) < MAX_HANDED_OVER
+            and self._inflight < self._inflight_limit
+        ):
+            message = self._outbox.next()
+            if message is None:
+                return
+            publication = message.publication
+            info = self._client.publish(
+                publication.topic, message.payload, publication.qos, message.retain, message.properties
+            )
+            if info.rc == MQTT_ERR_QUEUE_SIZE:  # its number is still in use by a message that was not confirmed
+                self._outbox.put_back(message)
+                return
+            self._sent[info.mid] = publication
+            self._inflight += publication.qos
+
+    def _wake(self) -> None:
+        if threading.get_ident() != self._loop_thread:
+            self.wake()
+
+    def _drain_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while self._wake_read.recv(4096):
+                pass
+
+
+def _checked_size(topic: str, content_bytes: int, qos: int) -> int:
+    """Bytes that a message counts for, if it can be sent at all."""
+    try:
+        topic_bytes = len(topic.encode())
+    except UnicodeEncodeError:
+        topic_bytes = 0
+    if not 0 < topic_bytes <= MAX_TOPIC_BYTES or any(sign in topic for sign in "+#\0") or qos not in {0, 1}:
+        raise InvalidError(
+            f"{topic[:100]!a} with QoS {qos} cannot be published: 1 to {MAX_TOPIC_BYTES} bytes of UTF-8, no wildcards, "
+            "QoS 0 or 1."
+        )
+    size_bytes = topic_bytes + content_bytes
+    if size_bytes + PROPERTIES_BYTES > MAX_PACKET_BYTES:
+        # The broker would cut the connection, paho would send it again, and so on for ever.
+        raise InvalidError(f"A message of {size_bytes} bytes to {topic[:100]} exceeds {MAX_PACKET_BYTES} bytes.")
+    return size_bytes
+
+
+def _properties(packet_type: int) -> Properties:
+    return Properties(packet_type)  # type: ignore[no-untyped-call]  # paho's constructor has no annotations
