@@ -10,7 +10,7 @@ help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## three devices, two models, two rollouts, on this machine; ends by itself
-	@$(PYTHON) examples/demo.py
+	@$(PYTHON) -m examples.demo
 
 # loadfile: tests of one file share a worker, so a broker or a store that a file starts is started once.
 test: setup ## every test but the slow ones

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.house.conftest import Environment
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "boto3", "botocore", "fastapi", "sqlalchemy", "alembic", "jax", "jaxlib", "litert_torch", "scipy")
 # Adapters of runtimes that are extras of their own.
 OTHER_RUNTIMES = ("edge_agent.runtimes.executorch", "edge_agent.runtimes.onnx")
@@ -54,16 +53,16 @@ def client(install: Callable[[str, str], Environment]) -> Environment:
     return install("client", "server")
 
 
-def test_wheel_holds_the_packages_and_their_data_and_nothing_else(wheel: Path) -> None:
+def test_wheel_holds_the_packages_and_their_data_and_nothing_else(source: Path, wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     top = {name.split("/")[0] for name in names if ".dist-info" not in name}
     assert top <= {"compressors", "deploy", "edge_agent", "server"}
+    suffixes = {".conf", ".css", ".html", ".ini", ".js", ".mako", ".py", ".service", ".typed", ".yaml"}
     tracked = {
-        path.relative_to(ROOT).as_posix()
+        path.relative_to(source).as_posix()
         for package in ("compressors", "edge_agent", "server")
-        for path in (ROOT / package).rglob("*")
-        if path.is_file()
-        and path.suffix in {".py", ".yaml", ".conf", ".ini", ".mako", ".service", ".html", ".css", ".js"}
+        for path in (source / package).rglob("*")
+        if path.suffix in suffixes
     }
     assert tracked - set(names) == set()
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
