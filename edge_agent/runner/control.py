@@ -2,7 +2,9 @@
 
 The runner is started with a `RunnerSpec` as its first line. It loads the file, runs the self-test and answers `Proven` or
 `Refused` (then it exits). It accepts nobody before `Serve`. `Beat` comes every second: its silence is a hang. `Drain` stops
-accepting; connections that are open are answered with `Connection: close`; `Drained` is its last word.
+accepting; connections that are open are answered with `Connection: close`; `Drained` is its last word. The front process
+gets `Routes` instead of a spec, and answers `Serving`, `Beat` and `Drained` as a runner does. A control socket that ends
+means that the supervisor is gone: leave at once.
 """
 
 from __future__ import annotations
@@ -58,6 +60,13 @@ class Drain(Wire):
     deadline_s: Seconds = 60.0
 
 
+class Routes(Wire):
+    """To the front, first and after each change: the Unix socket of every model that has a runner; the whole set."""
+
+    kind: Literal["routes"] = "routes"
+    sockets: dict[Name, Path]
+
+
 class SetWindow(Wire):
     """Cut telemetry into windows of this length."""
 
@@ -111,8 +120,10 @@ class Drained(Wire):
 
 
 ToRunner = Annotated[RunnerSpec | Serve | StopAccepting | Drain | SetWindow, Field(discriminator="kind")]
+ToFront = Annotated[Routes | Serve | StopAccepting | Drain, Field(discriminator="kind")]
 FromRunner = Annotated[Proven | Refused | Serving | Beat | Window | Drained, Field(discriminator="kind")]
 TO_RUNNER: TypeAdapter[ToRunner] = TypeAdapter(ToRunner)
+TO_FRONT: TypeAdapter[ToFront] = TypeAdapter(ToFront)
 FROM_RUNNER: TypeAdapter[FromRunner] = TypeAdapter(FromRunner)
 
 
