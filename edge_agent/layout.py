@@ -75,5 +75,5 @@ class Layout:
         return self.root / "transfers" / sha256
 
     def variant_dir(self, manifest_sha256: str) -> Path:
-        """An installed variant, named by its manifest's sha256: `manifest.json`, and its files by role (`model`, ..)."""
+        """An installed variant: `manifest.json`, and its files named by role (`model`, `golden`)."""
         return self.root / "variants" / manifest_sha256

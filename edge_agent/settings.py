@@ -1,4 +1,4 @@
-"""The agent's settings: one model, given on the command line; what is left out has a default that suits a small board."""
+"""The agent's settings: one model, filled from the command line; the defaults suit a small board."""
 
 from __future__ import annotations
 

@@ -97,9 +97,21 @@ class DeviceCore:
         self._serving.advance()
         return self._ledger.take()
 
-    def statuses(self) -> tuple[DeploymentStatus, ...]:
-        """What the registry is told of each deployment."""
-        return tuple(self._status(record) for record in self._ledger.records.values())
+    def statuses(self, progress: Mapping[str, ev.Progress] | None = None) -> tuple[DeploymentStatus, ...]:
+        """What the registry is told of each deployment.
+
+        Args:
+            progress: transfers under way, by the sha256 of their manifests.
+        """
+        under_way = progress or {}
+        return tuple(
+            self._status(record, under_way.get(record.wanted.manifest_sha256))
+            for record in self._ledger.records.values()
+        )
+
+    def knows(self, deployment_id: str) -> bool:
+        """Whether this device has such a deployment."""
+        return deployment_id in self._ledger.records
 
     def model_runners(self) -> dict[str, str]:
         """The deployment that answers for each model now."""
@@ -109,7 +121,12 @@ class DeviceCore:
             if slot.active is not None and slot.active in self._serving.running
         }
 
-    def _status(self, record: DeploymentRecord) -> DeploymentStatus:
+    def _status(self, record: DeploymentRecord, progress: ev.Progress | None) -> DeploymentStatus:
+        if record.state is not DeploymentState.DOWNLOADING:
+            whole = record.file_sha256 is not None or record.state is DeploymentState.VERIFYING
+            progress = ev.Progress(record.bytes_total if whole else 0, 0)
+        elif progress is None:
+            progress = ev.Progress(0, 0)
         run = self._serving.running.get(record.deployment_id)
         wanted = record.wanted
         return DeploymentStatus(
@@ -121,8 +138,9 @@ class DeviceCore:
             reason=record.reason,
             detail=record.detail,
             attempt=record.attempt,
+            bytes_done=progress.done_bytes,
             bytes_total=record.bytes_total,
-            bytes_received=record.bytes_received,
+            bytes_received=record.bytes_received + progress.received_bytes,
             self_test=record.self_test,
             serving=run is not None and run.serving,
             file_sha256=record.file_sha256,

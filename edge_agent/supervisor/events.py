@@ -26,6 +26,14 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a transfer is."""
+
+    done_bytes: int
+    received_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredReceived:
     """The registry says what this device shall run."""
 

@@ -6,7 +6,7 @@ import fcntl
 import os
 from typing import IO, TYPE_CHECKING, Annotated
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import StringConstraints, ValidationError
 
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
@@ -73,7 +73,7 @@ def load(layout: Layout) -> Identity | None:
         return None
     except (OSError, ValidationError) as exc:
         raise NotJoinedError(
-            f"{layout.identity} can't be read as an identity: restore it, or remove the folder and join with a new token"
+            f"{layout.identity} can't be read as an identity: restore it, or join anew in an empty folder"
         ) from exc
 
 
@@ -94,7 +94,7 @@ def ensure(
     runtimes: Mapping[str, str],
     facts: Mapping[str, object],
 ) -> Identity:
-    """The identity of this folder; joins when there is none. A token is spent once, so it is saved before anything else.
+    """The identity of this folder; joins when there is none, and saves it before anything else.
 
     Raises:
         OtherRegistryError: the folder belongs to another registry or another device.

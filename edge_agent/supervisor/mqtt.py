@@ -13,8 +13,8 @@ import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTProtocolVersion
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -148,7 +148,7 @@ class MqttLink:
         """Send; what a broken connection swallows is sent again by those who need it."""
         properties = None
         if correlation is not None:
-            properties = Properties(PacketTypes.PUBLISH)
+            properties = _properties(PacketTypes.PUBLISH)
             properties.CorrelationData = correlation
         if self._client is not None:
             self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
@@ -166,7 +166,7 @@ class MqttLink:
     def _run(self) -> None:
         while (session := self._sessions.get()) is not None:
             client = self._new_client(session)
-            properties = Properties(PacketTypes.CONNECT)
+            properties = _properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = self._session_expiry_s
             properties.MaximumPacketSize = MAX_PACKET_BYTES
             address = self._address
@@ -193,7 +193,7 @@ class MqttLink:
         client.username_pw_set(self._device_id, self._key)
         if self._address.tls:
             client.tls_set()
-        will = Properties(PacketTypes.WILLMESSAGE)
+        will = _properties(PacketTypes.WILLMESSAGE)
         will.WillDelayInterval = session.will.delay_s
         client.will_set(session.will.topic, session.will.payload, qos=1, retain=True, properties=will)
 
@@ -216,3 +216,7 @@ class MqttLink:
         client.on_disconnect = on_disconnect
         client.on_message = on_message
         return client
+
+
+def _properties(packet_type: int) -> Properties:
+    return Properties(packet_type)  # type: ignore[no-untyped-call]  # paho has no annotation here
