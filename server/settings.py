@@ -151,8 +151,10 @@ def load_settings(
     from_file = _read_file(path, required=named is not None)
     if named is None and "data_dir" in from_file:
         raise SettingsError(f"{path} must not set data_dir: it lies in the data folder itself; use --data-dir.")
-    pythons = {**from_file.get("runtime_pythons", {}), **environment.get("runtime_pythons", {})}
-    values = {**from_file, **environment, **({"runtime_pythons": pythons} if pythons else {}), **flags}
+    values = {**from_file, **environment, **flags}
+    in_file, in_environment = from_file.get("runtime_pythons"), environment.get("runtime_pythons")
+    if "runtime_pythons" not in flags and isinstance(in_file, dict) and isinstance(in_environment, dict):
+        values["runtime_pythons"] = {**in_file, **in_environment}
     try:
         return RegistrySettings(**values)
     except ValidationError as exc:

@@ -28,6 +28,7 @@ from server.stack.state import ProcessId, StackState, process_id, stack_state, w
 WATCHED_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 STOP_SIGNALS: Final = WATCHED_SIGNALS - {signal.SIGCHLD}
 BROKER_DEADLINE_S: Final = 10.0
+OTHER_BROKER_DEADLINE_S: Final = 4.0  # it runs already, or it does not
 PREPARE_DEADLINE_S: Final = 60.0
 API_DEADLINE_S: Final = 60.0
 PROBE_PAUSE_S: Final = 0.05
@@ -105,7 +106,8 @@ class Stack:
     def _start(self) -> None:
         for part in self._plan.parts:
             self._add(part)
-        self._wait("the MQTT broker", self._broker_answers, BROKER_DEADLINE_S, self._broker_hint())
+        patience_s = BROKER_DEADLINE_S if self._plan.has_broker else OTHER_BROKER_DEADLINE_S
+        self._wait("the MQTT broker", self._broker_answers, patience_s, self._broker_hint())
         for command in self._table.prepare:
             self._run_to_end(command)
         for command in self._table.serve:

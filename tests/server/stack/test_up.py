@@ -10,9 +10,7 @@ from typing import Any, Protocol
 import paho.mqtt.publish
 import paho.mqtt.subscribe
 import psutil
-import pytest
 
-from server.settings import load_settings
 from server.stack import StackState, stack_state
 from server.stack.objects import KEYS_NAME, embedded_keys
 from server.stack.probes import mqtt_url_answers
@@ -219,8 +217,21 @@ def test_up_host_name_that_does_not_resolve_is_named(start_up: StartUp) -> None:
     assert "'no-such-host.invalid' does not resolve" in said
 
 
-def test_load_settings_of_a_child_equal_the_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings(tmp_path, overrides={"s3_access_key": "a", "s3_secret_key": "b c", "worker_count": 3})
-    for name, value in settings.child_environment().items():
-        monkeypatch.setenv(name, value)
-    assert load_settings() == settings
+def test_up_on_a_host_binds_there_what_devices_need_and_keeps_the_rest_on_the_loopback(start_up: StartUp) -> None:
+    up = start_up(host="127.0.0.3")
+    state = up.wait_until_up()
+    assert state.mqtt_url == f"mqtt://127.0.0.3:{state.ports['mqtt']}"
+    store = store_of(up.data_dir, state)
+    stored = store.put_bytes(b"reachable")
+    assert store.presign_get(stored.sha256, 60).startswith(f"http://127.0.0.3:{state.ports['s3']}/")
+    store.close()
+    listening = {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in up.tree()
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    outside = {port for address, port in listening if address != "127.0.0.1"}
+    assert {state.ports[name] for name in ("api", "mqtt", "s3")} <= outside
+    assert not {state.ports[name] for name in state.ports if name.startswith("weed_")} & outside
+    assert {address for address, _ in listening} == {"127.0.0.1", "127.0.0.3"}
