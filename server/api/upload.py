@@ -7,17 +7,20 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartCallbacks, MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from server.catalogue.push import Upload, UploadedFile
 from server.errors import InvalidError, StorageUnavailableError, TooLargeError
 from server.schemas.catalogue import PushForm
 from server.schemas.sentence import sentence
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks  # exists for type checkers only
 
 MAX_FORM_BYTES: Final = 1024 * 1024
 WRITE_BYTES: Final = 1024 * 1024
@@ -100,7 +103,7 @@ class _Sink:
     disposition: bytes = b""
     ended: bool = False
 
-    def callbacks(self) -> MultipartCallbacks:
+    def callbacks(self) -> "MultipartCallbacks":
         """By the parser's names."""
         return {
             "on_part_begin": self._begin,

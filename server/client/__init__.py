@@ -1,0 +1,7 @@
+"""The typed Python client of the HTTP API: `RegistryClient(url)`. httpx and the documents; nothing of the server."""
+
+from server.client.client import RegistryClient
+from server.client.errors import RegistryClientError
+from server.client.export import export_module
+
+__all__ = ["RegistryClient", "RegistryClientError", "export_module"]

@@ -1,0 +1,331 @@
+"""`RegistryClient`: a method for each route, documents in and out."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from edge_agent.protocol.messages import Desired
+from edge_agent.protocol.profile import DeviceProfile
+from server.client.errors import RegistryClientError
+from server.client.export import export_module
+from server.client.transport import ANSWER_TIMEOUT_S, Transport, given, segment
+from server.client.upload import open_parts
+from server.schemas.catalogue import BuildRequest, Choice, Job, JobState, ModelVersion, PushAccepted, PushForm, Variant
+from server.schemas.common import Health, RequestDocument
+from server.schemas.fleet import (
+    Device,
+    Joined,
+    JoinRequest,
+    LabelsRequest,
+    ObjectUrl,
+    Token,
+    TokenRequest,
+    TokenView,
+)
+from server.schemas.rollouts import ActionRequest, Rollout, RolloutAction, RolloutRequest
+from server.schemas.sentence import sentence
+from server.schemas.telemetry import TelemetryRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+
+POLL_S: Final = 0.3
+DocumentT = TypeVar("DocumentT", bound=RequestDocument)
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+_HEALTH: Final = TypeAdapter(Health)
+_PROFILE: Final = TypeAdapter(DeviceProfile)
+_PROFILES: Final = TypeAdapter(list[DeviceProfile])
+_PUSHED: Final = TypeAdapter(PushAccepted)
+_VERSION: Final = TypeAdapter(ModelVersion)
+_VERSIONS: Final = TypeAdapter(list[ModelVersion])
+_VARIANTS: Final = TypeAdapter(list[Variant])
+_CHOICES: Final = TypeAdapter(list[Choice])
+_JOB: Final = TypeAdapter(Job)
+_JOBS: Final = TypeAdapter(list[Job])
+_TOKEN: Final = TypeAdapter(Token)
+_TOKENS: Final = TypeAdapter(list[TokenView])
+_JOINED: Final = TypeAdapter(Joined)
+_DEVICE: Final = TypeAdapter(Device)
+_DEVICES: Final = TypeAdapter(list[Device])
+_DESIRED: Final = TypeAdapter(Desired)
+_URL: Final = TypeAdapter(ObjectUrl)
+_ROLLOUT: Final = TypeAdapter(Rollout)
+_ROLLOUTS: Final = TypeAdapter(list[Rollout])
+_TELEMETRY: Final = TypeAdapter(list[TelemetryRow])
+
+
+class RegistryClient:
+    """A registry at a URL. Every method raises RegistryClientError with the registry's own sentence."""
+
+    def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._transport = Transport(url, timeout_s=timeout_s)
+
+    @property
+    def url(self) -> str:
+        """Where the registry is."""
+        return self._transport.url
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def health(self) -> Health:
+        """Whether the registry and what it stands on answer."""
+        return self._transport.ask("GET", "/v1/health", answer=_HEALTH)
+
+    # --- profiles
+    def add_profile(self, profile: DeviceProfile | Mapping[str, Any]) -> DeviceProfile:
+        """Register a profile; the same document again changes nothing."""
+        document = profile.model_dump(mode="json") if isinstance(profile, DeviceProfile) else dict(profile)
+        return self._transport.ask("POST", "/v1/profiles", json=document, answer=_PROFILE)
+
+    def list_profiles(self) -> list[DeviceProfile]:
+        """All profiles by name."""
+        return self._transport.ask("GET", "/v1/profiles", answer=_PROFILES)
+
+    def get_profile(self, name: str) -> DeviceProfile:
+        """One profile."""
+        return self._transport.ask("GET", f"/v1/profiles/{segment(name, 'the profile')}", answer=_PROFILE)
+
+    # --- models
+    def push_model(
+        self,
+        source: Path,
+        *,
+        name: str,
+        version: str,
+        data: Path,
+        form: PushForm,
+        train: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> PushAccepted:
+        """Push a version from files; the version exists once the job of the answer is done.
+
+        Args:
+            source: the torch.export archive (.pt2).
+            name: of the model.
+            version: new, or one that was pushed with the very same files.
+            data: evaluation data (.npz).
+            form: task, metric, preprocessing, labels.
+            train: training data (.npz).
+            progress: called with (bytes sent, bytes in all).
+        """
+        paths = {"source": source, "data": data, **({"train": train} if train else {})}
+        with open_parts(paths, progress) as files:
+            return self._transport.ask(
+                "POST",
+                _version_path(name, version),
+                data={"form": form.model_dump_json()},
+                files=files,
+                answer=_PUSHED,
+            )
+
+    def push_module(
+        self,
+        module: Any,  # noqa: ANN401  an nn.Module; torch is imported only by the export
+        example_inputs: tuple[Any, ...],
+        *,
+        name: str,
+        version: str,
+        data: Path,
+        form: PushForm,
+        train: Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> PushAccepted:
+        """Export an `nn.Module` here, with a free batch dimension, and push it."""
+        with tempfile.TemporaryDirectory(prefix="shoal-export-") as folder:
+            source = Path(folder) / "model.pt2"
+            export_module(module, example_inputs, source)
+            return self.push_model(
+                source, name=name, version=version, data=data, form=form, train=train, progress=progress
+            )
+
+    def list_models(self) -> list[ModelVersion]:
+        """The newest version of each model."""
+        return self._transport.ask("GET", "/v1/models", answer=_VERSIONS)
+
+    def list_versions(self, model: str) -> list[ModelVersion]:
+        """All versions of a model, newest first."""
+        return self._transport.ask("GET", f"/v1/models/{segment(model, 'the model')}/versions", answer=_VERSIONS)
+
+    def get_version(self, model: str, version: str) -> ModelVersion:
+        """One version."""
+        return self._transport.ask("GET", _version_path(model, version), answer=_VERSION)
+
+    def build_variants(
+        self,
+        model: str,
+        version: str,
+        *,
+        profiles: Iterable[str] = (),
+        recipes: Iterable[str] = (),
+        again: bool = False,
+    ) -> list[Job]:
+        """Ask for variants, for the profiles named or for all that are registered."""
+        build = _checked(BuildRequest, {"profiles": tuple(profiles), "recipes": tuple(recipes), "again": again})
+        path = f"{_version_path(model, version)}/variants"
+        return self._transport.ask("POST", path, json=build.model_dump(mode="json"), answer=_JOBS)
+
+    def list_variants(self, model: str, version: str, *, profile: str | None = None) -> list[Variant]:
+        """What was built and measured."""
+        path = f"{_version_path(model, version)}/variants"
+        return self._transport.ask("GET", path, params=given({"profile": profile}), answer=_VARIANTS)
+
+    def list_choices(self, model: str, version: str) -> list[Choice]:
+        """What each profile gets, or why nothing."""
+        return self._transport.ask("GET", f"{_version_path(model, version)}/choices", answer=_CHOICES)
+
+    # --- jobs
+    def list_jobs(self, *, model: str | None = None, version: str | None = None, limit: int = 100) -> list[Job]:
+        """The latest jobs, newest first."""
+        parameters = given({"model": model, "version": version, "limit": limit})
+        return self._transport.ask("GET", "/v1/jobs", params=parameters, answer=_JOBS)
+
+    def get_job(self, job_id: str) -> Job:
+        """One job."""
+        return self._transport.ask("GET", f"/v1/jobs/{segment(job_id, 'the job')}", answer=_JOB)
+
+    def wait_for_job(
+        self, job_id: str, *, timeout_s: float | None = None, progress: Callable[[Job], None] | None = None
+    ) -> Job:
+        """Wait until a job is done.
+
+        Raises:
+            RegistryClientError: the job failed (its own code and sentence), or the time is over (`timeout`).
+        """
+        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            job = self.get_job(job_id)
+            if progress is not None:
+                progress(job)
+            if job.state is JobState.DONE:
+                return job
+            if job.state is JobState.FAILED:
+                code, message = (job.error.code, job.error.message) if job.error else ("failed", "The job failed.")
+                raise RegistryClientError(code, message)
+            if deadline_s is not None and time.monotonic() > deadline_s:
+                raise RegistryClientError("timeout", f"Job {job_id} is still {job.state} after {timeout_s:g} s.")
+            time.sleep(POLL_S)
+
+    # --- tokens and devices
+    def create_token(
+        self, *, profile: str | None = None, labels: Mapping[str, str] | None = None, valid_s: float = 3600.0
+    ) -> Token:
+        """Make a one-time token; it is shown this once."""
+        document = {"profile": profile, "labels": dict(labels or {}), "valid_s": valid_s}
+        body = _checked(TokenRequest, document).model_dump(mode="json")
+        return self._transport.ask("POST", "/v1/tokens", json=body, answer=_TOKEN)
+
+    def list_tokens(self) -> list[TokenView]:
+        """All tokens without their secrets."""
+        return self._transport.ask("GET", "/v1/tokens", answer=_TOKENS)
+
+    def revoke_token(self, token_id: str) -> None:
+        """Make a token worthless."""
+        self._transport.ask("DELETE", f"/v1/tokens/{segment(token_id, 'the token id')}")
+
+    def join(self, request: JoinRequest) -> Joined:
+        """Join as a device (agents do this themselves)."""
+        return self._transport.ask("POST", "/v1/join", json=request.model_dump(mode="json"), answer=_JOINED)
+
+    def list_devices(self, selector: str = "") -> list[Device]:
+        """The devices that a selector means; without one, all."""
+        return self._transport.ask("GET", "/v1/devices", params={"selector": selector}, answer=_DEVICES)
+
+    def get_device(self, device_id: str) -> Device:
+        """One device."""
+        return self._transport.ask("GET", f"/v1/devices/{segment(device_id, 'the device')}", answer=_DEVICE)
+
+    def label_device(self, device_id: str, labels: Mapping[str, str | None]) -> Device:
+        """Set labels; None removes one."""
+        body = _checked(LabelsRequest, {"labels": dict(labels)}).model_dump(mode="json")
+        path = f"/v1/devices/{segment(device_id, 'the device')}"
+        return self._transport.ask("PATCH", path, json=body, answer=_DEVICE)
+
+    def remove_device(self, device_id: str) -> None:
+        """Take a device's key away."""
+        self._transport.ask("DELETE", f"/v1/devices/{segment(device_id, 'the device')}")
+
+    # --- as a device
+    def get_desired(self, device_id: str, key: str) -> Desired:
+        """What a device shall run."""
+        return self._transport.ask("GET", "/v1/device/desired", headers=_proof(device_id, key), answer=_DESIRED)
+
+    def get_manifest(self, device_id: str, key: str, sha256: str) -> bytes:
+        """A manifest, byte by byte."""
+        path = f"/v1/device/manifests/{_digest_segment(sha256)}"
+        return self._transport.raw("GET", path, headers=_proof(device_id, key))
+
+    def get_object_url(self, device_id: str, key: str, sha256: str) -> ObjectUrl:
+        """Where a device may fetch an object."""
+        path = f"/v1/device/objects/{_digest_segment(sha256)}"
+        return self._transport.ask("GET", path, headers=_proof(device_id, key), answer=_URL)
+
+    # --- rollouts
+    def start_rollout(self, request: RolloutRequest) -> Rollout:
+        """Start a rollout; missing variants are built first."""
+        return self._transport.ask("POST", "/v1/rollouts", json=request.model_dump(mode="json"), answer=_ROLLOUT)
+
+    def list_rollouts(self) -> list[Rollout]:
+        """All rollouts, newest first, without their devices."""
+        return self._transport.ask("GET", "/v1/rollouts", answer=_ROLLOUTS)
+
+    def get_rollout(self, rollout_id: str) -> Rollout:
+        """One rollout with its waves, devices and decisions."""
+        return self._transport.ask("GET", f"/v1/rollouts/{segment(rollout_id, 'the rollout')}", answer=_ROLLOUT)
+
+    def command_rollout(self, rollout_id: str, action: RolloutAction | str) -> Rollout:
+        """Pause, resume, abort or roll back."""
+        body = _checked(ActionRequest, {"action": action}).model_dump(mode="json")
+        path = f"/v1/rollouts/{segment(rollout_id, 'the rollout')}/actions"
+        return self._transport.ask("POST", path, json=body, answer=_ROLLOUT)
+
+    # --- telemetry
+    def get_telemetry(
+        self,
+        *,
+        by: Iterable[str] = ("profile", "variant"),
+        model: str | None = None,
+        version: str | None = None,
+        since: float | None = None,
+    ) -> list[TelemetryRow]:
+        """Merged telemetry, one row for each group."""
+        parameters = given({"by": ",".join(by), "model": model, "version": version, "since": since})
+        return self._transport.ask("GET", "/v1/telemetry", params=parameters, answer=_TELEMETRY)
+
+
+def _version_path(model: str, version: str) -> str:
+    return f"/v1/models/{segment(model, 'the model')}/versions/{segment(version, 'the version')}"
+
+
+def _digest_segment(sha256: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        raise RegistryClientError("invalid", f"{sha256[:80]!r} is not a sha256 in lower-case hexadecimal.")
+    return sha256
+
+
+def _proof(device_id: str, key: str) -> dict[str, str]:
+    return {"Authorization": f"Device {device_id}:{key}"}
+
+
+def _checked(kind: type[DocumentT], document: Mapping[str, Any]) -> DocumentT:
+    try:
+        return kind.model_validate(document)
+    except ValidationError as exc:
+        raise RegistryClientError("invalid", sentence(exc.errors(include_url=False))) from exc

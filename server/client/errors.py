@@ -1,0 +1,11 @@
+"""What goes wrong for a client: the registry's own code and sentence, or that it can't be reached."""
+
+
+class RegistryClientError(Exception):
+    """`str(error)` is one sentence; `code` is for programs; `status` is None when no answer came."""
+
+    def __init__(self, code: str, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.status = status
