@@ -1,0 +1,208 @@
+"""What goes into a job and what comes out of it, as JSON files. pydantic only: whoever starts a job imports just this.
+
+`python -m compressors.job inspect|build REQUEST.json RESULT.json`. While it runs it writes one `ProgressLine` a line to
+stdout. It ends with 0 and an `InspectResult` or `BuildResult`, or with 2 and a `JobFailure`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path  # noqa: TC003  pydantic reads it
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edge_agent.protocol.base import Name, Sha256
+from edge_agent.protocol.profile import Delegate, DeviceProfile, RuntimeName
+from edge_agent.protocol.signature import ModelSignature
+
+FAILED_EXIT_CODE = 2
+
+
+class Part(BaseModel):
+    """A part of a request or a result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Task(StrEnum):
+    """What a model is for."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    RANKING = "ranking"
+
+
+class Origin(StrEnum):
+    """How a figure was obtained."""
+
+    DEVICE = "device"
+    HOST = "host"
+    PREDICTED = "predicted"
+
+
+class Figure(Part):
+    """A number with its origin and, where there is one, its 95 % confidence interval."""
+
+    value: float
+    origin: Origin = Origin.HOST
+    low: float | None = None
+    high: float | None = None
+
+
+class Inputs(Part):
+    """The files that a job works on; paths are readable by the job."""
+
+    model: Name
+    version: Name
+    model_path: Path
+    data_path: Path
+    train_path: Path | None = None
+    task: Task
+    metric: str
+    labels: tuple[str, ...] = ()
+
+
+class InspectRequest(Part):
+    """Look into an upload: may it be loaded, what does it take and give, does the data fit."""
+
+    kind: Literal["inspect"] = "inspect"
+    inputs: Inputs
+
+
+class SplitCounts(Part):
+    """Rows of each split, and how many groups (sources) there are."""
+
+    calibration: int
+    selection: int
+    test: int
+    groups: int
+
+
+class InspectResult(Part):
+    """What an upload is."""
+
+    signature: ModelSignature
+    parameters: int
+    splits: SplitCounts
+    labels: tuple[str, ...]
+
+
+class DeviceFigure(Part):
+    """A latency that a device of a profile measured with a variant."""
+
+    profile: Name
+    variant_id: Name
+    p50_ms: float
+    p95_ms: float
+
+
+class BuildRequest(Part):
+    """Build variants with some recipes, measure them on some runtimes, judge them for some profiles."""
+
+    kind: Literal["build"] = "build"
+    inputs: Inputs
+    profiles: Annotated[tuple[DeviceProfile, ...], Field(min_length=1)]
+    recipes: tuple[Name, ...] = ()  # empty: all that fit the task
+    pythons: dict[RuntimeName, Path]  # the Python executable that has each runtime
+    output_dir: Path  # objects and manifests are written here, named by their sha256
+    cache_dir: Path | None = None
+    host_cpu_model: str | None = None  # as a profile would name this machine's CPU
+    device_figures: tuple[DeviceFigure, ...] = ()
+    threads: int = 1
+    seed: int = 0
+
+
+class Verdict(StrEnum):
+    """How a candidate stands against a profile's limits."""
+
+    FITS = "fits"
+    UNPROVEN = "unproven"
+    MISSES = "misses"
+    UNMEASURED = "unmeasured"
+
+
+class StepRecord(Part):
+    """What one step of a recipe did. `layers`: what it did to each layer, by the layer's name."""
+
+    step: Name
+    seconds: float
+    summary: str
+    layers: dict[str, str] = {}
+
+
+class BuiltVariant(Part):
+    """A candidate for a profile, with everything measured about it."""
+
+    profile: Name
+    variant_id: Name
+    recipe: Name
+    runtime: RuntimeName
+    delegate: Delegate
+    verdict: Verdict
+    chosen: bool
+    reason: str = ""
+    manifest_sha256: Sha256 | None = None
+    manifest_bytes: int | None = None
+    object_sha256: Sha256 | None = None
+    raw_bytes: int | None = None
+    wire_bytes: int | None = None
+    macs: int | None = None
+    operators: int | None = None
+    quantized_operators: int | None = None
+    delegate_partitions: int | None = None
+    load_ms: Figure | None = None
+    latency_p50_ms: Figure | None = None
+    latency_p95_ms: Figure | None = None
+    peak_rss_bytes: Figure | None = None
+    metric: Figure | None = None
+    metric_drop: Figure | None = None
+    agreement: Figure | None = None
+    steps: tuple[StepRecord, ...] = ()
+
+
+class RefusedProfile(Part):
+    """Why no candidate fits a profile: the limit that binds and the nearest miss."""
+
+    limit: str
+    allowed: float
+    nearest: float
+    nearest_variant_id: str | None = None
+    sentence: str
+
+
+class ProfileChoice(Part):
+    """What a profile gets."""
+
+    profile: Name
+    variant_id: Name | None = None
+    refusal: RefusedProfile | None = None
+
+
+class BuildResult(Part):
+    """All candidates and the choices. Files lie in the request's `output_dir` under their sha256."""
+
+    float_metric: Figure
+    variants: tuple[BuiltVariant, ...]
+    choices: tuple[ProfileChoice, ...]
+
+
+class FailureBody(Part):
+    """Why the job could not be done: a code for programs and one sentence for people."""
+
+    code: str
+    message: str
+
+
+class JobFailure(Part):
+    """The result file of a job that failed."""
+
+    error: FailureBody
+
+
+class ProgressLine(Part):
+    """How far the job is."""
+
+    stage: str
+    done: int
+    of: int

@@ -1,0 +1,53 @@
+"""The one error root of the compressors; each sentence says what was wrong and what to do."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class CompressorError(Exception):
+    """A compressor refuses or fails; `code` is its wire string."""
+
+    code: ClassVar[str] = "compression_failed"
+
+
+class ArchiveError(CompressorError):
+    """The upload is not a `.pt2` that may be loaded."""
+
+    code = "bad_archive"
+
+
+class SignatureError(CompressorError):
+    """The exported program takes or gives something that an app can't be shown."""
+
+    code = "bad_signature"
+
+
+class DataError(CompressorError):
+    """The evaluation data do not fit the model or the task."""
+
+    code = "bad_data"
+
+
+class MetricError(CompressorError):
+    """The metric does not exist or does not fit the task."""
+
+    code = "bad_metric"
+
+
+class ConversionError(CompressorError):
+    """The network cannot be converted for the target."""
+
+    code = "conversion_failed"
+
+
+class NoEffectError(CompressorError):
+    """A step left the file as it was."""
+
+    code = "no_effect"
+
+
+class RecipeError(CompressorError):
+    """A recipe that does not exist, or whose steps are in an order that cannot work."""
+
+    code = "bad_recipe"
