@@ -37,6 +37,7 @@ class Why(StrEnum):
     ROLLOUT_STOPPED = "rollout_stopped"
     ROLLBACK = "rollback"
     REMOVED = "device_removed"
+    TOO_MANY_MODELS = "too_many_models"
     NEWER_ROLLOUT = "newer_rollout"
 
 

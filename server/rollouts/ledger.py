@@ -26,6 +26,7 @@ from server.schemas.rollouts import RolloutState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+MAX_MODELS = 64  # of one device, by the wire contract (`Desired.deployments`)
 MAX_CHAIN = 64  # of rollouts that were rolled back one after the other
 
 
@@ -112,12 +113,16 @@ class Ledger:
         """Put a deployment into the device's desired state, in the place of an older one of the same model.
 
         Returns:
-            False when a newer rollout of the model has this device already: the row is then superseded.
+            False when that can't be: a newer rollout of the model has this device, or it has as many models as it may.
         """
         replaced = self.wanted.get(row.device_id, {}).get(row.model)
         before = self.get(replaced.deployment_id) if replaced else None
         if before is not None and self._age_of(before.rollout_id) > self._age_of(row.rollout_id):
             self.set_state(row, DeploymentState.SUPERSEDED, reason=Why.NEWER_ROLLOUT)
+            return False
+        if replaced is None and len(self.wanted.get(row.device_id, {})) >= MAX_MODELS:
+            detail = f"this device runs {MAX_MODELS} models already, which is all that one can have"
+            self.set_state(row, CANCELLED, reason=Why.TOO_MANY_MODELS, detail=detail)
             return False
         row.previous = self._what_ran(replaced, before)
         row.variant_id, row.opened_at, row.offered_generation = variant.variant_id, now, self._next(row.device_id)

@@ -1,0 +1,94 @@
+"""The controller process: `python -m server.processes.controller`. Settings come from the environment."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from server.database.connect import Database
+from server.errors import RegistryError, SettingsError
+from server.mqtt import BrokerConnection
+from server.rollouts.controller import Controller, Pace
+from server.rollouts.doorbell import Doorbell
+from server.rollouts.manifests import ManifestFiles
+from server.rollouts.reading import Reader
+from server.rollouts.writing import Intervals
+from server.settings import RegistrySettings, load_settings
+from server.storage import S3ObjectStore
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+log = logging.getLogger(__name__)
+
+
+def serve(settings: RegistrySettings, stop: threading.Event) -> None:
+    """Decide until `stop` is set.
+
+    Raises:
+        RegistryError: the settings do not say where the broker or S3 is.
+    """
+    if settings.mqtt_url is None:
+        raise SettingsError("No MQTT broker is set: give mqtt_url, or run under `up`.")
+    holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
+    database = Database(settings.database_url)
+    store = S3ObjectStore.from_settings(settings)
+    connection = BrokerConnection(settings.mqtt_url, f"controller-{holder}", (), lambda _: None)
+    link = threading.Thread(target=_keep_link, args=(connection, stop), name="mqtt")
+    link.start()
+    manifests = ManifestFiles(store)
+    controller = Controller(
+        database,
+        reader=Reader(manifests.model_file_sha256),
+        manifests=manifests,
+        doorbell=Doorbell(connection),
+        intervals=Intervals(
+            status_interval_s=settings.presence_interval_s, telemetry_window_s=settings.telemetry_interval_s
+        ),
+        holder=holder,
+        pace=Pace(),
+    )
+    try:
+        controller.run(stop)
+    finally:
+        stop.set()
+        connection.wake()
+        link.join()
+        store.close()
+        database.close()
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+
+    def stop_soon(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, stop_soon)
+    signal.signal(signal.SIGINT, stop_soon)
+    try:
+        serve(load_settings(), stop)
+    except RegistryError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    return 0
+
+
+def _keep_link(connection: BrokerConnection, stop: threading.Event) -> None:
+    try:
+        connection.run(stop)
+    except Exception:  # a process without a link would decide in silence: end, and be started again
+        log.exception("the MQTT link failed")
+        stop.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,367 @@
+"""From the tables to what the rules look at. Remembers what can't have changed, so that a tick reads little."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import sqlalchemy as sa
+from pydantic import TypeAdapter, ValidationError
+
+from edge_agent.protocol.messages import Desired, DesiredDeployment, Status
+from edge_agent.protocol.profile import DeviceProfile, Limits
+from edge_agent.protocol.states import DeploymentState
+from server.database import tables
+from server.fleet.selector import SelectorError, parse
+from server.rollouts import facts
+from server.rollouts.ledger import Ledger
+from server.schemas.catalogue import Verdict
+from server.schemas.rollouts import RolloutOptions, RolloutState, Wave
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+log = logging.getLogger(__name__)
+
+OPEN_STATES = (RolloutState.PREPARING, RolloutState.RUNNING, RolloutState.PAUSED)
+IN_CHUNK = 500  # values in one IN (...)
+_WAVES = TypeAdapter(tuple[Wave, ...])
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One consistent view: the epoch, the facts of each rollout that is alive, oldest first, and the ledger."""
+
+    epoch: int
+    facts: tuple[facts.Facts, ...]
+    ledger: Ledger
+    manifests: frozenset[str]
+    """Those that are needed to verify devices."""
+
+
+@dataclass(slots=True)
+class _Picture:
+    """What is read once for all rollouts."""
+
+    rollouts: dict[str, facts.Rollout]
+    standings: dict[str, facts.Standing]
+    commands: dict[str, list[facts.Command]]
+    rows: list[facts.Deployment]
+    devices: list[facts.DeviceFact] = field(default_factory=list)
+    heard: dict[str, facts.Heard] = field(default_factory=dict)
+    limits: dict[str, Limits] = field(default_factory=dict)
+
+
+class Reader:
+    """Reads snapshots; remembers parsed plans, statuses and desired documents."""
+
+    def __init__(self, model_file_sha256: Callable[[str], str | None]) -> None:
+        self._model_file_sha256 = model_file_sha256
+        self._rollouts: dict[str, facts.Rollout] = {}
+        self._refused: set[str] = set()
+        self._statuses: dict[str, tuple[tuple[str | None, int], Status]] = {}
+        self._desired: dict[str, tuple[tuple[int, int], dict[str, DesiredDeployment]]] = {}
+
+    def snapshot(self, connection: sa.Connection) -> Snapshot | None:
+        """Read everything that a tick needs; None before the registry has an identity."""
+        epoch = connection.execute(sa.select(tables.registry.c.epoch)).scalar()
+        if epoch is None:
+            return None
+        picture = self._picture(connection)
+        ledger = self._ledger(connection, picture, int(epoch))
+        touched = {row.rollout_id for row in picture.rows}
+        alive = [
+            rollout
+            for rollout in picture.rollouts.values()
+            if rollout.rollout_id in touched or _is_open(picture, rollout.rollout_id)
+        ]
+        manifests: set[str] = set()
+        found = []
+        for rollout in sorted(alive, key=lambda rollout: rollout.age_order):
+            fact = self._facts(connection, rollout, picture)
+            manifests |= {variant.manifest_sha256 for variant in fact.variants.values()}
+            found.append(fact)
+        return Snapshot(int(epoch), tuple(found), ledger, frozenset(manifests))
+
+    def _picture(self, connection: sa.Connection) -> _Picture:
+        standings = {
+            row.rollout_id: facts.Standing(
+                state=RolloutState(row.state), wave=row.wave, reason=row.reason, last_command_id=row.last_command_id
+            )
+            for row in connection.execute(sa.select(tables.rollout_states))
+        }
+        rollouts = dict(self._plans(connection))
+        commands = _pending_commands(connection)
+        picture = _Picture(rollouts, standings, commands, [])
+        live = [rollout_id for rollout_id in rollouts if _is_open(picture, rollout_id)]
+        columns = tables.deployments.c
+        by_id: dict[str, facts.Deployment] = {}
+        told_back = sa.and_(
+            columns.state == DeploymentState.ROLLED_BACK.value, columns.reason == facts.Why.ROLLBACK.value
+        )
+        in_play = sa.and_(columns.state.not_in([str(state) for state in facts.CLOSED_STATES]), sa.not_(told_back))
+        for condition in (in_play, *_in(columns.rollout_id, live)):
+            for row in connection.execute(sa.select(tables.deployments).where(condition)):
+                if row.rollout_id in rollouts:
+                    by_id[row.deployment_id] = _deployment(row)
+        picture.rows = list(by_id.values())
+        picture.devices = [
+            facts.DeviceFact(row.device_id, row.profile, row.labels, row.removed_at is not None)
+            for row in connection.execute(sa.select(tables.devices))
+        ]
+        picture.heard = self._heard(connection)
+        for row in connection.execute(sa.select(tables.profiles)):
+            picture.limits[row.name] = DeviceProfile.model_validate(row.document).limits
+        return picture
+
+    def _plans(self, connection: sa.Connection) -> Iterator[tuple[str, facts.Rollout]]:
+        """Every rollout that can be read; a row that can't be is named once and holds up no other."""
+        for row in connection.execute(sa.select(tables.rollouts)):
+            rollout_id = row.rollout_id
+            if rollout_id not in self._rollouts and rollout_id not in self._refused:
+                try:
+                    parse(row.selector)
+                    self._rollouts[rollout_id] = facts.Rollout(
+                        rollout_id=rollout_id,
+                        model=row.model,
+                        version=row.version,
+                        selector=row.selector,
+                        waves=_WAVES.validate_python(row.waves),
+                        seed=row.seed,
+                        options=RolloutOptions.model_validate(row.options),
+                        created_at=row.created_at,
+                    )
+                except (ValidationError, SelectorError):
+                    log.exception("rollout %s can't be read and is left alone", rollout_id)
+                    self._refused.add(rollout_id)
+            if rollout_id in self._rollouts:
+                yield rollout_id, self._rollouts[rollout_id]
+
+    def _heard(self, connection: sa.Connection) -> dict[str, facts.Heard]:
+        columns = tables.device_states.c
+        light = connection.execute(
+            sa.select(
+                columns.device_id,
+                columns.session_id,
+                columns.status_sequence,
+                columns.last_seen_at,
+                columns.observed_epoch,
+                columns.observed_generation,
+            )
+        ).all()
+        changed = [
+            row.device_id
+            for row in light
+            if self._statuses.get(row.device_id, (None,))[0] != (row.session_id, row.status_sequence)
+        ]
+        keys = {row.device_id: (row.session_id, row.status_sequence) for row in light}
+        for condition in _in(columns.device_id, changed):
+            for device_id, document in connection.execute(
+                sa.select(columns.device_id, columns.status).where(condition)
+            ):
+                self._statuses.pop(device_id, None)
+                if document is not None:
+                    self._statuses[device_id] = (keys[device_id], Status.model_validate(document))
+        heard = {}
+        for row in light:
+            known = self._statuses.get(row.device_id)
+            heard[row.device_id] = facts.Heard(
+                last_seen_at=row.last_seen_at,
+                observed=(row.observed_epoch, row.observed_generation),
+                deployments={told.deployment_id: told for told in known[1].deployments} if known else {},
+            )
+        return heard
+
+    def _ledger(self, connection: sa.Connection, picture: _Picture, epoch: int) -> Ledger:
+        wanted, generations, stale = self._wanted(connection, epoch)
+        rollouts = picture.rollouts
+
+        def find(deployment_id: str) -> facts.Deployment | None:
+            query = sa.select(tables.deployments).where(tables.deployments.c.deployment_id == deployment_id)
+            row = connection.execute(query).first()
+            return _deployment(row) if row else None
+
+        def age_of(rollout_id: str) -> tuple[float, str]:
+            return rollouts[rollout_id].age_order if rollout_id in rollouts else (0.0, "")
+
+        ledger = Ledger(
+            deployments=picture.rows,
+            wanted=wanted,
+            generations=generations,
+            standings=picture.standings,
+            find=find,
+            age_of=age_of,
+        )
+        for device_id in _newly_removed(connection):
+            ledger.forget_device(device_id)
+        removed = {device.device_id for device in picture.devices if device.removed}
+        ledger.changed_devices |= stale - removed
+        return ledger
+
+    def _wanted(
+        self, connection: sa.Connection, epoch: int
+    ) -> tuple[dict[str, dict[str, DesiredDeployment]], dict[str, int], set[str]]:
+        """What each device shall run, the generation of that, and who still has an older epoch's."""
+        columns = tables.desired.c
+        light = connection.execute(sa.select(columns.device_id, columns.epoch, columns.generation)).all()
+        orders = {row.device_id: (row.epoch, row.generation) for row in light}
+        changed = [device for device, order in orders.items() if self._desired.get(device, (None,))[0] != order]
+        for condition in _in(columns.device_id, changed):
+            for device_id, document in connection.execute(
+                sa.select(columns.device_id, columns.document).where(condition)
+            ):
+                entries = {entry.model: entry for entry in Desired.model_validate(document).deployments}
+                self._desired[device_id] = (orders[device_id], entries)
+        wanted = {device: dict(self._desired[device][1]) for device in orders}
+        generations = {device: generation for device, (_, generation) in orders.items()}
+        return wanted, generations, {device for device, (known, _) in orders.items() if known != epoch}
+
+    def _facts(self, connection: sa.Connection, rollout: facts.Rollout, picture: _Picture) -> facts.Facts:
+        rows = [row for row in picture.rows if row.rollout_id == rollout.rollout_id]
+        targets: tuple[facts.DeviceFact, ...] = ()
+        if rollout.rollout_id not in picture.standings:
+            meant = parse(rollout.selector)
+            targets = tuple(
+                device
+                for device in picture.devices
+                if meant.matches(labels=device.labels, profile=device.profile, device_id=device.device_id)
+            )
+        variants = self._variants(connection, rollout, picture)
+        choices = _choices(connection, rollout, variants)
+        profiles = {row.profile for row in rows} | {device.profile for device in targets}
+        missing = profiles - set(choices) if _is_open(picture, rollout.rollout_id) else set()
+        return facts.Facts(
+            rollout=rollout,
+            targets=targets,
+            removed=frozenset(device.device_id for device in picture.devices if device.removed),
+            choices=choices,
+            variants=variants,
+            build_failures=_build_failures(connection, rollout, missing) if missing else {},
+            heard=picture.heard,
+            commands=tuple(picture.commands.get(rollout.rollout_id, ())),
+        )
+
+    def _variants(
+        self, connection: sa.Connection, rollout: facts.Rollout, picture: _Picture
+    ) -> dict[tuple[str, str], facts.VariantFact]:
+        columns = tables.variants.c
+        query = sa.select(
+            columns.profile, columns.variant_id, columns.verdict, columns.manifest_sha256, columns.manifest_bytes
+        ).where(
+            columns.model == rollout.model,
+            columns.version == rollout.version,
+            columns.manifest_sha256.is_not(None),
+        )
+        return {
+            (row.profile, row.variant_id): facts.VariantFact(
+                variant_id=row.variant_id,
+                manifest_sha256=row.manifest_sha256,
+                manifest_bytes=row.manifest_bytes or 0,
+                unproven=row.verdict == Verdict.UNPROVEN,
+                model_file_sha256=self._model_file_sha256(row.manifest_sha256),
+                limits=picture.limits.get(row.profile, Limits()),
+            )
+            for row in connection.execute(query)
+        }
+
+
+def _is_open(picture: _Picture, rollout_id: str) -> bool:
+    standing = picture.standings.get(rollout_id)
+    if standing is None or standing.state in OPEN_STATES:
+        return True
+    return any(command.command_id > standing.last_command_id for command in picture.commands.get(rollout_id, ()))
+
+
+def _pending_commands(connection: sa.Connection) -> dict[str, list[facts.Command]]:
+    commands, states = tables.rollout_commands, tables.rollout_states
+    query = (
+        sa.select(commands.c.command_id, commands.c.rollout_id, commands.c.action)
+        .outerjoin(states, states.c.rollout_id == commands.c.rollout_id)
+        .where(commands.c.command_id > sa.func.coalesce(states.c.last_command_id, 0))
+        .order_by(commands.c.command_id)
+    )
+    pending: dict[str, list[facts.Command]] = {}
+    for row in connection.execute(query):
+        pending.setdefault(row.rollout_id, []).append(facts.Command(row.command_id, row.action))
+    return pending
+
+
+def _choices(
+    connection: sa.Connection, rollout: facts.Rollout, variants: Mapping[tuple[str, str], facts.VariantFact]
+) -> dict[str, facts.ChoiceFact]:
+    columns = tables.choices.c
+    query = sa.select(tables.choices).where(columns.model == rollout.model, columns.version == rollout.version)
+    found = {}
+    for row in connection.execute(query):
+        variant = variants.get((row.profile, row.variant_id or ""))
+        if row.variant_id and variant is None:
+            refusal = f"Variant {row.variant_id} was chosen, but it could not be packed."
+        else:
+            refusal = (row.refusal or {}).get("sentence", "No variant fits this profile.")
+        found[row.profile] = facts.ChoiceFact(variant=variant, refusal="" if variant else refusal)
+    return found
+
+
+def _build_failures(connection: sa.Connection, rollout: facts.Rollout, missing: set[str]) -> dict[str, str]:
+    """By profile: why the last job that should have built for it failed, unless another is queued or running."""
+    jobs, runs = tables.jobs.c, tables.job_runs.c
+    query = (
+        sa.select(jobs.request, runs.state, runs.error)
+        .outerjoin(tables.job_runs, jobs.job_id == runs.job_id)
+        .where(jobs.kind == "build", jobs.model == rollout.model, jobs.version == rollout.version)
+        .order_by(jobs.created_at)
+    )
+    failures: dict[str, str] = {}
+    for row in connection.execute(query):
+        covered = missing & set(row.request.get("profiles") or missing)
+        for profile in covered:
+            failures.pop(profile, None)
+        if row.state == "failed":
+            failures |= dict.fromkeys(covered, (row.error or {}).get("message", "the build job failed"))
+    return failures
+
+
+def _newly_removed(connection: sa.Connection) -> list[str]:
+    """Devices that were removed after their desired state was last written: its topics are still to be cleared."""
+    desired, devices = tables.desired.c, tables.devices.c
+    query = (
+        sa.select(devices.device_id)
+        .outerjoin(tables.desired, desired.device_id == devices.device_id)
+        .where(
+            devices.removed_at.is_not(None),
+            sa.or_(desired.device_id.is_(None), desired.updated_at < devices.removed_at),
+        )
+    )
+    return list(connection.execute(query).scalars())
+
+
+def _deployment(row: sa.Row[Any]) -> facts.Deployment:
+    return facts.Deployment(
+        deployment_id=row.deployment_id,
+        rollout_id=row.rollout_id,
+        device_id=row.device_id,
+        wave=row.wave,
+        profile=row.profile,
+        model=row.model,
+        version=row.version,
+        variant_id=row.variant_id,
+        state=row.state,
+        reason=row.reason,
+        detail=row.detail,
+        previous=DesiredDeployment.model_validate(row.previous) if row.previous else None,
+        offered_generation=row.offered_generation,
+        canary=row.canary,
+        opened_at=row.opened_at,
+        running_at=row.running_at,
+    )
+
+
+def _in(column: sa.ColumnElement[str], values: Sequence[str]) -> Iterator[sa.ColumnElement[bool]]:
+    for part in _chunks(values):
+        yield column.in_(part)
+
+
+def _chunks(values: Sequence[_T]) -> Iterable[Sequence[_T]]:
+    return (values[start : start + IN_CHUNK] for start in range(0, len(values), IN_CHUNK))
