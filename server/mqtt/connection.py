@@ -23,8 +23,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from server.errors import BrokerUnavailableError, InvalidError
-from server.mqtt.messages import Incoming, Publication, Subscription, Will
+from server.errors import BrokerUnavailableError
+from server.mqtt.messages import MAX_PACKET_BYTES, Incoming, Publication, Subscription, Will, checked_size
 from server.mqtt.outbox import Outbox, Outgoing
 from server.mqtt.pacing import Backoff
 
@@ -35,9 +35,6 @@ KEEPALIVE_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 5.0
 # A connection that held for this long was a good one: the next loss begins with the shortest pause again.
 STABLE_AFTER_S: Final = 10.0
-MAX_PACKET_BYTES: Final = 1_114_112  # as the embedded broker: a block of 1 MiB, its topic and properties
-MAX_TOPIC_BYTES: Final = 65_535
-PROPERTIES_BYTES: Final = 1024  # room for what a packet holds beside topic, payload and correlation data
 MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
 MAX_INFLIGHT: Final = 100
 # Paho numbers messages up to 65,535 and starts again: far fewer may be in its hands.
@@ -150,7 +147,7 @@ class BrokerConnection:
             BrokerUnavailableError: there is no room, and none became free in time.
             InvalidError: the message can never be sent: too large for the broker, or no valid topic.
         """
-        size_bytes = _checked_size(topic, len(payload) + len(correlation or b""), qos)
+        size_bytes = checked_size(topic, len(payload) + len(correlation or b""), qos)
         properties = _properties(PacketTypes.PUBLISH)
         if correlation is not None:
             properties.CorrelationData = correlation
@@ -440,24 +437,6 @@ class BrokerConnection:
         with contextlib.suppress(BlockingIOError):
             while self._wake_read.recv(4096):
                 pass
-
-
-def _checked_size(topic: str, content_bytes: int, qos: int) -> int:
-    """Bytes that a message counts for, if it can be sent at all."""
-    try:
-        topic_bytes = len(topic.encode())
-    except UnicodeEncodeError:
-        topic_bytes = 0
-    if not 0 < topic_bytes <= MAX_TOPIC_BYTES or any(sign in topic for sign in "+#\0") or qos not in {0, 1}:
-        raise InvalidError(
-            f"{topic[:100]!a} with QoS {qos} cannot be published: 1 to {MAX_TOPIC_BYTES} bytes of UTF-8, no wildcards, "
-            "QoS 0 or 1."
-        )
-    size_bytes = topic_bytes + content_bytes
-    if size_bytes + PROPERTIES_BYTES > MAX_PACKET_BYTES:
-        # The broker would cut the connection, paho would send it again, and so on for ever.
-        raise InvalidError(f"A message of {size_bytes} bytes to {topic[:100]} exceeds {MAX_PACKET_BYTES} bytes.")
-    return size_bytes
 
 
 def _properties(packet_type: int) -> Properties:

@@ -3,6 +3,13 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
+
+from server.errors import InvalidError
+
+MAX_PACKET_BYTES: Final = 1_114_112  # as the embedded broker: a block of 1 MiB, its topic and properties
+MAX_TOPIC_BYTES: Final = 65_535
+PROPERTIES_BYTES: Final = 1024  # room for what a packet holds beside topic, payload and correlation data
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,3 +83,25 @@ class Publication:
         """For the connection only."""
         self._failure = failure
         self._done.set()
+
+
+def checked_size(topic: str, content_bytes: int, qos: int) -> int:
+    """Bytes that a message counts for.
+
+    Raises:
+        InvalidError: it can never be sent: too large for the broker, or no valid topic.
+    """
+    try:
+        topic_bytes = len(topic.encode())
+    except UnicodeEncodeError:
+        topic_bytes = 0
+    if not 0 < topic_bytes <= MAX_TOPIC_BYTES or any(sign in topic for sign in "+#\0") or qos not in {0, 1}:
+        raise InvalidError(
+            f"{topic[:100]!a} with QoS {qos} cannot be published: 1 to {MAX_TOPIC_BYTES} bytes of UTF-8, no wildcards, "
+            "QoS 0 or 1."
+        )
+    size_bytes = topic_bytes + content_bytes
+    if size_bytes + PROPERTIES_BYTES > MAX_PACKET_BYTES:
+        # The broker would cut the connection, paho would send it again, and so on for ever.
+        raise InvalidError(f"A message of {size_bytes} bytes to {topic[:100]} exceeds {MAX_PACKET_BYTES} bytes.")
+    return size_bytes
