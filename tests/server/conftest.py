@@ -2,13 +2,25 @@
 
 import os
 import random
+import shutil
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvicorn
 
+from server.api.app import create_app
+from server.api.ports import Ports
+from server.database.connect import Database
+from server.database.migrate import upgrade
+from server.fleet.join import Addresses
+from server.settings import RegistrySettings
 from server.stack.broker import broker_command
 from server.stack.child import Child
 from server.stack.commands import Command
@@ -124,3 +136,84 @@ def object_store(s3_server: S3Server) -> Iterator[S3ObjectStore]:
     store = s3_server.store()
     yield store
     store.close()
+
+
+@dataclass(frozen=True)
+class RunningRegistry:
+    """An API in this process on a free port, with databases of its own, the shared S3 and the shared broker."""
+
+    url: str
+    settings: RegistrySettings
+    catalogue: Database
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with migrated databases, to be copied: migrating for each test would take longer than the tests."""
+    folder = tmp_path_factory.mktemp("migrated")
+    upgrade(RegistrySettings(data_dir=folder))
+    return folder
+
+
+@pytest.fixture
+def start_registry(
+    tmp_path: Path, s3_server: S3Server, broker: str, migrated: Path
+) -> Iterator[Callable[..., RunningRegistry]]:
+    """Start the API, with some settings changed; it ends after the test."""
+    shutil.copytree(migrated, tmp_path / "registry")
+    with ExitStack() as stack:
+
+        def start(**changes: object) -> RunningRegistry:
+            values: dict[str, Any] = {
+                "data_dir": tmp_path / "registry",
+                "s3_endpoint": s3_server.endpoint,
+                "s3_access_key": s3_server.access_key,
+                "s3_secret_key": s3_server.secret_key,
+                "mqtt_url": broker,
+            }
+            settings = RegistrySettings(**{**values, **changes})
+            return stack.enter_context(_running(settings))
+
+        yield start
+
+
+@pytest.fixture
+def registry(start_registry: Callable[..., RunningRegistry]) -> RunningRegistry:
+    """A running API."""
+    return start_registry()
+
+
+@contextmanager
+def _running(settings: RegistrySettings) -> Iterator[RunningRegistry]:
+    catalogue, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
+    objects = S3ObjectStore.from_settings(settings)
+    listener = socket.create_server((LOOPBACK, 0))
+    url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
+    ports = Ports(
+        settings=settings,
+        catalogue=catalogue,
+        telemetry=telemetry,
+        objects=objects,
+        addresses=Addresses(registry_url=url, mqtt_url=settings.mqtt_url or ""),
+        clock=time.time,
+    )
+    server = uvicorn.Server(uvicorn.Config(create_app(ports), log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        _wait_until(lambda: server.started)
+        yield RunningRegistry(url=url, settings=settings, catalogue=catalogue)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listener.close()
+        objects.close()
+        catalogue.close()
+        telemetry.close()
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
