@@ -50,6 +50,8 @@ class AgentSettings(StrictWire):
     runner_silence_s: Seconds = 15.0  # without a beat: hung
     invoke_limit_s: Seconds = 60.0  # one invoke longer than this: hung
     drain_s: Seconds = 60.0
+    runner_command: tuple[str, ...] = ()  # another Python's runner; empty: this Python's
+    front_command: tuple[str, ...] = ()
     retry_first_s: Seconds = 5.0
     restart_first_s: Seconds = 0.5
 

@@ -1,10 +1,11 @@
 """What supervisor and runner say to each other: one JSON object a line, over an inherited socket pair.
 
-The runner is started with a `RunnerSpec` as its first line. It loads the file, runs the self-test and answers `Proven` or
-`Refused` (then it exits). It accepts nobody before `Serve`. `Beat` comes every second: its silence is a hang. `Drain` stops
-accepting; connections that are open are answered with `Connection: close`; `Drained` is its last word. The front process
-gets `Routes` instead of a spec, and answers `Serving`, `Beat` and `Drained` as a runner does. A control socket that ends
-means that the supervisor is gone: leave at once.
+The runner is started with a `RunnerSpec` as its first line. It loads the file, runs the self-test and answers `Proven`
+or `Refused` (then it exits). It accepts nobody before `Serve`. `Beat` comes every second: its silence is a hang.
+`Drain` stops accepting; open connections are answered with `Connection: close`; `Drained` is its last word.
+
+The front process gets `Routes` instead of a spec, and answers `Serving`, `Beat` and `Drained` as a runner does. A
+control socket that ends means that the supervisor is gone: leave at once.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Inbox:
                 self._queue.put(item, timeout=0.2)
             except queue.Full:
                 continue
-            self._wake()
+            self.wake()
             return
 
     def drain(self, limit: int = 32) -> list[object]:
@@ -47,7 +47,7 @@ class Inbox:
                 items.append(self._queue.get_nowait())
             except queue.Empty:
                 return items
-        self._wake()
+        self.wake()
         return items
 
     def refuse(self) -> None:
@@ -60,6 +60,7 @@ class Inbox:
         os.close(self._reader)
         os.close(self._writer)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Make the worker look; safe in a signal handler."""
         with contextlib.suppress(BlockingIOError, OSError):  # full: it is awake already; closed: nobody to wake
             os.write(self._writer, b"\0")

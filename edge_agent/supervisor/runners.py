@@ -1,0 +1,342 @@
+"""The runners and the front: started, watched, swapped, stopped. What becomes of them is told to the core as events.
+
+One model: its runner accepts on the shared TCP port. Several: the front process accepts there and forwards to each
+model's Unix socket. The descriptors are the supervisor's own and are inherited, so a port is never without a listener.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from edge_agent.runner.control import (
+    FROM_RUNNER,
+    Beat,
+    Drain,
+    FromRunner,
+    Proven,
+    Refused,
+    Routes,
+    RunnerSpec,
+    Serve,
+    Serving,
+    SetWindow,
+    StopAccepting,
+    Window,
+)
+from edge_agent.supervisor.child import Child
+from edge_agent.supervisor.events import (
+    Event,
+    RunnerBeat,
+    RunnerExited,
+    RunnerHung,
+    RunnerProven,
+    RunnerRefused,
+    RunnerServing,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_agent.layout import Layout
+    from edge_agent.protocol.messages import TelemetryReport
+    from edge_agent.settings import AgentSettings
+    from edge_agent.supervisor.events import Activate, StartRunner
+    from edge_agent.supervisor.listeners import Listeners
+    from edge_agent.supervisor.variants import VariantFolders
+
+log = logging.getLogger(__name__)
+RESTART_PROBE_RUNS = 3  # one that was proven here before only has to come up
+STOP_PATIENCE_S = 3.0
+
+
+class _Runner:
+    def __init__(self, child: Child, action: StartRunner) -> None:
+        self.child, self.deployment_id, self.model = child, action.deployment_id, action.manifest.model
+        self.proven = self.serving = self.leaving = False
+        self.refused: Refused | None = None
+        self.hung = ""
+        self.retire: str | None = None  # the one that leaves once this one serves
+        self.descriptors: tuple[int, ...] = ()
+
+
+class Runners:
+    """Every living child.
+
+    Args:
+        settings: how long to wait for what.
+        layout: where the models' sockets are.
+        folders: where the files are.
+        listeners: what the runners accept on.
+        watch: called with a child's control socket and a callback when it is started.
+        unwatch: called with the control socket of one that has ended.
+        deliver: takes the events.
+        on_window: takes telemetry.
+    """
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        *,
+        layout: Layout,
+        folders: VariantFolders,
+        listeners: Listeners,
+        watch: Callable[[int, Callable[[], None]], None],
+        unwatch: Callable[[int], None],
+        deliver: Callable[[Event], None],
+        on_window: Callable[[TelemetryReport], None],
+    ) -> None:
+        self._settings, self._layout, self._folders, self._listeners = settings, layout, folders, listeners
+        self._watch, self._unwatch, self._deliver, self._on_window = watch, unwatch, deliver, on_window
+        self._runners: dict[str, _Runner] = {}
+        self._served: dict[str, str] = {}  # model -> the deployment that answers
+        self._front: Child | None = None
+        self._front_serves = False
+        self._front_retry_s = 0.0
+        self._window_s = 10.0
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids, for people and for measurements."""
+        found = {deployment_id: runner.child.process.pid for deployment_id, runner in self._runners.items()}
+        if self._front is not None:
+            found["front"] = self._front.process.pid
+        return found
+
+    def beat(self, deployment_id: str) -> Beat | None:
+        """A runner's last sign of life."""
+        runner = self._runners.get(deployment_id)
+        return None if runner is None else runner.child.last_beat
+
+    def start(self, action: StartRunner) -> None:
+        """Start a runner; `RunnerProven`, `RunnerRefused` or an end follows."""
+        manifest = action.manifest
+        descriptors = [self._listeners.unix(manifest.model).fileno()]
+        if self._listeners.tcp is not None:
+            descriptors.append(self._listeners.tcp.fileno())
+        command = self._settings.runner_command or (sys.executable, "-m", "edge_agent.runner")
+        child = Child(command, descriptors=descriptors, now_s=time.monotonic())
+        runner = _Runner(child, action)
+        self._runners[action.deployment_id] = runner
+        self._watch(child.control.fileno(), lambda: self._readable(runner))
+        spec = RunnerSpec(
+            deployment_id=action.deployment_id,
+            manifest=manifest,
+            model_path=self._folders.model_path(action.manifest_sha256),
+            golden_path=self._folders.golden_path(action.manifest_sha256),
+            limits=action.limits,
+            window_s=self._window_s,
+        )
+        if not action.proving:
+            spec = spec.model_copy(update={"probe_runs": RESTART_PROBE_RUNS})
+        child.send(spec)
+
+    def activate(self, action: Activate) -> None:
+        """Let a proven runner accept; the old one leaves once it does."""
+        runner = self._runners.get(action.deployment_id)
+        if runner is None:
+            return
+        runner.retire = action.retire
+        self._served[runner.model] = runner.deployment_id
+        self._arrange()
+
+    def stop(self, deployment_id: str, *, at_once: bool) -> None:
+        """Let a runner leave."""
+        runner = self._runners.get(deployment_id)
+        if runner is None:
+            return
+        runner.leaving = True
+        if at_once:
+            runner.child.kill()
+        else:
+            self._drain(runner, self._settings.drain_s)
+
+    def deactivate(self, model: str) -> None:
+        """Nobody answers for a model any more."""
+        self._served.pop(model, None)
+        self._listeners.drop(model)
+        self._arrange()
+
+    def set_window(self, window_s: float) -> None:
+        """Cut telemetry into windows of this length."""
+        self._window_s = window_s
+        for runner in self._runners.values():
+            runner.child.send(SetWindow(window_s=window_s))
+
+    def check(self, now_s: float) -> None:
+        """Find those that hang, and end those whose time is over."""
+        for runner in list(self._runners.values()):
+            child = runner.child
+            if child.kill_at_s is not None and now_s >= child.kill_at_s:
+                child.kill()
+                child.kill_at_s = None
+            elif not runner.leaving and not runner.hung and (why := self._hangs(runner, now_s)):
+                runner.hung = why
+                log.warning("the runner of %s hangs and is ended: %s", runner.deployment_id, why)
+                child.kill()
+        front = self._front
+        if front is not None and now_s - front.heard_s > self._settings.runner_silence_s:
+            front.kill()
+        elif front is None and len(self._served) > 1 and now_s >= self._front_retry_s:
+            self._arrange()
+
+    def close(self, *, patience_s: float = STOP_PATIENCE_S) -> None:
+        """Let all finish what they are answering, then end them."""
+        front = [self._front] if self._front is not None else []
+        children = [*front, *(runner.child for runner in self._runners.values())]
+        for child in children:
+            child.send(Drain(deadline_s=patience_s))
+        give_up_at = time.monotonic() + patience_s
+        while time.monotonic() < give_up_at and any(child.process.poll() is None for child in children):
+            for runner in self._runners.values():
+                self._take_windows(runner)
+            time.sleep(0.02)
+        for runner in self._runners.values():
+            self._take_windows(runner)
+        for child in children:
+            child.kill()
+            child.reap()
+        self._runners.clear()
+        self._front = None
+
+    def _hangs(self, runner: _Runner, now_s: float) -> str:
+        silence_s = now_s - runner.child.heard_s
+        if not runner.proven:
+            limit_s = self._settings.runner_start_s
+            return f"not proven after {limit_s:.0f} s" if now_s - runner.child.started_s > limit_s else ""
+        if silence_s > self._settings.runner_silence_s:
+            return f"no sign of life for {silence_s:.0f} s"
+        if runner.child.last_beat.busy_ms > self._settings.invoke_limit_s * 1000:
+            return f"one invoke runs for more than {self._settings.invoke_limit_s:.0f} s"
+        return ""
+
+    def _readable(self, runner: _Runner) -> None:
+        try:
+            messages = runner.child.receive(FROM_RUNNER, now_s=time.monotonic())
+        except (ValueError, ValidationError) as exc:
+            log.warning("the runner of %s says what can't be understood: %s", runner.deployment_id, exc)
+            runner.child.kill()
+            runner.child.ended, messages = True, []
+        for message in messages:
+            self._said(runner, message)
+        if runner.child.ended:
+            self._gone(runner)
+
+    def _said(self, runner: _Runner, message: FromRunner) -> None:
+        match message:
+            case Proven():
+                runner.proven = True
+                self._deliver(RunnerProven(runner.deployment_id, message.report))
+            case Refused():
+                runner.refused = message
+            case Serving():
+                self._serves(runner)
+            case Beat():
+                self._deliver(RunnerBeat(runner.deployment_id, message.inferences))
+            case Window():
+                self._on_window(message.report)
+            case _:  # Drained: its socket ends next
+                pass
+
+    def _serves(self, runner: _Runner) -> None:
+        first = not runner.serving
+        runner.serving = True
+        old = self._runners.get(runner.retire) if runner.retire is not None else None
+        runner.retire = None
+        if old is not None:
+            self.stop(old.deployment_id, at_once=False)
+        if first:
+            self._deliver(RunnerServing(runner.deployment_id))
+        self._arrange()
+
+    def _gone(self, runner: _Runner) -> None:
+        self._unwatch(runner.child.control.fileno())
+        detail = runner.child.reap()
+        if self._runners.get(runner.deployment_id) is runner:
+            del self._runners[runner.deployment_id]
+        if runner.retire is not None:  # it ended before it served: the old one may go all the same
+            self.stop(runner.retire, at_once=False)
+        if self._served.get(runner.model) == runner.deployment_id:
+            del self._served[runner.model]
+        if runner.refused is not None and not runner.leaving:
+            refused = runner.refused
+            self._deliver(RunnerRefused(runner.deployment_id, refused.reason, refused.detail, refused.report))
+        elif runner.hung:
+            self._deliver(RunnerHung(runner.deployment_id, runner.hung))
+        else:
+            self._deliver(RunnerExited(runner.deployment_id, detail))
+
+    def _drain(self, runner: _Runner, deadline_s: float) -> None:
+        runner.child.send(Drain(deadline_s=deadline_s))
+        runner.child.kill_at_s = time.monotonic() + deadline_s + STOP_PATIENCE_S
+
+    def _take_windows(self, runner: _Runner) -> None:
+        for window in runner.child.last_windows(FROM_RUNNER, now_s=time.monotonic()):
+            self._on_window(window.report)
+
+    def _arrange(self) -> None:
+        """Decide who accepts where, and tell those for whom it changes."""
+        tcp = None if self._listeners.tcp is None else self._listeners.tcp.fileno()
+        several = len(self._served) > 1 and tcp is not None
+        if several and tcp is not None:
+            self._ensure_front(tcp)
+        for model, deployment_id in self._served.items():
+            runner = self._runners.get(deployment_id)
+            if runner is None or runner.leaving:
+                continue
+            wanted: tuple[int, ...] = (self._listeners.unix(model).fileno(),)
+            if tcp is not None and not (several and self._front_serves):
+                # until the front serves whoever had the port keeps it
+                wanted = (*wanted, tcp) if not several or tcp in runner.descriptors else wanted
+            self._tell(runner, wanted)
+        if (
+            not several
+            and self._front is not None
+            and all(self._runners[d].serving for d in self._served.values() if d in self._runners)
+        ):
+            self._front.send(Drain(deadline_s=self._settings.drain_s))
+        elif self._front is not None:
+            self._send_routes(self._front)
+
+    def _tell(self, runner: _Runner, wanted: tuple[int, ...]) -> None:
+        added = tuple(fd for fd in wanted if fd not in runner.descriptors)
+        removed = tuple(fd for fd in runner.descriptors if fd not in wanted)
+        runner.descriptors = wanted
+        if added:
+            runner.child.send(Serve(descriptors=added))
+        if removed:
+            runner.child.send(StopAccepting(descriptors=removed))
+
+    def _send_routes(self, front: Child) -> None:
+        front.send(Routes(sockets={model: self._layout.model_socket(model) for model in self._served}))
+
+    def _ensure_front(self, tcp: int) -> None:
+        if self._front is not None:
+            return
+        command = self._settings.front_command or (sys.executable, "-m", "edge_agent.front")
+        front = Child(command, descriptors=[tcp], now_s=time.monotonic())
+        self._front = front
+        self._watch(front.control.fileno(), lambda: self._front_readable(front))
+        self._send_routes(front)
+        front.send(Serve(descriptors=(tcp,)))
+
+    def _front_readable(self, front: Child) -> None:
+        messages: list[FromRunner] = []
+        with contextlib.suppress(ValueError, ValidationError):
+            messages = front.receive(FROM_RUNNER, now_s=time.monotonic())
+        if any(isinstance(message, Serving) for message in messages) and not self._front_serves:
+            self._front_serves = True
+            self._arrange()
+        if front.ended:
+            self._unwatch(front.control.fileno())
+            detail = front.reap()
+            if self._front is front:
+                self._front, self._front_serves = None, False
+                self._front_retry_s = time.monotonic() + 1.0
+            if len(self._served) > 1:
+                log.warning("the front process ended (%s) and is started again", detail)
