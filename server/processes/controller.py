@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import secrets
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def serve(settings: RegistrySettings, stop: threading.Event) -> None:
+def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> None:
     """Decide until `stop` is set.
 
     Raises:
@@ -52,7 +53,7 @@ def serve(settings: RegistrySettings, stop: threading.Event) -> None:
             status_interval_s=settings.presence_interval_s, telemetry_window_s=settings.telemetry_interval_s
         ),
         holder=holder,
-        pace=Pace(),
+        pace=pace,
     )
     try:
         controller.run(stop)
@@ -64,8 +65,12 @@ def serve(settings: RegistrySettings, stop: threading.Event) -> None:
         database.close()
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="server.processes.controller", description="Decides what devices shall run.")
+    parser.add_argument("--interval-s", type=float, default=0.5, help="pause between two looks")
+    parser.add_argument("--lease-s", type=float, default=5.0, help="silence after which another may lead")
+    options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     stop = threading.Event()
 
@@ -75,7 +80,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, stop_soon)
     signal.signal(signal.SIGINT, stop_soon)
     try:
-        serve(load_settings(), stop)
+        serve(load_settings(), stop, pace=Pace(interval_s=options.interval_s, lease_s=options.lease_s))
     except RegistryError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1

@@ -44,7 +44,7 @@ class Pace:
 class Controller:
     """One of possibly several; the one that holds the lease decides."""
 
-    def __init__(  # noqa: PLR0913  its parts, named
+    def __init__(
         self,
         database: Database,
         *,

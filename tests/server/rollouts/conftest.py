@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import time
+import uuid
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
-from edge_agent.protocol.messages import DeploymentStatus, DesiredDeployment, SelfTestReport
-from edge_agent.protocol.profile import Delegate, RuntimeName
+from edge_agent.protocol.manifest import (
+    Encoding,
+    FileRole,
+    ObjectDescriptor,
+    PayloadFile,
+    TensorBinding,
+    VariantManifest,
+)
+from edge_agent.protocol.messages import DeploymentStatus, Desired, DesiredDeployment, SelfTestReport, Status
+from edge_agent.protocol.profile import Arch, Cpu, Delegate, DeviceProfile, Limits, RuntimeName
+from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from edge_agent.protocol.states import DeploymentState, Reason
+from server.database import tables
+from server.database.connect import Database
 from server.rollouts.engine import advance
 from server.rollouts.facts import ChoiceFact, Command, Deployment, DeviceFact, Facts, Heard, Rollout, VariantFact
 from server.rollouts.ledger import Ledger
@@ -18,7 +33,10 @@ from server.rollouts.plan import parse_waves
 from server.schemas.rollouts import RolloutOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from server.storage import S3ObjectStore
 
 EPOCH = 1
 
@@ -192,3 +210,179 @@ def make_paper() -> Callable[..., Paper]:
         return Paper(dict.fromkeys((f"d{i}" for i in range(devices)), "pi") if isinstance(devices, int) else devices)
 
     return make
+
+
+EPOCH_OF_REGISTRY = 7
+
+
+def _describe_variant(store: S3ObjectStore, profile: str, version: str, *, salt: str) -> tuple[dict[str, object], str]:
+    """A real manifest in S3 and the row of its variant: (row, sha256 of the model file)."""
+    model_file = f"{salt}:{profile}:{version}".encode()
+    file_sha256 = hashlib.sha256(model_file).hexdigest()
+    described = ObjectDescriptor.describe(model_file, encoding=Encoding.IDENTITY)
+    tensor = TensorSpec(name="x", shape=(-1, 4))
+    binding = TensorBinding(name="x", index=0, datatype=Datatype.FP32, shape=(1, 4))
+    manifest = VariantManifest(
+        variant_id=f"v{version}-{profile}",
+        model="m",
+        version=version,
+        profile=profile,
+        recipe="float32",
+        runtime=RuntimeName.LITERT,
+        delegate=Delegate.XNNPACK,
+        signature=ModelSignature(inputs=(tensor,), outputs=(tensor,)),
+        inputs=(binding,),
+        outputs=(binding,),
+        files=(PayloadFile(role=FileRole.MODEL, sha256=file_sha256, size_bytes=len(model_file)),),
+        payload_sha256=file_sha256,
+        object=described,
+    )
+    stored = store.put_bytes(manifest.model_dump_json().encode())
+    row = {
+        "model": "m",
+        "version": version,
+        "profile": profile,
+        "variant_id": manifest.variant_id,
+        "recipe": "float32",
+        "runtime": "litert",
+        "delegate": "xnnpack",
+        "verdict": "fits",
+        "chosen": True,
+        "manifest_sha256": stored.sha256,
+        "manifest_bytes": stored.size_bytes,
+        "object_sha256": described.sha256,
+        "object_bytes": described.size_bytes,
+        "document": {},
+        "created_at": 0.0,
+    }
+    return row, file_sha256
+
+
+@dataclass
+class Registry:
+    """A registry's database with devices, versions 1 and 2 of the model `m`, and their manifests in S3."""
+
+    database: Database
+    store: S3ObjectStore
+    broker: str
+    salt: str
+    files: dict[str, str] = field(default_factory=dict)  # variant -> sha256 of its model file
+    sequence: int = 0
+
+    def device(self, number: int) -> str:
+        return f"{self.salt}-{number}"
+
+    def fill(self, devices: int) -> None:
+        profile = DeviceProfile(
+            name="pi",
+            arch=Arch.AARCH64,
+            cpu=Cpu(model="Cortex-A72", cores=4),
+            ram_bytes=1 << 30,
+            storage_bytes=1 << 30,
+            runtimes=(RuntimeName.LITERT,),
+            limits=Limits(latency_p95_ms=40.0),
+        )
+        with self.database.write() as connection:
+            tables.catalogue.create_all(connection)
+            row = {"registry_id": "r", "epoch": EPOCH_OF_REGISTRY, "created_at": 0.0}
+            connection.execute(sa.insert(tables.registry).values(row))
+            document = profile.model_dump(mode="json")
+            connection.execute(sa.insert(tables.profiles).values(name="pi", document=document, created_at=0.0))
+            for number in range(devices):
+                values = {
+                    "device_id": self.device(number),
+                    "profile": "pi",
+                    "labels": {"site": "berlin"},
+                    "key_sha256": "0" * 64,
+                    "facts": {},
+                    "joined_at": 0.0,
+                }
+                connection.execute(sa.insert(tables.devices).values(values))
+        for version in "12":
+            row, file_sha256 = _describe_variant(self.store, "pi", version, salt=self.salt)
+            self.files[str(row["variant_id"])] = file_sha256
+            choice = {"model": "m", "version": version, "profile": "pi", "variant_id": row["variant_id"]}
+            with self.database.write() as connection:
+                connection.execute(sa.insert(tables.variants).values(row))
+                connection.execute(sa.insert(tables.choices).values(**choice, refusal=None, created_at=0.0))
+
+    def start(self, name: str, *, version: str = "1", waves: str = "100%", **options: float) -> str:
+        row = {
+            "rollout_id": name,
+            "model": "m",
+            "version": version,
+            "selector": "site=berlin",
+            "waves": [wave.model_dump(exclude_none=True) for wave in parse_waves(waves)],
+            "seed": 1,
+            "options": options,
+            "created_at": time.time(),
+        }
+        with self.database.write() as connection:
+            connection.execute(sa.insert(tables.rollouts).values(row))
+        return name
+
+    def command(self, name: str, action: str) -> None:
+        with self.database.write() as connection:
+            row = {"rollout_id": name, "action": action, "created_at": 0.0}
+            connection.execute(sa.insert(tables.rollout_commands).values(row))
+
+    def state(self, name: str) -> str:
+        with self.database.read() as connection:
+            query = sa.select(tables.rollout_states.c.state).where(tables.rollout_states.c.rollout_id == name)
+            return str(connection.execute(query).scalar() or "")
+
+    def rows(self, table: sa.Table) -> list[sa.Row[Any]]:
+        with self.database.read() as connection:
+            return list(connection.execute(sa.select(table)))
+
+    def runs(self, device: str, desired: Desired) -> None:
+        """The device does as it is told, and the ingest has written its report."""
+        self.sequence += 1
+        deployments = tuple(
+            DeploymentStatus(
+                deployment_id=entry.deployment_id,
+                model=entry.model,
+                version=entry.version,
+                variant_id=entry.variant_id,
+                state=DeploymentState.ACTIVE,
+                serving=True,
+                file_sha256=self.files[entry.variant_id],
+                self_test=self_test(),
+            )
+            for entry in desired.deployments
+        )
+        status = Status(
+            session_id="5" * 32,
+            sequence=self.sequence,
+            observed_epoch=desired.epoch,
+            observed_generation=desired.generation,
+            deployments=deployments,
+        )
+        row = {
+            "device_id": device,
+            "session_id": status.session_id,
+            "session_counter": 1,
+            "online": True,
+            "last_seen_at": time.time(),
+            "status_sequence": status.sequence,
+            "status": status.model_dump(mode="json"),
+            "observed_epoch": status.observed_epoch,
+            "observed_generation": status.observed_generation,
+        }
+        with self.database.write() as connection:
+            connection.execute(sa.delete(tables.device_states).where(tables.device_states.c.device_id == device))
+            connection.execute(sa.insert(tables.device_states).values(row))
+
+
+@pytest.fixture
+def make_registry(tmp_path: Path, broker: str, object_store: S3ObjectStore) -> Iterator[Callable[[int], Registry]]:
+    """A registry with so many devices."""
+    database = Database(f"sqlite:///{tmp_path / 'registry.db'}")
+
+    def make(devices: int) -> Registry:
+        registry = Registry(database, object_store, broker, salt=f"t{uuid.uuid4().hex[:8]}")
+        registry.fill(devices)
+        return registry
+
+    yield make
+    database.close()

@@ -1,0 +1,348 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+import sqlalchemy as sa
+
+from edge_agent.protocol.messages import Desired, decode
+from edge_agent.protocol.topics import DeviceTopic, device_topic, every_device, parse
+from server.database import tables
+from server.errors import StorageUnavailableError
+from server.mqtt import BrokerConnection, Incoming, Subscription
+from server.rollouts.controller import Controller, Pace
+from server.rollouts.doorbell import Doorbell
+from server.rollouts.lease import LeaseLostError
+from server.rollouts.manifests import ManifestFiles
+from server.rollouts.reading import Reader
+from server.rollouts.writing import Intervals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from server.storage import ObjectStore
+    from tests.server.conftest import S3Server
+    from tests.server.rollouts.conftest import Registry
+
+INTERVALS = Intervals(status_interval_s=30.0, telemetry_window_s=10.0)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    end_s = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end_s, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def tick_until(one: Controller, condition: Callable[[], bool]) -> None:
+    def ticked() -> bool:
+        one.tick()
+        return condition()
+
+    wait_for(ticked)
+
+
+class Fleet:
+    """Every device of a registry, on one real MQTT connection: obeys each newer desired state at once."""
+
+    def __init__(self, registry: Registry, *, obedient: bool = True) -> None:
+        self.registry = registry
+        self.obedient = obedient
+        self.received: dict[str, list[Desired]] = {}
+        self.cleared: set[str] = set()
+        subscription = Subscription(every_device(DeviceTopic.DESIRED))
+        self.connection = BrokerConnection(registry.broker, f"fleet-{registry.salt}", (subscription,), self.on_message)
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.connection.run, args=(self.stop,))
+
+    def __enter__(self) -> Self:
+        self.thread.start()
+        assert self.connection.wait_ready(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        self.connection.wake()
+        self.thread.join()
+
+    def on_message(self, message: Incoming) -> None:
+        message.ack()
+        parsed = parse(message.topic)
+        assert parsed is not None
+        device = parsed.device or ""
+        if not device.startswith(self.registry.salt):
+            return
+        if not message.payload:
+            self.cleared.add(device)
+            return
+        desired = decode(Desired, message.payload)
+        known = self.received.setdefault(device, [])
+        if known and desired.order < known[-1].order:
+            return
+        known.append(desired)
+        if self.obedient:
+            self.registry.runs(device, desired)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def linked(registry: Registry) -> Iterator[BrokerConnection]:
+    stop = threading.Event()
+    connection = BrokerConnection(registry.broker, f"ctl-{registry.salt}-{random.random()}", (), lambda _: None)
+    thread = threading.Thread(target=connection.run, args=(stop,))
+    thread.start()
+    assert connection.wait_ready(10)
+    yield connection
+    stop.set()
+    connection.wake()
+    thread.join()
+
+
+def controller(
+    registry: Registry,
+    connection: BrokerConnection,
+    *,
+    clock: Callable[[], float] = time.time,
+    store: ObjectStore | None = None,
+    name: str = "one",
+) -> Controller:
+    manifests = ManifestFiles(store or registry.store)
+    return Controller(
+        registry.database,
+        reader=Reader(manifests.model_file_sha256),
+        manifests=manifests,
+        doorbell=Doorbell(connection),
+        intervals=INTERVALS,
+        holder=name,
+        pace=Pace(lease_s=5.0),
+        clock=clock,
+    )
+
+
+def actions(registry: Registry) -> list[str]:
+    return [row.action for row in registry.rows(tables.decisions)]
+
+
+def test_controller_process_killed_at_any_moment_goes_on_and_decides_nothing_twice(
+    make_registry: Callable[[int], Registry], s3_server: S3Server, tmp_path: Path
+) -> None:
+    registry = make_registry(12)
+    registry.start("r1", waves="1,4,50%,100%")
+    environment = os.environ | {
+        "SHOAL_DATA_DIR": str(tmp_path),
+        "SHOAL_DATABASE_URL": str(registry.database.url),
+        "SHOAL_MQTT_URL": registry.broker,
+        "SHOAL_S3_ENDPOINT": s3_server.endpoint,
+        "SHOAL_S3_ACCESS_KEY": s3_server.access_key,
+        "SHOAL_S3_SECRET_KEY": s3_server.secret_key,
+    }
+    command = [sys.executable, "-m", "server.processes.controller", "--interval-s", "0.05", "--lease-s", "0.3"]
+    chance = random.Random(3)
+    kills = 0
+    with Fleet(registry) as fleet, (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stderr=log)
+        try:
+            for opened in (1, 4, 6):
+                wait_for(lambda opened=opened: len(fleet.received) >= opened)  # type: ignore[misc]  # bound on purpose
+                time.sleep(chance.uniform(0, 0.1))
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+                process = subprocess.Popen(command, env=environment, stderr=log)
+            wait_for(lambda: registry.state("r1") == "finished")
+            wait_for(lambda: {row.published_generation for row in registry.rows(tables.desired)} == {1})
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert kills == 3
+    assert Counter(actions(registry)) == {"planned": 1, "wave_opened": 4, "finished": 1}
+    assert Counter(row.state for row in registry.rows(tables.deployments)) == {"running": 12}
+    for device, known in fleet.received.items():
+        assert {(desired.epoch, desired.generation) for desired in known} == {(7, 1)}, device
+        assert {entry.limits.latency_p95_ms for entry in known[-1].deployments} == {40.0}
+    (lease,) = registry.rows(tables.leases)
+    assert (lease.term, lease.until) == (4, 0.0)
+
+
+def test_controller_second_one_waits_and_the_first_is_fenced_off_after_its_lease(
+    make_registry: Callable[[int], Registry],
+) -> None:
+    registry = make_registry(2)
+    clock = Clock()
+    with linked(registry) as connection:
+        first = controller(registry, connection, clock=clock, name="first")
+        second = controller(registry, connection, clock=clock, name="second")
+        first.tick()
+        second.tick()
+        assert (first.leads, second.leads) == (True, False)
+        clock.now += 6
+        second.tick()
+        assert second.leads
+        registry.start("r1")
+        with pytest.raises(LeaseLostError):
+            first.tick()
+        assert registry.rows(tables.deployments) == []
+        second.tick()
+        assert len(registry.rows(tables.deployments)) == 2
+        second.resign()
+        third = controller(registry, connection, clock=clock, name="third")
+        third.tick()
+        assert third.leads, "who leaves cleanly lets the next one lead at once"
+
+
+def test_controller_failure_of_a_version_gives_the_old_one_back(make_registry: Callable[[int], Registry]) -> None:
+    registry = make_registry(3)
+    registry.start("r1")
+    with linked(registry) as connection, Fleet(registry) as fleet:
+        one = controller(registry, connection)
+
+        tick_until(one, lambda: registry.state("r1") == "finished")
+        fleet.obedient = False
+        registry.start("r2", version="2", waves="1,100%")
+        tick_until(one, lambda: any(known[-1].generation == 2 for known in fleet.received.values()))
+        (victim,) = (device for device, known in fleet.received.items() if known[-1].generation == 2)
+        fail(registry, victim, fleet.received[victim][-1])
+        tick_until(one, lambda: registry.state("r2") == "stopped")
+        tick_until(one, lambda: fleet.received[victim][-1].generation == 3)
+        entry = fleet.received[victim][-1].deployments[0]
+        assert entry.version == "1"
+        assert entry.deployment_id == fleet.received[victim][0].deployments[0].deployment_id
+        registry.runs(victim, fleet.received[victim][-1])
+        one.tick()
+        one.tick()
+    states = Counter((row.rollout_id, row.state) for row in registry.rows(tables.deployments))
+    assert states == {("r1", "running"): 3, ("r2", "failed"): 1, ("r2", "cancelled"): 2}
+
+
+def fail(registry: Registry, device: str, desired: Desired) -> None:
+    registry.runs(device, desired)
+    with registry.database.write() as connection:
+        column = tables.device_states.c.status
+        condition = tables.device_states.c.device_id == device
+        status: Any = connection.execute(sa.select(column).where(condition)).scalar()
+        status["deployments"][0] |= {"state": "failed", "reason": "golden_mismatch", "serving": False}
+        values = {"status": status, "status_sequence": status["sequence"] + 1000}
+        connection.execute(sa.update(tables.device_states).where(condition).values(values))
+
+
+def test_controller_rollback_command_is_obeyed_once(make_registry: Callable[[int], Registry]) -> None:
+    registry = make_registry(2)
+    registry.start("r1")
+    with linked(registry) as connection, Fleet(registry) as fleet:
+        one = controller(registry, connection)
+        tick_until(one, lambda: registry.state("r1") == "finished")
+        registry.command("r1", "rollback")
+        tick_until(one, lambda: registry.state("r1") == "rolled_back")
+        tick_until(one, lambda: all(known[-1].generation == 2 for known in fleet.received.values()))
+        for _ in range(3):
+            one.tick()
+    assert all(known[-1].deployments == () for known in fleet.received.values())
+    assert actions(registry).count("rollback") == 1
+    assert {row.generation for row in registry.rows(tables.desired)} == {2}
+
+
+def test_controller_removed_device_has_its_retained_topics_cleared(make_registry: Callable[[int], Registry]) -> None:
+    registry = make_registry(1)
+    device = registry.device(0)
+    registry.start("r1")
+    with linked(registry) as connection, Fleet(registry) as fleet:
+        one = controller(registry, connection)
+        tick_until(one, lambda: registry.state("r1") == "finished")
+        for kind in (DeviceTopic.PRESENCE, DeviceTopic.STATUS):
+            assert connection.publish(device_topic(device, kind), b"{}", qos=1, retain=True).wait(5)
+        with registry.database.write() as database:
+            database.execute(sa.update(tables.devices).values(removed_at=time.time()))
+        tick_until(one, lambda: device in fleet.cleared)
+        for _ in range(3):
+            one.tick()
+    seen: list[str] = []
+    stop = threading.Event()
+    subscription = Subscription(f"shoal/v1/d/{device}/+")
+    late = BrokerConnection(
+        registry.broker, f"late-{registry.salt}", (subscription,), lambda message: seen.append(message.topic)
+    )
+    thread = threading.Thread(target=late.run, args=(stop,))
+    thread.start()
+    assert late.wait_ready(10)
+    time.sleep(0.2)
+    stop.set()
+    late.wake()
+    thread.join()
+    assert seen == []
+    assert {row.state for row in registry.rows(tables.deployments)} == {"cancelled"}
+    assert {row.generation for row in registry.rows(tables.desired)} == {2}, "cleared once"
+
+
+def test_controller_s3_down_verifies_nobody_until_it_is_back(make_registry: Callable[[int], Registry]) -> None:
+    registry = make_registry(1)
+    registry.start("r1")
+    clock = Clock()
+
+    class Flaky:
+        """The real store behind a switch."""
+
+        down = True
+
+        def get_bytes(self, sha256: str) -> bytes:
+            if self.down:
+                raise StorageUnavailableError("S3 does not answer.")
+            return registry.store.get_bytes(sha256)
+
+    store: Any = Flaky()
+    with linked(registry) as connection, Fleet(registry) as fleet:
+        one = controller(registry, connection, store=store, clock=clock)
+        tick_until(one, lambda: bool(fleet.received))
+        for _ in range(3):
+            one.tick()
+        (row,) = registry.rows(tables.deployments)
+        assert (row.state, row.detail) == (
+            "active",
+            "active, but its manifest can't be read now to compare the file with",
+        )
+        store.down = False
+        clock.now += 6
+        tick_until(one, lambda: registry.state("r1") == "finished")
+
+
+def test_controller_new_epoch_gives_every_device_a_newer_desired_state(
+    make_registry: Callable[[int], Registry],
+) -> None:
+    registry = make_registry(2)
+    registry.start("r1")
+    with linked(registry) as connection, Fleet(registry) as fleet:
+        one = controller(registry, connection)
+        tick_until(one, lambda: registry.state("r1") == "finished")
+        with registry.database.write() as database:
+            database.execute(sa.update(tables.registry).values(epoch=8))
+        tick_until(one, lambda: all(known[-1].epoch == 8 for known in fleet.received.values()))
+        one.tick()
+    assert {(row.epoch, row.generation) for row in registry.rows(tables.desired)} == {(8, 2)}
+
+
+def test_controller_unreadable_rollout_holds_up_no_other(make_registry: Callable[[int], Registry]) -> None:
+    registry = make_registry(1)
+    registry.start("bad", max_failures=-3)
+    registry.start("good")
+    with linked(registry) as connection, Fleet(registry):
+        one = controller(registry, connection)
+        tick_until(one, lambda: registry.state("good") == "finished")
+    assert registry.state("bad") == ""
