@@ -4,16 +4,13 @@ Paho's own loop uses `select()`, which dies at 1,024 descriptors; here paho is o
 thread calls `run` (or `run_once`) and is the only one that touches paho; others fill queues and wake it.
 """
 
-import contextlib
 import logging
-import selectors
-import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 from urllib.parse import urlsplit
 
 from paho.mqtt.client import MQTT_ERR_QUEUE_SIZE, MQTT_ERR_SUCCESS, Client, ConnectFlags, MQTTMessage
@@ -27,6 +24,7 @@ from server.errors import BrokerUnavailableError
 from server.mqtt.messages import MAX_PACKET_BYTES, Incoming, Publication, Subscription, Will, checked_size
 from server.mqtt.outbox import Outbox, Outgoing
 from server.mqtt.pacing import Backoff
+from server.mqtt.poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +90,8 @@ class BrokerConnection:
         self.last_error: str | None = None
         """Why the last attempt or connection ended; for logs and health pages."""
 
-        self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake_write = socket.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._client = self._make_client(client_id, will)
+        self._poller = Poller(self._client)
 
     # -- for any thread --------------------------------------------------------------------------------------------
 
@@ -186,15 +180,7 @@ class BrokerConnection:
             wait_s = min(wait_s, max(0.0, self._connect_at_s - time.monotonic()))
         if self._inbox:  # left over from a callback that raised
             wait_s = 0.0
-        for key, events in self._selector.select(wait_s):
-            if key.fileobj is self._wake_read:
-                self._drain_wake()
-                continue
-            if events & selectors.EVENT_READ:
-                self._client.loop_read()
-            if events & selectors.EVENT_WRITE and self._client.socket() is not None:
-                self._client.loop_write()
-        self._client.loop_misc()
+        self._poller.serve(wait_s)
         self._check_link()
         while self._inbox:
             self._on_message(self._inbox.popleft())
@@ -202,8 +188,7 @@ class BrokerConnection:
 
     def wake(self) -> None:
         """Make `run_once` return soon; from any thread or signal handler."""
-        with contextlib.suppress(OSError):  # full: it will wake anyway; closed: nobody is there to wake
-            self._wake_write.send(b"\0")
+        self._poller.wake()
 
     def close(self, flush_s: float = 2.0) -> None:
         """Send what is queued, at most for `flush_s`, then disconnect. The session stays for its expiry."""
@@ -211,6 +196,7 @@ class BrokerConnection:
         while self._linked and self.pending_bytes and time.monotonic() < end_s:
             self.run_once(0.05)
         if self._linked:
+            self._send_queued()  # acknowledgements that came last
             self._client.disconnect()
             while self._client.socket() is not None and self._client.want_write() and time.monotonic() < end_s:
                 if self._client.loop_write() != MQTT_ERR_SUCCESS:
@@ -218,10 +204,7 @@ class BrokerConnection:
         self._drop_socket()
         self._forget_lost(everything=True)
         self._outbox.close("the connection was closed before it was sent")
-        if self._wake_write.fileno() >= 0:
-            self._selector.close()
-            self._wake_read.close()
-            self._wake_write.close()
+        self._poller.close()
 
     def __enter__(self) -> Self:
         return self
@@ -249,10 +232,6 @@ class BrokerConnection:
         client.on_subscribe = self._on_subscribe
         client.on_publish = self._on_publish
         client.on_message = self._on_paho_message
-        client.on_socket_open = self._on_socket_open
-        client.on_socket_close = self._on_socket_close
-        client.on_socket_register_write = self._on_want_write
-        client.on_socket_unregister_write = self._on_no_write
         if will is not None:
             properties = _properties(PacketTypes.WILLMESSAGE)
             properties.WillDelayInterval = will.delay_s
@@ -390,18 +369,6 @@ class BrokerConnection:
             )
         )
 
-    def _on_socket_open(self, _client: Client, _: object, opened: Any) -> None:  # noqa: ANN401 - paho's SocketLike
-        self._selector.register(opened, selectors.EVENT_READ)
-
-    def _on_socket_close(self, _client: Client, _: object, closing: Any) -> None:  # noqa: ANN401 - paho's SocketLike
-        self._selector.unregister(closing)
-
-    def _on_want_write(self, _client: Client, _: object, one: Any) -> None:  # noqa: ANN401 - paho's SocketLike
-        self._selector.modify(one, selectors.EVENT_READ | selectors.EVENT_WRITE)
-
-    def _on_no_write(self, _client: Client, _: object, one: Any) -> None:  # noqa: ANN401 - paho's SocketLike
-        self._selector.modify(one, selectors.EVENT_READ)
-
     # -- queues ----------------------------------------------------------------------------------------------------
 
     def _send_queued(self) -> None:
@@ -432,11 +399,6 @@ class BrokerConnection:
     def _wake(self) -> None:
         if threading.get_ident() != self._loop_thread:
             self.wake()
-
-    def _drain_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while self._wake_read.recv(4096):
-                pass
 
 
 def _properties(packet_type: int) -> Properties:
