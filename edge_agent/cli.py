@@ -1,0 +1,244 @@
+"""`edge-agent`: flags in, one sentence out when something is wrong. What is heavy is imported inside the command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_agent import __version__
+from edge_agent.errors import EdgeAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+USAGE_ERROR, FAILURE = 2, 1
+
+
+class UsageError(EdgeAgentError):
+    """The command line says what can't be."""
+
+    code = "usage"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except UsageError as exc:
+        sys.stderr.write(f"edge-agent: {exc}\n")
+        return USAGE_ERROR
+    except EdgeAgentError as exc:
+        sys.stderr.write(f"edge-agent: {exc}\n")
+        return FAILURE
+    except BrokenPipeError:
+        return FAILURE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edge-agent", description="Run models on this device as a registry wants it.")
+    parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    start = commands.add_parser("start", help="join a registry (the first time) and run until stopped")
+    start.add_argument("--registry", required=True, metavar="URL", help="the registry's address")
+    start.add_argument("--token", help="one-time token; needed once, when the device joins")
+    start.add_argument("--device-id", metavar="ID", help="the name to join under; by default the registry gives one")
+    start.add_argument("--profile", metavar="NAME", help="the device's kind, as the registry knows it")
+    start.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be given several times")
+    _data_dir(start)
+    start.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT|unix", help="where apps infer")
+    start.add_argument("--transport", choices=("mqtt", "https"), default="mqtt", help="how models are fetched")
+    start.add_argument("--storage-budget", type=_size, metavar="BYTES", help="for models, such as 200M")
+    start.add_argument("--memory-budget", type=_size, metavar="BYTES", help="for runners, such as 256M")
+    start.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting")
+    start.set_defaults(command=_start)
+
+    status = commands.add_parser("status", help="what the agent here is doing")
+    _data_dir(status)
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.set_defaults(command=_status)
+
+    infer = commands.add_parser("infer", help="run a model of the agent here")
+    infer.add_argument("model", metavar="MODEL")
+    infer.add_argument("file", nargs="?", type=Path, metavar="FILE.npz", help="one array for each input, by its name")
+    infer.add_argument("--json", metavar="TEXT", help='inputs as JSON: {"x": [[1, 2]]}, or - to read standard input')
+    _data_dir(infer)
+    infer.set_defaults(command=_infer)
+
+    probe = commands.add_parser("probe", help="write a profile of this machine")
+    probe.add_argument("-o", "--output", type=Path, metavar="FILE", help="by default to standard output")
+    probe.add_argument("--name", help="the profile's name")
+    _data_dir(probe)
+    probe.set_defaults(command=_probe)
+
+    profiles = commands.add_parser("profiles", help="the profiles that come with Shoal")
+    profiles.set_defaults(command=_profiles)
+    return parser
+
+
+def _data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="the agent's files (or SHOAL_AGENT_DIR)")
+
+
+def _start(options: argparse.Namespace) -> int:
+    from pydantic import ValidationError  # noqa: PLC0415  --help needs none of this
+
+    from edge_agent.layout import default_data_dir  # noqa: PLC0415
+    from edge_agent.settings import AgentSettings  # noqa: PLC0415
+    from edge_agent.supervisor.start import start  # noqa: PLC0415
+
+    values: dict[str, object] = dict(_pair(text, "--set") for text in options.set)
+    values |= {
+        "data_dir": (options.data_dir or default_data_dir()).absolute(),
+        "listen": options.listen,
+        "transport": options.transport,
+        "storage_budget_bytes": options.storage_budget,
+        "memory_budget_bytes": options.memory_budget,
+    }
+    for command in ("runner_command", "front_command"):
+        if isinstance(text := values.get(command), str):
+            values[command] = tuple(text.split())
+    try:
+        settings = AgentSettings.model_validate(values)
+    except ValidationError as exc:
+        first = exc.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from exc
+    return start(
+        settings,
+        registry_url=options.registry,
+        token=options.token,
+        device_id=_name(options.device_id, "--device-id"),
+        profile=_name(options.profile, "--profile"),
+        labels=dict(_pair(text, "--label") for text in options.label),
+    )
+
+
+def _status(options: argparse.Namespace) -> int:
+    import json  # noqa: PLC0415
+
+    from edge_agent.layout import Layout, default_data_dir  # noqa: PLC0415
+    from edge_agent.supervisor.control import ask  # noqa: PLC0415
+
+    document = ask(Layout(options.data_dir or default_data_dir()).control_socket)
+    if options.json:
+        _say(json.dumps(document, indent=2))
+        return 0
+    link = "connected to" if document["connected"] else "not connected to"
+    _say(f"device {document['device_id']} ({document['profile']}), {link} {document['mqtt_url']}")
+    _say(f"listens on {document['listen'] or 'Unix sockets only'}; fetches over {document['transport']}")
+    spool = document["spool"]
+    _say(f"telemetry waiting: {spool['reports']} reports, {spool['size_bytes']} bytes, {spool['dropped']} dropped")
+    rows = [("MODEL", "VERSION", "DEPLOYMENT", "STATE", "SERVES", "INFERENCES", "REASON")]
+    rows += [
+        (
+            d["model"],
+            d["version"],
+            d["deployment_id"],
+            d["state"],
+            "yes" if d["serving"] else "no",
+            str(d["inferences"]),
+            " ".join(part for part in (d["reason"].replace("none", ""), d["detail"]) if part),
+        )
+        for d in document["deployments"]
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows:
+        _say("  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[-1]]).rstrip())
+    return 0
+
+
+def _infer(options: argparse.Namespace) -> int:
+    import json  # noqa: PLC0415
+
+    from edge_agent.infer import infer, inputs_from_json, inputs_from_npz  # noqa: PLC0415
+    from edge_agent.layout import Layout, default_data_dir  # noqa: PLC0415
+
+    if (options.file is None) == (options.json is None):
+        raise UsageError("give either FILE.npz or --json TEXT")
+    if options.file is not None:
+        inputs = inputs_from_npz(options.file)
+    else:
+        inputs = inputs_from_json(sys.stdin.read() if options.json == "-" else options.json)
+    model = _name(options.model, "MODEL") or ""
+    answer = infer(Layout(options.data_dir or default_data_dir()).model_socket(model), model, inputs)
+    for output in answer["outputs"]:
+        _say(f"{output['name']} {output['datatype']} {output['shape']}")
+        _say(json.dumps(output["data"]))
+    return 0
+
+
+def _probe(options: argparse.Namespace) -> int:
+    from edge_agent.layout import default_data_dir  # noqa: PLC0415
+    from edge_agent.probe.read import probe  # noqa: PLC0415
+    from edge_agent.profiles import dump_profile  # noqa: PLC0415
+    from edge_agent.supervisor.start import installed_runtimes  # noqa: PLC0415
+
+    profile = probe(
+        data_dir=(options.data_dir or default_data_dir()).absolute(),
+        runtimes=tuple(installed_runtimes()),
+        name=_name(options.name, "--name"),
+    )
+    text = dump_profile(profile)
+    if options.output is None:
+        _say(text.rstrip())
+        return 0
+    try:
+        options.output.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"can't write {options.output}: {exc.strerror}") from exc
+    _say(f"wrote profile {profile.name} to {options.output}: look at its limits before you add it")
+    return 0
+
+
+def _profiles(_: argparse.Namespace) -> int:
+    from edge_agent.profiles import well_known  # noqa: PLC0415
+
+    for name, profile in well_known().items():
+        _say(f"{name:<12} {profile.arch:<8} {profile.ram_bytes >> 20:>6} MiB  {profile.description}")
+    return 0
+
+
+def _name(value: str | None, flag: str) -> str | None:
+    """A name that is safe in topics and paths.
+
+    Raises:
+        UsageError: it is not.
+    """
+    import re  # noqa: PLC0415
+
+    from edge_agent.protocol.base import NAME_PATTERN  # noqa: PLC0415
+
+    if value is not None and (not re.match(NAME_PATTERN, value) or ".." in value or value.endswith("\n")):
+        rule = "1 to 63 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
+        raise UsageError(f"{flag} is {value[:80]!r}: a name has {rule}")
+    return value
+
+
+def _pair(text: str, flag: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise UsageError(f"{flag} is {text!r}: write KEY=VALUE")
+    return key, value
+
+
+def _size(text: str) -> int:
+    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:].upper(), 1)
+    digits = text if factor == 1 else text[:-1]
+    if not digits.isdigit() or int(digits) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size: write bytes, or 200M, or 2G")
+    return int(digits) * factor
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
