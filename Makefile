@@ -19,11 +19,13 @@ test: setup ## every test but the slow ones
 test-slow: setup ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
 
+# All three run, so that one try shows everything.
 check: ## lint, formatting and types
 	@tooling/setup.sh --python
-	$(PYTHON) -m ruff check
-	$(PYTHON) -m ruff format --check
-	$(PYTHON) -m mypy
+	@failed=0; \
+	for tool in "ruff check" "ruff format --check" mypy; do \
+	  echo "== $$tool"; $(PYTHON) -m $$tool || failed=1; \
+	done; exit $$failed
 
 bench: setup ## every benchmark, one after the other
 	@for file in benchmarks/*.py; do echo "== $$file"; $(PYTHON) "$$file" || exit 1; done
