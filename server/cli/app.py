@@ -1,0 +1,73 @@
+"""The command tree. Its modules import no more than typer at the top, so that `--help` and completion are quick."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli import devices, jobs, models, profiles, rollouts, telemetry, tokens, variants
+from server.cli.options import JsonOption, RegistryOption
+from server.cli.output import fail, say, show_json, show_table
+from server.cli.session import connected
+
+app = typer.Typer(
+    name="edge-registry",
+    help="Push a model once; every kind of device gets the variant that fits it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(profiles.app, name="profile")
+app.add_typer(models.app, name="model")
+app.add_typer(variants.app, name="variant")
+app.add_typer(jobs.app, name="job")
+app.add_typer(tokens.app, name="token")
+app.add_typer(devices.app, name="device")
+app.add_typer(rollouts.app, name="rollout")
+app.command("telemetry")(telemetry.telemetry)
+
+
+@app.command()
+def up(
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Everything the registry keeps.")] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Name or address that devices can reach.")] = None,
+    api_port: Annotated[int | None, typer.Option("--api-port", min=1, max=65535, help="Port of the HTTP API.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")] = None,
+) -> None:
+    """Run the whole registry on this machine until Ctrl-C."""
+    try:
+        # the server's packages: an operator's machine may have the client extra alone
+        from server.errors import RegistryError  # noqa: PLC0415
+        from server.settings import load_settings  # noqa: PLC0415
+        from server.stack import run_stack  # noqa: PLC0415
+    except ImportError as exc:
+        fail(f"Running a registry needs more than its client ({exc.name} is missing): pip install 'shoal[server]'.")
+    try:
+        settings = load_settings(data_dir, config, {"host": host, "api_port": api_port})
+    except RegistryError as exc:
+        fail(str(exc), exit_code=2)
+    raise typer.Exit(run_stack(settings))
+
+
+@app.command()
+def status(registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+    """Whether the registry and what it stands on answer; exit code 1 if a part does not."""
+    with connected(registry) as client:
+        health = client.health()
+        if as_json:
+            show_json({"url": client.url, **health.model_dump(mode="json")})
+        else:
+            say(f"registry {client.url}  version {health.version}  {health.status}")
+            parts = [("database", health.database), ("objects", health.objects), ("broker", health.broker)]
+            show_table(("part", "state"), parts)
+    if health.status != "ok":
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The program."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)

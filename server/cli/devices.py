@@ -1,0 +1,110 @@
+"""`edge-registry device`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.cli.options import JsonOption, RegistryOption, split_labels
+from server.cli.output import say, show_documents, show_json, show_pairs, show_table, text_of_labels, text_of_time
+from server.cli.session import connected
+
+if TYPE_CHECKING:
+    from server.schemas.fleet import Device
+
+app = typer.Typer(help="Devices that joined.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_(
+    selector: Annotated[str, typer.Option("--selector", "--to", help="For example site=berlin,ring!=stable.")] = "",
+    registry: RegistryOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """The devices that a selector means; without one, all."""
+    with connected(registry) as client:
+        found = client.list_devices(selector)
+    if as_json:
+        show_documents(found)
+        return
+    rows = [
+        (
+            device.device_id,
+            device.profile,
+            text_of_labels(device.labels),
+            device.presence,
+            text_of_time(device.last_seen_at),
+            ", ".join(_models(device)) or "-",
+        )
+        for device in found
+    ]
+    show_table(("device", "profile", "labels", "presence", "last seen", "runs"), rows, empty="no devices")
+
+
+@app.command()
+def show(device_id: str, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+    """One device with the state of its deployments."""
+    with connected(registry) as client:
+        device = client.get_device(device_id)
+    if as_json:
+        show_json(device.model_dump(mode="json"))
+        return
+    show_pairs(
+        [
+            ("device", device.device_id),
+            ("profile", device.profile),
+            ("labels", text_of_labels(device.labels)),
+            ("presence", device.presence),
+            ("last seen", text_of_time(device.last_seen_at)),
+            ("joined", text_of_time(device.joined_at)),
+            ("generation", f"observed {device.observed_generation}, wanted {device.wanted_generation}"),
+        ]
+    )
+    if device.status is not None:
+        rows = [
+            (
+                f"{deployment.model}@{deployment.version}",
+                deployment.variant_id,
+                deployment.state,
+                "yes" if deployment.serving else "no",
+                str(deployment.inferences),
+                deployment.detail or ("" if deployment.reason == "none" else deployment.reason),
+            )
+            for deployment in device.status.deployments
+        ]
+        show_table(("model", "variant", "state", "serving", "inferences", "why"), rows, empty="runs nothing")
+
+
+@app.command()
+def label(
+    device_id: str,
+    labels: Annotated[list[str], typer.Argument(metavar="KEY=VALUE|KEY-...", help="KEY- removes a label.")],
+    registry: RegistryOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Set or remove labels of a device."""
+    changes = split_labels(labels)
+    with connected(registry) as client:
+        device = client.label_device(device_id, changes)
+    if as_json:
+        show_json(device.model_dump(mode="json"))
+    else:
+        say(f"{device.device_id}  {text_of_labels(device.labels)}")
+
+
+@app.command()
+def remove(device_id: str, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+    """Take a device's key away; to come back it joins with a new token."""
+    with connected(registry) as client:
+        client.remove_device(device_id)
+    if as_json:
+        show_json({"device_id": device_id, "removed": True})
+    else:
+        say(f"device {device_id} is removed")
+
+
+def _models(device: "Device") -> list[str]:
+    if device.status is None:
+        return []
+    return [f"{found.model}@{found.version}" for found in device.status.deployments if found.serving]

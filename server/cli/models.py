@@ -1,0 +1,191 @@
+"""`edge-registry model`."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from server.cli.options import JsonOption, RegistryOption
+from server.cli.output import (
+    fail,
+    job_bar,
+    say,
+    show_documents,
+    show_json,
+    show_pairs,
+    show_table,
+    text_of_bytes,
+    text_of_time,
+    upload_bar,
+)
+from server.cli.session import connected
+
+if TYPE_CHECKING:
+    from server.client import RegistryClient
+    from server.schemas.catalogue import Job, ModelVersion, PushForm
+
+app = typer.Typer(help="Models and their immutable versions.", no_args_is_help=True)
+
+
+class TaskName(StrEnum):
+    """As in the API; repeated here so that completion needs no documents."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+    RANKING = "ranking"
+
+
+@app.command()
+def push(  # noqa: PLR0913, PLR0917  a flag for each field of a push
+    file: Annotated[Path, typer.Argument(metavar="FILE.pt2", help="Saved with torch.export.save.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the model.")],
+    version: Annotated[str, typer.Option("--version", help="Name of this version; versions never change.")],
+    data: Annotated[Path, typer.Option("--data", help="Evaluation data (.npz).")],
+    task: Annotated[TaskName, typer.Option("--task", help="What the model is for.")],
+    metric: Annotated[str, typer.Option("--metric", help="top1, accuracy, rmse, mae, r2, auc, hr@10, agreement.")],
+    train: Annotated[Path | None, typer.Option("--train", help="Training data (.npz).")] = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="Class names: one a line, or a JSON list.")] = None,
+    mean: Annotated[str, typer.Option("--mean", help="Preprocessing: value(s) to subtract, comma-separated.")] = "",
+    std: Annotated[str, typer.Option("--std", help="Preprocessing: value(s) to divide by, comma-separated.")] = "",
+    layout: Annotated[str, typer.Option("--layout", help="Preprocessing: for example NCHW.")] = "",
+    registry: RegistryOption = None,
+    *,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the inspection.")] = True,
+    build: Annotated[bool, typer.Option("--build/--no-build", help="Then build for every profile.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Push a version: upload it, have it inspected, and have its variants built."""
+    form = _form(task, metric, _labels(labels), (mean, std, layout))
+    with connected(registry) as client:
+        with upload_bar(f"push {name}@{version}") as told:
+            pushed = client.push_model(
+                file, name=name, version=version, data=data, form=form, train=train, progress=told
+            )
+        jobs: list[Job] = [client.get_job(pushed.job_id)]
+        if wait:
+            with job_bar(f"inspect {name}@{version}") as told_job:
+                jobs = [client.wait_for_job(pushed.job_id, progress=told_job)]
+            if build:
+                jobs += _start_builds(client, name, version)
+    if as_json:
+        show_json({**pushed.model_dump(mode="json"), "jobs": [job.model_dump(mode="json") for job in jobs]})
+        return
+    for job in jobs:
+        say(f"{job.kind} {name}@{version}: {job.state} (job {job.job_id})")
+
+
+@app.command("list")
+def list_(registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+    """The newest version of each model."""
+    with connected(registry) as client:
+        found = client.list_models()
+    _show(found, as_json=as_json)
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")],
+    registry: RegistryOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """All versions of a model, or one in full."""
+    name, at, version = model.partition("@")
+    with connected(registry) as client:
+        if not at:
+            _show(client.list_versions(name), as_json=as_json)
+            return
+        found = client.get_version(name, version)
+    if as_json:
+        show_json(found.model_dump(mode="json"))
+        return
+    signature = [
+        (kind, f"{spec.name} {spec.datatype} {list(spec.shape)}")
+        for kind, specs in (("input", found.signature.inputs), ("output", found.signature.outputs))
+        for spec in specs
+    ]
+    splits = found.splits
+    show_pairs(
+        [
+            ("model", f"{found.model}@{found.version}"),
+            ("task", f"{found.task}, metric {found.metric}"),
+            *signature,
+            ("labels", str(len(found.labels))),
+            ("splits", f"calibration {splits.calibration}, selection {splits.selection}, test {splits.test} rows"),
+            ("groups", str(splits.groups)),
+            ("parameters", f"{found.parameters:,}"),
+            ("source", f"{text_of_bytes(found.source_bytes)} sha256 {found.source_sha256}"),
+            ("created", text_of_time(found.created_at)),
+        ]
+    )
+
+
+def _show(versions: "list[ModelVersion]", *, as_json: bool) -> None:
+    if as_json:
+        show_documents(versions)
+        return
+    rows = [
+        (
+            version.model,
+            version.version,
+            version.task,
+            version.metric,
+            f"{version.parameters:,}",
+            text_of_bytes(version.source_bytes),
+            text_of_time(version.created_at),
+        )
+        for version in versions
+    ]
+    columns = ("model", "version", "task", "metric", "parameters", "source", "created")
+    show_table(columns, rows, empty="no models: `edge-registry model push FILE.pt2`")
+
+
+def _start_builds(client: "RegistryClient", name: str, version: str) -> "list[Job]":
+    if not client.list_profiles():
+        return []  # nothing to build for yet: a rollout asks for what is missing
+    return client.build_variants(name, version)
+
+
+def _form(task: TaskName, metric: str, labels: list[str], preprocessing: tuple[str, str, str]) -> "PushForm":
+    from pydantic import ValidationError  # noqa: PLC0415  `--help` must not wait for these
+
+    from server.schemas.catalogue import PushForm  # noqa: PLC0415
+    from server.schemas.sentence import sentence  # noqa: PLC0415
+
+    mean, std, layout = preprocessing
+    document = {
+        "task": task.value,
+        "metric": metric,
+        "labels": tuple(labels),
+        "preprocessing": {"mean": _numbers("--mean", mean), "std": _numbers("--std", std), "layout": layout},
+    }
+    try:
+        return PushForm.model_validate(document)
+    except ValidationError as exc:
+        fail(sentence(exc.errors(include_url=False)), exit_code=2)
+
+
+def _numbers(flag: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        fail(f"{flag} is {text[:80]!r}: give numbers such as 0.485,0.456,0.406.", exit_code=2)
+
+
+def _labels(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    try:
+        text = path.read_text("utf-8")
+    except OSError as exc:
+        fail(f"The file {path} can't be read: {exc.strerror}.")
+    except UnicodeDecodeError:
+        fail(f"The file {path} is no UTF-8 text: give class names, one a line, or a JSON list.")
+    if not text.lstrip().startswith("["):
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        return [str(label) for label in json.loads(text)]
+    except ValueError:
+        fail(f"The file {path} begins like a JSON list and is none.")

@@ -1,0 +1,40 @@
+"""Options and arguments that many commands share."""
+
+from typing import Annotated
+
+import typer
+
+from server.cli.output import fail
+
+RegistryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        envvar="SHOAL_REGISTRY",
+        help="URL of the registry; without it, the one that runs on this machine.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+ModelVersionArgument = Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="For example lite0@1.")]
+
+
+def split_version(text: str) -> tuple[str, str]:
+    """MODEL@VERSION as two names."""
+    model, at, version = text.partition("@")
+    if not (model and at and version):
+        fail(f"{text[:80]!r} is not MODEL@VERSION; write for example lite0@1.", exit_code=2)
+    return model, version
+
+
+def split_labels(texts: list[str]) -> dict[str, str | None]:
+    """KEY=VALUE sets a label, KEY- removes it."""
+    labels: dict[str, str | None] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if equals and key and value:
+            labels[key] = value
+        elif not equals and len(key) > 1 and key.endswith("-"):
+            labels[key[:-1]] = None
+        else:
+            fail(f"{text[:80]!r} is neither KEY=VALUE nor KEY- (which removes the label).", exit_code=2)
+    return labels
