@@ -9,13 +9,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from edge_agent.protocol.profile import Delegate, RuntimeName
     from edge_agent.protocol.signature import Datatype
 
-    Array = NDArray[np.generic[Any]]
+    Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)

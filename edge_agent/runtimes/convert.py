@@ -1,11 +1,15 @@
 """Between an app's tensors and a file's: quantization, element types, and batches that the file does not take at once.
 
 The signature that apps see never changes with the variant, so every difference between the two is settled here.
+Decisions: a quantized tensor takes `round(x / scale) + zero_point`, saturated at the ends of its type. NaN has no
+integer; it becomes the zero point, that is 0.0. Whoever serves apps refuses NaN and infinity before (`require_finite`),
+so that the answer to bad input does not depend on the variant that happens to run.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,10 +18,15 @@ from edge_agent.protocol.manifest import TensorBinding
 from edge_agent.protocol.signature import FREE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from edge_agent.protocol.signature import ModelSignature, TensorSpec
     from edge_agent.runtimes.base import Array, FileTensor, LoadedModel
+
+    Conversion = Callable[[Array], Array]
+
+
+_INT64_MAX = np.iinfo(np.int64).max
 
 
 class BindingError(EdgeAgentError):
@@ -32,19 +41,30 @@ class InputError(EdgeAgentError):
     code = "bad_input"
 
 
-def bind(specs: Sequence[TensorSpec], tensors: Sequence[FileTensor]) -> tuple[TensorBinding, ...]:
-    """Tie each tensor of the signature to the file's tensor at the same position.
+def bind(
+    specs: Sequence[TensorSpec], tensors: Sequence[FileTensor], *, order: Sequence[int] | None = None
+) -> tuple[TensorBinding, ...]:
+    """Tie each tensor of the signature to a tensor of the file.
+
+    Args:
+        specs: the signature's inputs, or its outputs.
+        tensors: the file's, as the runtime lists them.
+        order: for each spec the position of its tensor; by default the same position.
 
     Raises:
         BindingError: their number or their sample shapes differ.
     """
     if len(specs) != len(tensors):
         raise BindingError(f"the signature has {len(specs)} tensors, the file has {len(tensors)}")
+    positions = range(len(specs)) if order is None else order
+    if sorted(positions) != list(range(len(specs))):
+        raise BindingError(f"the order {list(positions)} does not name each of the file's {len(tensors)} tensors once")
     bindings = []
-    for index, (spec, tensor) in enumerate(zip(specs, tensors, strict=True)):
-        if tensor.shape[1:] != spec.sample_shape:
+    for spec, index in zip(specs, positions, strict=True):
+        tensor = tensors[index]
+        if len(tensor.shape) != len(spec.shape) or tensor.shape[1:] != spec.sample_shape:
             raise BindingError(
-                f"{spec.name} has the sample shape {spec.sample_shape}, the file's has {tensor.shape[1:]}"
+                f"{spec.name} has the shape {list(spec.shape)}, but tensor {index} of the file has {list(tensor.shape)}"
             )
         bindings.append(
             TensorBinding(
@@ -60,27 +80,57 @@ def bind(specs: Sequence[TensorSpec], tensors: Sequence[FileTensor]) -> tuple[Te
 
 
 def to_file(values: Array, binding: TensorBinding) -> Array:
-    """An app's values as the file wants them.
-
-    A quantized tensor takes `round(x / scale) + zero_point`, saturated at the ends of its type; NaN becomes the zero
-    point, that is 0.0, because an integer has no other word for it.
-    """
+    """An app's values as the file wants them; what an integer type can't hold saturates, NaN becomes 0.0."""
     dtype = np.dtype(binding.datatype.numpy_name)
-    if binding.scale is None or not np.issubdtype(dtype, np.integer) or np.issubdtype(values.dtype, np.integer):
-        return np.ascontiguousarray(values, dtype=dtype)
+    if values.dtype == dtype and binding.scale is None:
+        return np.ascontiguousarray(values)
+    if not np.issubdtype(dtype, np.integer):
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(values, dtype=dtype)
+    if binding.scale is None and not np.issubdtype(values.dtype, np.floating):
+        bounds = np.iinfo(dtype)
+        whole: Array = np.clip(np.asarray(values, dtype=np.int64), bounds.min, min(bounds.max, _INT64_MAX)).astype(
+            dtype
+        )
+        return whole
+    return _quantize(values, dtype, 1.0 if binding.scale is None else binding.scale, binding.zero_point)
+
+
+def _quantize(values: Array, dtype: np.dtype[Any], scale: float, zero_point: int) -> Array:
     bounds = np.iinfo(dtype)
-    scaled = np.rint(np.nan_to_num(values.astype(np.float32) / np.float32(binding.scale), nan=0.0))
-    file_values: Array = np.clip(scaled + binding.zero_point, bounds.min, bounds.max).astype(dtype)
-    return file_values
+    # float32 counts exactly up to 2^24, so wider integers than 16 bits need float64
+    work: type[np.floating[Any]] = np.float32 if dtype.itemsize <= 2 else np.float64  # noqa: PLR2004  a 16-bit integer
+    with np.errstate(over="ignore"):
+        scaled = np.rint(np.asarray(values, dtype=work) / work(scale))
+    scaled = np.nan_to_num(scaled, copy=False) + zero_point
+    low, high = float(bounds.min), float(bounds.max)
+    if int(high) > bounds.max:  # the float next below 2^63 is the largest that converts back
+        high = float(np.nextafter(high, 0.0))
+    quantized: Array = np.clip(scaled, low, high).astype(dtype)
+    return quantized
 
 
 def from_file(values: Array, binding: TensorBinding, spec: TensorSpec) -> Array:
     """A file's values as the app knows them."""
     wanted = np.dtype(spec.datatype.numpy_name)
-    if binding.scale is not None and np.issubdtype(values.dtype, np.integer) and np.issubdtype(wanted, np.floating):
-        real = (values.astype(np.float32) - np.float32(binding.zero_point)) * np.float32(binding.scale)
-        return real.astype(wanted, copy=False)
-    return values.astype(wanted, copy=False)
+    if binding.scale is None or not np.issubdtype(values.dtype, np.integer):
+        return values.astype(wanted, copy=False)
+    real = (values.astype(np.float32) - np.float32(binding.zero_point)) * np.float32(binding.scale)
+    return (np.rint(real) if np.issubdtype(wanted, np.integer) else real).astype(wanted, copy=False)
+
+
+def require_finite(arrays: Mapping[str, Array]) -> None:
+    """Refuse NaN and infinity: an int8 variant could only guess what they mean.
+
+    Raises:
+        InputError: names the input and its first sample that is bad.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind != "f" or np.isfinite(array).all():
+            continue
+        flat = np.flatnonzero(~np.isfinite(array))
+        sample = int(flat[0]) // max(1, array[0].size) if array.ndim else 0
+        raise InputError(f"input {name} holds NaN or infinity, first in sample {sample}: send finite numbers")
 
 
 class BoundModel:
@@ -96,26 +146,42 @@ class BoundModel:
         inputs: Sequence[TensorBinding],
         outputs: Sequence[TensorBinding],
     ) -> None:
+        """Check that file and bindings fit.
+
+        Raises:
+            BindingError: they do not.
+        """
         self.signature = signature
         self._model = model
-        specs = {spec.name: spec for spec in signature.inputs}
-        self._inputs = [(specs[b.name], b) for b in sorted(inputs, key=lambda b: b.index)]
-        specs = {spec.name: spec for spec in signature.outputs}
-        self._outputs = [(specs[b.name], b) for b in sorted(outputs, key=lambda b: b.index)]
-        self._file_batch = inputs[0].shape[0] if inputs[0].shape else 1
-        self._batched = all(spec.free_batch for spec in signature.inputs)
-        self._check_file(model)
+        self._inputs = _pair("input", signature.inputs, inputs, model.inputs)
+        self._outputs = _pair("output", signature.outputs, outputs, model.outputs)
+        self._to_file = [(spec.name, _conversion_in(spec, binding)) for spec, binding in self._inputs]
+        self._from_file = [(spec.name, _conversion_out(spec, binding)) for spec, binding in self._outputs]
+        self._dtypes = {spec.name: np.dtype(spec.datatype.numpy_name) for spec in signature.inputs}
+        self._app_batch = _common(spec.shape for spec in signature.inputs)
+        self._file_batch = _common(binding.shape for binding in inputs)
+        self._check_batches()
 
-    def _check_file(self, model: LoadedModel) -> None:
-        for kind, bound, tensors in (("input", self._inputs, model.inputs), ("output", self._outputs, model.outputs)):
-            if len(bound) != len(tensors):
-                raise BindingError(f"the manifest binds {len(bound)} {kind}s, the file has {len(tensors)}")
-            for (spec, binding), tensor in zip(bound, tensors, strict=True):
-                if (binding.shape, binding.datatype) != (tensor.shape, tensor.datatype):
-                    raise BindingError(
-                        f"{kind} {spec.name} is {binding.datatype} {list(binding.shape)} in the manifest, "
-                        f"but {tensor.datatype} {list(tensor.shape)} in the file"
-                    )
+    def _check_batches(self) -> None:
+        if self._app_batch is not None and self._app_batch == self._file_batch:
+            return
+        if all(spec.shape == binding.shape for spec, binding in self._inputs):
+            self._app_batch = None  # nothing to cut: inputs with batches of their own, as the file wants them
+            return
+        whole = [tuple(binding.shape) for _, binding in self._outputs]
+        if self._app_batch is None or self._file_batch is None or any(s[:1] != (self._file_batch,) for s in whole):
+            raise BindingError(
+                "the file's batch differs from the signature's, and its tensors do not share one batch "
+                f"dimension: inputs {[list(b.shape) for _, b in self._inputs]}, outputs {[list(s) for s in whole]}"
+            )
+
+    def samples(self, arrays: Mapping[str, Array]) -> int:
+        """How many samples these inputs hold; they must have passed `check`."""
+        return 1 if self._app_batch is None else len(next(iter(arrays.values())))
+
+    def invocations(self, rows: int) -> int:
+        """How often the interpreter is invoked for this many samples."""
+        return 1 if self._app_batch is None or self._file_batch is None else -(-rows // self._file_batch)
 
     def check(self, arrays: Mapping[str, Array]) -> int:
         """Whether an app's tensors fit; the number of samples.
@@ -123,49 +189,94 @@ class BoundModel:
         Raises:
             InputError: a name, a shape or an element type does not fit, or the batches differ.
         """
-        names = {spec.name for spec, _ in self._inputs}
-        if arrays.keys() != names:
-            raise InputError(f"the inputs are {sorted(names)}, got {sorted(arrays)}")
+        if arrays.keys() != self._dtypes.keys():
+            raise InputError(f"the inputs are {sorted(self._dtypes)}, got {sorted(arrays)}")
         rows: int | None = None
-        for spec, _ in self._inputs:
+        for spec in self.signature.inputs:
             array = arrays[spec.name]
-            if array.dtype != np.dtype(spec.datatype.numpy_name):
+            if array.dtype != self._dtypes[spec.name]:
                 raise InputError(f"input {spec.name} is {spec.datatype}, got {array.dtype}")
-            if not _fits(array.shape, spec):
+            if not fits(array.shape, spec):
                 raise InputError(f"input {spec.name} has the shape {list(spec.shape)}, got {list(array.shape)}")
-            if spec.free_batch:
+            if spec.shape[:1] == (FREE,):
                 if rows is not None and array.shape[0] != rows:
                     raise InputError(f"input {spec.name} has {array.shape[0]} samples, another one has {rows}")
                 rows = array.shape[0]
-        return 1 if rows is None else rows
+        return self.samples(arrays)
 
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Infer; see `check` for what is asked of the arrays."""
-        rows = self.check(arrays)
-        if not self._batched or rows == self._file_batch:
-            results = self._model.invoke([to_file(arrays[spec.name], binding) for spec, binding in self._inputs])
-        else:
-            results = self._run_in_pieces(arrays, rows)
-        return {
-            spec.name: from_file(result, binding, spec)
-            for (spec, binding), result in zip(self._outputs, results, strict=True)
-        }
+        return self.run_checked(arrays, self.check(arrays))
 
-    def _run_in_pieces(self, arrays: Mapping[str, Array], rows: int) -> list[Array]:
+    def run_checked(self, arrays: Mapping[str, Array], rows: int) -> dict[str, Array]:
+        """Infer on arrays that `check` has passed, with the number of samples that it gave."""
+        inputs = [convert(arrays[name]) for name, convert in self._to_file]
+        if self._app_batch is None or rows == self._file_batch:
+            results = self._model.invoke(inputs)
+        else:
+            results = self._run_in_pieces(inputs, rows)
+        return {name: convert(result) for (name, convert), result in zip(self._from_file, results, strict=True)}
+
+    def _run_in_pieces(self, whole: list[Array], rows: int) -> list[Array]:
         """Feed the file as many samples as it takes at once; the last piece is filled up with its own last sample."""
-        step = self._file_batch
-        whole = [to_file(arrays[spec.name], binding) for spec, binding in self._inputs]
+        step = self._file_batch or 1
         pieces: list[list[Array]] = []
         for start in range(0, rows, step):
             part = [array[start : start + step] for array in whole]
             missing = step - part[0].shape[0]
             if missing:
                 part = [np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for array in part]
-            pieces.append([np.array(result[: step - missing]) for result in self._model.invoke(part)])
+            pieces.append([result[: step - missing] for result in self._model.invoke(part)])
         return [np.concatenate(column) for column in zip(*pieces, strict=True)]
 
 
-def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+def fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    """Whether an array of this shape may be given for a tensor of the signature."""
     if len(shape) != len(spec.shape) or 0 in shape:
         return False
     return all(want in (FREE, got) for want, got in zip(spec.shape, shape, strict=True))
+
+
+def _pair(
+    kind: str, specs: Sequence[TensorSpec], bindings: Sequence[TensorBinding], tensors: Sequence[FileTensor]
+) -> list[tuple[TensorSpec, TensorBinding]]:
+    """Spec and binding of each of the file's tensors, in the file's order."""
+    by_name = {spec.name: spec for spec in specs}
+    if sorted(binding.index for binding in bindings) != list(range(len(tensors))):
+        raise BindingError(
+            f"the manifest binds the {kind}s {[b.index for b in bindings]}, the file has {len(tensors)} of them"
+        )
+    pairs = []
+    for binding in sorted(bindings, key=lambda b: b.index):
+        spec, tensor = by_name.get(binding.name), tensors[binding.index]
+        if spec is None:
+            raise BindingError(f"the manifest binds the {kind} {binding.name}, which the signature does not have")
+        if (binding.shape, binding.datatype) != (tensor.shape, tensor.datatype):
+            raise BindingError(
+                f"{kind} {spec.name} is {binding.datatype} {list(binding.shape)} in the manifest, "
+                f"but {tensor.datatype} {list(tensor.shape)} in the file"
+            )
+        pairs.append((spec, binding))
+    return pairs
+
+
+def _conversion_in(spec: TensorSpec, binding: TensorBinding) -> Conversion:
+    if binding.scale is None and spec.datatype == binding.datatype:
+        return np.ascontiguousarray
+    return partial(to_file, binding=binding)
+
+
+def _conversion_out(spec: TensorSpec, binding: TensorBinding) -> Conversion:
+    if binding.scale is None and spec.datatype == binding.datatype:
+        return _unchanged
+    return partial(from_file, binding=binding, spec=spec)
+
+
+def _unchanged(values: Array) -> Array:
+    return values
+
+
+def _common(shapes: Iterable[tuple[int, ...]]) -> int | None:
+    """The first dimension that all shapes share, if they do."""
+    firsts = {shape[0] if shape else None for shape in shapes}
+    return firsts.pop() if len(firsts) == 1 else None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import Field
@@ -19,9 +20,12 @@ from edge_agent.protocol.base import Bytes, Milliseconds, Seconds, Wire
 from edge_agent.protocol.manifest import TensorBinding
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import ModelSignature
-from edge_agent.runtimes.convert import BoundModel, bind
+from edge_agent.runtimes.convert import BoundModel, InputError, bind
 from edge_agent.runtimes.interpreter import InterpretedModel
 from edge_agent.runtimes.registry import open_runtime
+
+if TYPE_CHECKING:
+    from edge_agent.runtimes.base import Array
 
 WARMUP_RUNS = 3
 
@@ -52,7 +56,7 @@ class MeasureResult(Wire):
     p95_ms: Milliseconds = 0.0
     runs: int = 0
     added_rss_bytes: Bytes = 0  # peak of load and runs, above the process with the runtime imported
-    delegate_partitions: int | None = None
+    delegate_partitions: int | None = None  # 0: nothing was delegated; None: the interpreter does not tell
     inputs: tuple[TensorBinding, ...] = ()
     outputs: tuple[TensorBinding, ...] = ()
 
@@ -83,7 +87,7 @@ def reset_peak_rss() -> None:
         return
 
 
-def time_runs(model: BoundModel, samples: dict[str, np.ndarray], *, runs: int, budget_s: float) -> list[float]:
+def time_runs(model: BoundModel, samples: dict[str, Array], *, runs: int, budget_s: float) -> list[float]:
     """Milliseconds of single-sample runs, over the samples in turn, until `runs` or the budget is reached."""
     rows = len(next(iter(samples.values())))
     singles = [{name: array[i : i + 1] for name, array in samples.items()} for i in range(min(rows, 16))]
@@ -101,11 +105,25 @@ def time_runs(model: BoundModel, samples: dict[str, np.ndarray], *, runs: int, b
     return taken
 
 
+def read_samples(path: Path, signature: ModelSignature) -> dict[str, Array]:
+    """The arrays of an `.npz` that a signature names as inputs.
+
+    Raises:
+        InputError: the file is not such an archive, or lacks an input.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {spec.name: archive[spec.name] for spec in signature.inputs}
+    except KeyError as exc:
+        raise InputError(f"{path.name} holds no array for an input: {exc.args[0]}") from exc
+    except (OSError, ValueError, BadZipFile) as exc:
+        raise InputError(f"{path.name} can't be read as an .npz without pickles: {exc}") from exc
+
+
 def measure(request: MeasureRequest) -> MeasureResult:
     """Load, time, and run every sample."""
     runtime = open_runtime(request.runtime)
-    with np.load(request.data_path, allow_pickle=False) as archive:
-        samples = {spec.name: archive[spec.name] for spec in request.signature.inputs}
+    samples = read_samples(request.data_path, request.signature)
     reset_peak_rss()
     before_bytes = rss_bytes()
     began = time.perf_counter()
