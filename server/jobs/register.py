@@ -1,0 +1,136 @@
+"""What a job made, into the catalogue: one transaction each, together with the end of the job."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from compressors.contract import BuildResult, BuiltVariant, InspectResult
+from server.database.connect import Database
+from server.database.tables import choices, model_versions, variants
+from server.jobs.claims import Claim, finish
+from server.jobs.errors import JobError
+from server.schemas.catalogue import ModelVersion, Refusal, Splits, Task, Variant
+from server.schemas.work import InspectWork
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSizes:
+    """Sizes of the objects that a build stored, by sha256, as the store counted them."""
+
+    size_bytes: Mapping[str, int]
+
+
+def model_version_of(claim: Claim, work: InspectWork, found: InspectResult, *, now: float) -> ModelVersion:
+    """The record of a model version."""
+    return ModelVersion(
+        model=claim.model,
+        version=claim.version,
+        task=Task(work.form.task),
+        metric=work.form.metric,
+        signature=found.signature,
+        preprocessing=work.form.preprocessing,
+        labels=found.labels,
+        splits=Splits.model_validate(found.splits.model_dump()),
+        parameters=found.parameters,
+        source_sha256=work.source.sha256,
+        source_bytes=work.source.size_bytes,
+        eval_sha256=work.data.sha256,
+        train_sha256=work.train.sha256 if work.train else None,
+        created_at=now,
+    )
+
+
+def register_version(database: Database, claim: Claim, version: ModelVersion, *, now: float) -> None:
+    """Add the model version and end its inspection; a version that is there already stays as it is.
+
+    Raises:
+        JobError: the version exists with other bytes.
+        LeaseLostError: the job is another worker's; nothing was changed.
+    """
+    document = version.model_dump(mode="json")
+    columns = ("model", "version", "task", "metric", "source_sha256", "source_bytes", "eval_sha256", "train_sha256")
+    row = {name: document[name] for name in columns} | {"document": document, "created_at": now}
+    with database.write() as connection:
+        connection.execute(_insert(database, model_versions).on_conflict_do_nothing(), row)
+        query = sa.select(model_versions).where(
+            model_versions.c.model == claim.model, model_versions.c.version == claim.version
+        )
+        stored = connection.execute(query).mappings().one()
+        if any(stored[name] != row[name] for name in columns):
+            raise JobError(
+                f"{claim.model} {claim.version} exists with other content; versions never change: push another version.",
+                code="conflict",
+            )
+        finish(connection, claim, result={"model": claim.model, "version": claim.version}, now=now)
+
+
+def register_build(database: Database, claim: Claim, result: BuildResult, sizes: StoredSizes, *, now: float) -> None:
+    """Write the candidates and the choices, and end the build. Candidates of an earlier build stay: devices run them.
+
+    Raises:
+        LeaseLostError: the job is another worker's; nothing was changed.
+    """
+    rows = [_variant_row(claim, built, sizes, now) for built in result.variants]
+    picked = [
+        {
+            "model": claim.model,
+            "version": claim.version,
+            "profile": choice.profile,
+            "variant_id": choice.variant_id,
+            "refusal": sa.null()
+            if choice.refusal is None
+            else Refusal.model_validate(choice.refusal.model_dump()).model_dump(mode="json"),
+            "created_at": now,
+        }
+        for choice in result.choices
+    ]
+    ours = (variants.c.model == claim.model, variants.c.version == claim.version)
+    with database.write() as connection:
+        judged = [choice.profile for choice in result.choices]
+        _unchoose(connection, sa.and_(*ours, variants.c.profile.in_(judged)))
+        for row in rows:
+            _upsert(connection, database, variants, row)
+        for row in picked:
+            _upsert(connection, database, choices, row)
+        summary = {"variants": len(rows), "choices": {choice.profile: choice.variant_id for choice in result.choices}}
+        finish(connection, claim, result=summary, now=now)
+
+
+def _unchoose(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> None:
+    """Only one candidate of a profile is chosen: those of earlier builds are not, any more."""
+    keys = (variants.c.profile, variants.c.variant_id)
+    chosen = connection.execute(sa.select(*keys, variants.c.document).where(condition, variants.c.chosen)).all()
+    for profile, variant_id, document in chosen:
+        connection.execute(
+            sa.update(variants)
+            .where(condition, variants.c.profile == profile, variants.c.variant_id == variant_id)
+            .values(chosen=False, document={**document, "chosen": False})
+        )
+
+
+def _variant_row(claim: Claim, built: BuiltVariant, sizes: StoredSizes, now: float) -> dict[str, Any]:
+    document = Variant.model_validate(
+        {**built.model_dump(mode="json"), "model": claim.model, "version": claim.version, "created_at": now}
+    ).model_dump(mode="json")
+    columns = ("model", "version", "profile", "variant_id", "recipe", "runtime", "delegate", "verdict", "chosen")
+    shared = ("manifest_sha256", "object_sha256")
+    return {name: document[name] for name in (*columns, *shared)} | {
+        "manifest_bytes": sizes.size_bytes.get(built.manifest_sha256 or ""),
+        "object_bytes": sizes.size_bytes.get(built.object_sha256 or ""),
+        "document": document,
+        "created_at": now,
+    }
+
+
+def _upsert(connection: sa.Connection, database: Database, table: sa.Table, row: dict[str, Any]) -> None:
+    insert = _insert(database, table).values(row)
+    keys = [column.name for column in table.primary_key]
+    changed = {name: insert.excluded[name] for name in row if name not in keys}
+    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed))
+
+
+def _insert(database: Database, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    return sqlite.insert(table) if database.is_sqlite else postgresql.insert(table)
