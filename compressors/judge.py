@@ -1,0 +1,164 @@
+"""Hold candidates against a profile's limits, and choose. Pure: figures in, verdicts and one choice (or a refusal) out.
+
+A latency that was measured on another CPU never satisfies a limit: such a candidate is `unproven`, and the self-test on the
+first device decides. Among the candidates that may be chosen the fastest on the host wins; within 10 % of it the smaller
+download does, because a host says no more than that about another core.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compressors.contract import Origin, RefusedProfile, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from compressors.contract import Figure
+    from compressors.metrics import Metric
+    from edge_agent.protocol.profile import DeviceProfile, Limits
+
+EQUALLY_FAST = 1.10
+EQUALLY_FAST_MS = 0.02  # below that a difference is the clock's
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A variant as the judge sees it. None: not known. Metric and drop are those of the selection split."""
+
+    variant_id: str
+    error: str | None
+    latency_p95_ms: Figure | None
+    host_latency_p95_ms: float | None  # for ranking, whatever the limit is held against
+    metric: float | None
+    metric_drop: float | None
+    ram_bytes: int | None
+    download_bytes: int | None
+    storage_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Miss:
+    """A limit that a candidate does not meet; `excess` is how far off it is, 1.0 = just met."""
+
+    limit: str
+    allowed: float
+    value: float
+    excess: float
+
+    def sentence(self) -> str:
+        """For people."""
+        return f"{self.limit} is {_number(self.value)}, the limit is {_number(self.allowed)}"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdict on one candidate."""
+
+    candidate: Candidate
+    verdict: Verdict
+    misses: tuple[Miss, ...] = ()
+    reason: str = ""
+
+
+def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_cpu_model: str | None) -> Judgement:
+    """Hold one candidate against the limits of a profile."""
+    if candidate.error is not None:
+        return Judgement(candidate, Verdict.UNMEASURED, reason=candidate.error)
+    misses = _misses(candidate, profile.limits, metric)
+    latency_known = _is_known(candidate.latency_p95_ms, profile, host_cpu_model)
+    limit_ms = profile.limits.latency_p95_ms
+    if limit_ms is not None and latency_known and candidate.latency_p95_ms is not None:
+        value = candidate.latency_p95_ms.value
+        if value > limit_ms:
+            misses.append(Miss("latency_p95_ms", limit_ms, value, value / limit_ms))
+    if misses:
+        return Judgement(candidate, Verdict.MISSES, tuple(misses), "; ".join(miss.sentence() for miss in misses))
+    if limit_ms is not None and not latency_known:
+        return Judgement(
+            candidate,
+            Verdict.UNPROVEN,
+            reason=f"its latency on {profile.cpu.model} is not known: the first device's self-test decides",
+        )
+    return Judgement(candidate, Verdict.FITS)
+
+
+def choose(judgements: Sequence[Judgement]) -> Judgement | None:
+    """The candidate that a profile gets: what fits before what is unproven; None when nothing may be chosen."""
+    for verdict in (Verdict.FITS, Verdict.UNPROVEN):
+        allowed = [judgement for judgement in judgements if judgement.verdict is verdict]
+        if allowed:
+            fastest = min(_latency(judgement) for judgement in allowed)
+            bound = max(fastest * EQUALLY_FAST, fastest + EQUALLY_FAST_MS)
+            as_fast = [judgement for judgement in allowed if _latency(judgement) <= bound]
+            return min(as_fast, key=lambda j: (j.candidate.download_bytes or 0, _latency(j), j.candidate.variant_id))
+    return None
+
+
+def refuse(judgements: Sequence[Judgement], profile: DeviceProfile) -> RefusedProfile:
+    """Why a profile gets nothing: the limit that binds on the candidate that came nearest."""
+    missing = [judgement for judgement in judgements if judgement.misses]
+    if not missing:
+        reason = judgements[0].reason if judgements else "no recipe was tried"
+        return RefusedProfile(
+            limit="runtimes",
+            allowed=0,
+            nearest=0,
+            sentence=f"no variant runs on the runtimes of {profile.name}: {reason}",
+        )
+    nearest = min(missing, key=lambda j: (max(m.excess for m in j.misses), j.candidate.variant_id))
+    worst = max(nearest.misses, key=lambda m: m.excess)
+    return RefusedProfile(
+        limit=worst.limit,
+        allowed=worst.allowed,
+        nearest=worst.value,
+        nearest_variant_id=nearest.candidate.variant_id,
+        sentence=(
+            f"no variant fits {profile.name}: {worst.limit} may be {_number(worst.allowed)}, "
+            f"and the nearest miss ({nearest.candidate.variant_id}) has {_number(worst.value)}"
+        ),
+    )
+
+
+def _is_known(latency: Figure | None, profile: DeviceProfile, host_cpu_model: str | None) -> bool:
+    if latency is None:
+        return False
+    if latency.origin is Origin.HOST:
+        return host_cpu_model is not None and host_cpu_model == profile.cpu.model
+    return True
+
+
+def _misses(candidate: Candidate, limits: Limits, metric: Metric) -> list[Miss]:
+    at_most = [
+        ("metric_max_drop", limits.metric_max_drop, candidate.metric_drop),
+        ("ram_bytes", limits.ram_bytes, candidate.ram_bytes),
+        ("download_bytes", limits.download_bytes, candidate.download_bytes),
+        ("storage_bytes", limits.storage_bytes, candidate.storage_bytes),
+    ]
+    misses = [
+        Miss(name, float(allowed), float(value), _excess(float(value), float(allowed)))
+        for name, allowed, value in at_most
+        if allowed is not None and value is not None and value > allowed
+    ]
+    floor = limits.metric_floor
+    if floor is not None and candidate.metric is not None:
+        worse = candidate.metric < floor if metric.higher_is_better else candidate.metric > floor
+        if worse:
+            misses.append(Miss("metric_floor", floor, candidate.metric, 1.0 + abs(candidate.metric - floor)))
+    return misses
+
+
+def _excess(value: float, allowed: float) -> float:
+    return value / allowed if allowed > 0 else 1.0 + value
+
+
+def _latency(judgement: Judgement) -> float:
+    candidate = judgement.candidate
+    if candidate.latency_p95_ms is not None and candidate.latency_p95_ms.origin is Origin.DEVICE:
+        return candidate.latency_p95_ms.value
+    return candidate.host_latency_p95_ms if candidate.host_latency_p95_ms is not None else float("inf")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004  where decimals stop to matter
