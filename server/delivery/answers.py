@@ -1,0 +1,182 @@
+"""What a device that asks is answered: from the database, from S3, and only what its desired state entitles it to."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from edge_agent.protocol import bitmap
+from edge_agent.protocol.manifest import VariantManifest
+from edge_agent.protocol.messages import Ask, AskKind, Reply, ReplyStatus
+from edge_agent.protocol.topics import MAX_PAYLOAD_BYTES, DeviceTopic
+from server.database.tables import devices, variants
+from server.errors import (
+    DatabaseUnavailableError,
+    DigestMismatchError,
+    NotFoundError,
+    ObjectNotFoundError,
+    RegistryError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
+from server.fleet.entitlements import desired_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from edge_agent.protocol.manifest import ObjectDescriptor
+    from server.database.connect import Database
+    from server.delivery.sender import BlockSender
+    from server.storage import ObjectStore
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 2.0
+DETAIL_CHARACTERS = 512
+KEPT_MANIFESTS = 256
+# what stands in a reply beside the manifest, and what JSON adds when it quotes one
+MANIFEST_BYTES = MAX_PAYLOAD_BYTES[DeviceTopic.REPLY] * 3 // 4
+
+
+class DeviceGoneError(RegistryError):
+    """The device was removed."""
+
+    code = "device_removed"
+
+
+class Answers:
+    """Answers one question after the other; called by one thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: ObjectStore,
+        sender: BlockSender,
+        *,
+        presign_expiry_s: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._sender = sender
+        self._presign_expiry_s = presign_expiry_s
+        self._clock = clock
+        self._manifests: OrderedDict[str, tuple[bytes, ObjectDescriptor]] = OrderedDict()
+        self._store_away_until = 0.0
+
+    def answer(self, device: str, ask: Ask) -> Reply:
+        """The answer to a question; never raises for what a device can cause."""
+        wait_s = self._sender.may_ask(device)
+        if wait_s > 0.0:
+            return _reply(ask, ReplyStatus.SLOW_DOWN, retry_after_s=wait_s)
+        try:
+            self._require_device(device)
+            match ask.kind:
+                case AskKind.DESIRED:
+                    return _reply(ask, desired=desired_of(self._database, device))
+                case AskKind.MANIFEST:
+                    return self._manifest(device, ask)
+                case AskKind.URL:
+                    self._descriptor(device, ask.sha256)
+                    url = self._store.presign_get(ask.sha256 or "", self._presign_expiry_s)
+                    return _reply(ask, url=url)
+                case AskKind.BLOCKS:
+                    return self._blocks(device, ask)
+        except (StorageUnavailableError, StorageRefusedError, DatabaseUnavailableError) as exc:
+            log.warning("%s of %s can't be answered now: %s", ask.kind, device, exc)
+            detail = "the registry can't reach its own store"
+            return _reply(ask, ReplyStatus.UNAVAILABLE, retry_after_s=RETRY_S, detail=detail)
+        except DeviceGoneError as exc:
+            return _reply(ask, ReplyStatus.GONE, detail=str(exc))
+        except (ObjectNotFoundError, NotFoundError, DigestMismatchError) as exc:
+            return _reply(ask, ReplyStatus.NOT_FOUND, detail=str(exc))
+
+    def _require_device(self, device: str) -> None:
+        query = sa.select(devices.c.removed_at).where(devices.c.device_id == device)
+        with self._database.read() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise NotFoundError(f"No device {device} has joined this registry.")
+        if row.removed_at is not None:
+            raise DeviceGoneError(f"Device {device} was removed from this registry: join again with a new token.")
+
+    def _manifest(self, device: str, ask: Ask) -> Reply:
+        wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).deployments}
+        if ask.sha256 is None or ask.sha256 not in wanted:
+            raise _not_yours(ask.sha256)
+        text, _ = self._read_manifest(ask.sha256)
+        if len(text) > MANIFEST_BYTES:
+            raise NotFoundError(f"Manifest {ask.sha256} has {len(text)} bytes: too large for MQTT, fetch it by HTTPS.")
+        return _reply(ask, manifest=text.decode())
+
+    def _blocks(self, device: str, ask: Ask) -> Reply:
+        descriptor = self._descriptor(device, ask.sha256)
+        missing: Sequence[int] = range(descriptor.block_count)
+        if ask.missing is not None:
+            missing = bitmap.unpack(ask.missing, count=descriptor.block_count)
+        if self._clock() < self._store_away_until:
+            raise StorageUnavailableError("S3 did not answer a moment ago.")
+        answer = self._sender.ask(device, descriptor, missing, listening=ask.listening)
+        return _reply(
+            ask,
+            answer.status,
+            blocks_sent=answer.blocks,
+            first_pass=answer.first_pass,
+            retry_after_s=answer.retry_after_s,
+        )
+
+    def _descriptor(self, device: str, sha256: str | None) -> ObjectDescriptor:
+        """How an object travels that some manifest of the device's desired state names."""
+        wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).deployments}
+        query = sa.select(variants.c.manifest_sha256).where(
+            variants.c.object_sha256 == (sha256 or ""), variants.c.manifest_sha256.in_(sorted(wanted))
+        )
+        with self._database.read() as connection:
+            manifest_sha256 = connection.execute(query).scalar()
+        if manifest_sha256 is None:
+            raise _not_yours(sha256)
+        _, descriptor = self._read_manifest(manifest_sha256)
+        if descriptor.sha256 != sha256:
+            raise _not_yours(sha256)
+        return descriptor
+
+    def _read_manifest(self, sha256: str) -> tuple[bytes, ObjectDescriptor]:
+        known = self._manifests.get(sha256)
+        if known is None:
+            if self._clock() < self._store_away_until:
+                raise StorageUnavailableError("S3 did not answer a moment ago.")
+            try:
+                text = self._store.get_bytes(sha256)
+            except StorageUnavailableError:
+                # one that waits for S3 must not make all the others wait: they are told at once
+                self._store_away_until = self._clock() + RETRY_S
+                raise
+            try:
+                known = (text, VariantManifest.model_validate_json(text).object)
+            except ValidationError as exc:
+                raise ObjectNotFoundError(f"Object {sha256} is no manifest that this registry can read.") from exc
+            self._manifests[sha256] = known
+            if len(self._manifests) > KEPT_MANIFESTS:
+                self._manifests.popitem(last=False)
+        self._manifests.move_to_end(sha256)
+        return known
+
+
+def _reply(ask: Ask, status: ReplyStatus = ReplyStatus.OK, *, detail: str = "", **fields: object) -> Reply:
+    return Reply.model_validate(
+        {
+            "kind": ask.kind,
+            "status": status,
+            "sha256": ask.sha256,
+            "detail": detail[:DETAIL_CHARACTERS],
+            **fields,
+        }
+    )
+
+
+def _not_yours(sha256: str | None) -> ObjectNotFoundError:
+    return ObjectNotFoundError(f"The desired state of this device names no object {sha256}.")
