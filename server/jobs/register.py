@@ -61,7 +61,7 @@ def register_version(database: Database, claim: Claim, version: ModelVersion, *,
         stored = connection.execute(query).mappings().one()
         if any(stored[name] != row[name] for name in columns):
             raise JobError(
-                f"{claim.model} {claim.version} exists with other content; versions never change: push another version.",
+                f"{claim.model} {claim.version} exists with other content; versions never change: push another one.",
                 code="conflict",
             )
         finish(connection, claim, result={"model": claim.model, "version": claim.version}, now=now)

@@ -1,0 +1,254 @@
+"""One job from its claim to its end: fetch, run within limits, store, register. Puts the other modules together."""
+
+import json
+import stat
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from compressors.contract import BuildRequest, BuildResult, Inputs, InspectRequest, InspectResult, ProgressLine, Task
+from edge_agent.protocol.profile import RuntimeName
+from server.database.connect import Database
+from server.errors import DigestMismatchError, ObjectNotFoundError, RegistryError, StorageUnavailableError
+from server.jobs import claims, reading, register
+from server.jobs.claims import Claim
+from server.jobs.errors import BadResultError, JobError
+from server.jobs.lease import Lease
+from server.jobs.process import JobLimits, run_job
+from server.jobs.workspace import workspace
+from server.schemas.work import BuildWork, InspectWork, JobKind
+from server.storage import ObjectStore
+
+STORAGE_PATIENCE_S: Final = 60.0
+DATABASE_PATIENCE_S: Final = 60.0
+PAUSE_S: Final = 1.0
+
+ResultT = TypeVar("ResultT", bound=BaseModel)
+ReturnT = TypeVar("ReturnT")
+
+
+@dataclass(frozen=True, slots=True)
+class JobSettings:
+    """What every job of a worker shares."""
+
+    data_dir: Path
+    limits: JobLimits
+    pythons: dict[str, Path]
+    program: tuple[str, ...] = (sys.executable, "-m", "compressors.job")
+    """What runs a job; kind, request file and result file are added."""
+
+    @property
+    def work_dir(self) -> Path:
+        """Folders of running jobs."""
+        return self.data_dir / "work"
+
+    @property
+    def cache_dir(self) -> Path:
+        """What builds remember of each other, by hash."""
+        return self.data_dir / "cache"
+
+
+class JobRunner:
+    """Does claimed jobs."""
+
+    def __init__(
+        self,
+        catalogue: Database,
+        store: ObjectStore,
+        settings: JobSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._catalogue = catalogue
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+
+    def run(self, claim: Claim, lease: Lease) -> None:
+        """Do a job and register what it made; a failure is written into the job.
+
+        Raises:
+            LeaseLostError: another worker has it; nothing was registered.
+            StopRequestedError: the worker shall end; nothing was registered.
+            DatabaseUnavailableError: it stayed away for so long that the job must be done again.
+        """
+        try:
+            with workspace(self._settings.work_dir) as folder:
+                if claim.kind is JobKind.INSPECT:
+                    self._inspect(claim, lease, folder)
+                else:
+                    self._build(claim, lease, folder)
+        except JobError as exc:
+            self._fail(claim, lease, exc.wire_code, str(exc))
+        except (StorageUnavailableError, ObjectNotFoundError, DigestMismatchError) as exc:
+            self._fail(claim, lease, exc.code, f"{exc} Then push or build again.")
+        except OSError as exc:
+            self._fail(
+                claim,
+                lease,
+                "worker_disk",
+                f"The worker's disk failed the job: {exc.strerror}; make room and build again.",
+            )
+
+    def _inspect(self, claim: Claim, lease: Lease, folder: Path) -> None:
+        work = _parse(InspectWork, claim.request)
+        inputs = Inputs(
+            model=claim.model,
+            version=claim.version,
+            model_path=self._fetch(lease, work.source.sha256, folder / "model"),
+            data_path=self._fetch(lease, work.data.sha256, folder / "data.npz"),
+            train_path=self._fetch(lease, work.train.sha256, folder / "train.npz") if work.train else None,
+            task=Task(work.form.task),
+            metric=work.form.metric,
+            labels=work.form.labels,
+        )
+        result = self._run(claim, lease, folder, InspectRequest(inputs=inputs), InspectResult)
+        now = self._clock()
+        version = register.model_version_of(claim, work, result, now=now)
+        self._patiently(lease, lambda: register.register_version(self._catalogue, claim, version, now=now))
+
+    def _build(self, claim: Claim, lease: Lease, folder: Path) -> None:
+        work = _parse(BuildWork, claim.request)
+        version = reading.read_version(self._catalogue, claim.model, claim.version)
+        profiles = reading.read_profiles(self._catalogue, work.profiles)
+        inputs = Inputs(
+            model=claim.model,
+            version=claim.version,
+            model_path=self._fetch(lease, version.source_sha256, folder / "model"),
+            data_path=self._fetch(lease, version.eval_sha256, folder / "data.npz"),
+            train_path=self._fetch(lease, version.train_sha256, folder / "train.npz") if version.train_sha256 else None,
+            task=Task(version.task),
+            metric=version.metric,
+            labels=version.labels,
+        )
+        output_dir = folder / "output"
+        output_dir.mkdir()
+        self._settings.cache_dir.mkdir(parents=True, exist_ok=True)
+        request = BuildRequest(
+            inputs=inputs,
+            profiles=profiles,
+            recipes=work.recipes,
+            pythons={
+                RuntimeName(name): path for name, path in self._settings.pythons.items() if name in set(RuntimeName)
+            },
+            output_dir=output_dir,
+            cache_dir=self._settings.cache_dir,
+            device_figures=reading.read_figures(self._catalogue, claim.model, claim.version),
+        )
+        result = self._run(claim, lease, folder, request, BuildResult)
+        _check_build(result, work.profiles)
+        sizes = self._store_output(lease, result, output_dir)
+        now = self._clock()
+        self._patiently(lease, lambda: register.register_build(self._catalogue, claim, result, sizes, now=now))
+
+    def _fetch(self, lease: Lease, sha256: str, path: Path) -> Path:
+        lease.report("fetching", 0, 0)
+        self._with_storage(lease, lambda: self._store.get_to_file(sha256, path))
+        return path
+
+    def _run(
+        self,
+        claim: Claim,
+        lease: Lease,
+        folder: Path,
+        request: InspectRequest | BuildRequest,
+        kind: type[ResultT],
+    ) -> ResultT:
+        request_path, result_path = folder / "request.json", folder / "result.json"
+        request_path.write_text(request.model_dump_json(), "utf-8")
+
+        def on_progress(line: ProgressLine) -> None:
+            lease.report(line.stage, line.done, line.of)
+
+        content = run_job(
+            [*self._settings.program, str(claim.kind), str(request_path), str(result_path)],
+            folder=folder,
+            result_path=result_path,
+            limits=self._settings.limits,
+            on_progress=on_progress,
+            check=lease.check,
+        )
+        try:
+            return kind.model_validate_json(content)
+        except ValidationError as exc:
+            raise BadResultError(
+                f"The job's result does not fit ({exc.error_count()} errors): report this as a bug."
+            ) from exc
+
+    def _store_output(self, lease: Lease, result: BuildResult, output_dir: Path) -> register.StoredSizes:
+        """Objects first, then their manifests: a manifest in the store never names an object that is not."""
+        objects = {built.object_sha256 for built in result.variants if built.object_sha256}
+        manifests = {built.manifest_sha256 for built in result.variants if built.manifest_sha256}
+        wanted = [*sorted(objects), *sorted(manifests - objects)]
+        sizes: dict[str, int] = {}
+        for number, sha256 in enumerate(wanted):
+            lease.report("storing", number, len(wanted))
+            path = _output_file(output_dir, sha256)
+            stored = self._with_storage(lease, partial(self._store.put_file, path))
+            if stored.sha256 != sha256:
+                raise BadResultError(f"The job left a file {sha256} that holds other bytes: report this as a bug.")
+            sizes[sha256] = stored.size_bytes
+        return register.StoredSizes(sizes)
+
+    def _with_storage(self, lease: Lease, act: Callable[[], ReturnT]) -> ReturnT:
+        """Wait for S3 to come back, for a while; the job stays ours meanwhile."""
+        return _retry(lease, act, StorageUnavailableError, STORAGE_PATIENCE_S)
+
+    def _patiently(self, lease: Lease, act: Callable[[], None]) -> None:
+        """Wait for the database to come back, for a while."""
+        _retry(lease, act, RegistryError, DATABASE_PATIENCE_S)
+
+    def _fail(self, claim: Claim, lease: Lease, code: str, message: str) -> None:
+        self._patiently(
+            lease,
+            lambda: claims.fail(self._catalogue, claim, code=code, message=message, now=self._clock()),
+        )
+
+
+def _retry(lease: Lease, act: Callable[[], ReturnT], error: type[RegistryError], patience_s: float) -> ReturnT:
+    end_s = time.monotonic() + patience_s
+    while True:
+        lease.check()
+        try:
+            return act()
+        except error as exc:
+            if not exc.retryable or time.monotonic() > end_s:
+                raise
+        time.sleep(PAUSE_S)
+
+
+def _parse(kind: type[ResultT], request: dict[str, object]) -> ResultT:
+    try:
+        return kind.model_validate_json(json.dumps(request))
+    except ValidationError as exc:
+        raise JobError("This job was asked for by another release of the registry; push or build again.") from exc
+
+
+def _check_build(result: BuildResult, profiles: Sequence[str]) -> None:
+    """Refuse a result that would leave the catalogue contradicting itself."""
+    if sorted(choice.profile for choice in result.choices) != sorted(profiles):
+        raise BadResultError("The job's result does not choose exactly once for each profile: report this as a bug.")
+    packed = {(built.profile, built.variant_id) for built in result.variants if built.manifest_sha256}
+    for choice in result.choices:
+        if (choice.variant_id is None) == (choice.refusal is None):
+            raise BadResultError("The job's result neither chooses nor refuses, or does both: report this as a bug.")
+        if choice.variant_id is not None and (choice.profile, choice.variant_id) not in packed:
+            raise BadResultError("The job's result chooses a variant that it did not pack: report this as a bug.")
+
+
+def _output_file(folder: Path, sha256: str) -> Path:
+    """A file that the job left: an ordinary one, never a link to something that is not the job's."""
+    path = folder / sha256
+    try:
+        mode = path.lstat().st_mode
+    except OSError as exc:
+        raise BadResultError(f"The job named a file {sha256} and did not leave it: report this as a bug.") from exc
+    if folder.is_symlink() or not stat.S_ISREG(mode):
+        raise BadResultError(f"The job left {sha256} as something that is no file: report this as a bug.")
+    return path

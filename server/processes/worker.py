@@ -1,0 +1,58 @@
+"""A job worker: `python -m server.processes.worker`. Settings come from the environment. Start as many as you like."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+
+from server.database.connect import Database
+from server.errors import RegistryError
+from server.jobs.process import JobLimits
+from server.jobs.runner import JobRunner, JobSettings
+from server.jobs.worker import Worker
+from server.jobs.workspace import clear_abandoned
+from server.settings import RegistrySettings, load_settings
+from server.storage import S3ObjectStore
+
+
+def job_settings(settings: RegistrySettings) -> JobSettings:
+    """What jobs need of the settings."""
+    return JobSettings(
+        data_dir=settings.data_dir,
+        limits=JobLimits.of(memory_bytes=settings.job_memory_bytes, timeout_s=settings.job_timeout_s),
+        pythons=dict(settings.runtime_pythons),
+    )
+
+
+def main() -> int:
+    """Work until SIGTERM or SIGINT."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+
+    def stop_soon(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, stop_soon)
+    signal.signal(signal.SIGINT, stop_soon)
+    try:
+        settings = load_settings()
+        catalogue = Database(settings.database_url)
+        store = S3ObjectStore.from_settings(settings)
+        jobs = job_settings(settings)
+        clear_abandoned(jobs.work_dir)
+        # a new name for each start: a worker that comes back must not pass for the one that lost the job
+        name = f"{socket.gethostname()[:32]}:{os.getpid()}:{os.urandom(4).hex()}"
+        Worker(catalogue, JobRunner(catalogue, store, jobs), name=name).run(stop)
+    except RegistryError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return 1
+    store.close()
+    catalogue.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
