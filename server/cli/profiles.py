@@ -1,7 +1,7 @@
 """`edge-registry profile`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,12 +17,12 @@ app = typer.Typer(help="Kinds of devices and the limits that a model must meet t
 
 @app.command()
 def add(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML; `edge-agent probe` writes one.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML, or a well-known name.")],
     registry: RegistryOption = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Register profiles from YAML files."""
+    """Register profiles from YAML files (`edge-agent probe` writes one), or well-known ones by name."""
     profiles = [read_profile(path) for path in files]  # all are read before the first is sent
     with connected(registry) as client:
         added = [client.add_profile(profile) for profile in profiles]
@@ -49,35 +49,29 @@ def list_(registry: RegistryOption = None, *, as_json: JsonOption = False) -> No
 def show(name: str, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
     """One profile, as the YAML that would register it."""
     with connected(registry) as client:
-        document = client.get_profile(name).model_dump(mode="json", exclude_none=True)
+        profile = client.get_profile(name)
     if as_json:
-        show_json(document)
+        show_json(profile.model_dump(mode="json"))
         return
-    import yaml  # noqa: PLC0415  `--help` must not wait for it
+    from edge_agent.profiles import dump_profile  # noqa: PLC0415  `--help` must not wait for it
 
-    say(yaml.safe_dump(document, sort_keys=False, allow_unicode=True).rstrip())
+    say(dump_profile(profile).rstrip())
 
 
 def read_profile(path: Path) -> "DeviceProfile":
-    """A profile from a file; what is wrong with it ends the program with a sentence."""
-    import yaml  # noqa: PLC0415  `--help` must not wait for these
-    from pydantic import ValidationError  # noqa: PLC0415
+    """A profile from a file, or a well-known one by its name; what is wrong ends the program with a sentence."""
+    from edge_agent.profiles import ProfileError, load_profile, well_known  # noqa: PLC0415  `--help` must not wait
 
-    from edge_agent.protocol.profile import DeviceProfile  # noqa: PLC0415
-    from server.schemas.sentence import sentence  # noqa: PLC0415
-
+    if not path.exists() and str(path) in (known := well_known()):
+        return known[str(path)]
     try:
-        document: Any = yaml.safe_load(path.read_text("utf-8"))
+        return load_profile(path.read_text("utf-8"))
     except OSError as exc:
-        fail(f"The file {path} can't be read: {exc.strerror}.")
-    except (yaml.YAMLError, UnicodeDecodeError) as exc:
-        fail(f"The file {path} is not YAML: {' '.join(str(exc).split())[:200]}.")
-    if not isinstance(document, dict):
-        fail(f"The file {path} holds no profile: it must be a mapping that begins with `name:`.")
-    try:
-        return DeviceProfile.model_validate(document)
-    except ValidationError as exc:
-        fail(sentence(exc.errors(include_url=False), subject=str(path)))
+        fail(f"The file {path} can't be read: {exc.strerror}. Profiles that need no file: {', '.join(well_known())}.")
+    except UnicodeDecodeError:
+        fail(f"The file {path} is no UTF-8 text, so it holds no profile.")
+    except ProfileError as exc:
+        fail(f"{path}: {exc}.")
 
 
 def _row(profile: "DeviceProfile") -> tuple[str, ...]:

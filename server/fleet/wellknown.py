@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
+from edge_agent.profiles import well_known
 from server.catalogue.profiles import find_profile, insert_profile
 from server.errors import NotFoundError
 
@@ -22,7 +24,7 @@ def require_profile(connection: sa.Connection, name: str, *, now: float) -> Devi
     profile = find_profile(connection, name)
     if profile is not None:
         return profile
-    profile = None
+    profile = _well_known().get(name)
     if profile is None:
         raise NotFoundError(
             f"There is no profile {name}: register it with `edge-registry profile add FILE.yaml` "
@@ -30,3 +32,8 @@ def require_profile(connection: sa.Connection, name: str, *, now: float) -> Devi
         )
     insert_profile(connection, profile, now=now)
     return profile
+
+
+@functools.cache  # read once: a write transaction spans no other IO
+def _well_known() -> dict[str, DeviceProfile]:
+    return well_known()

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from server.database.connect import Database
 from server.database.tables import job_runs, model_versions
+from server.settings import RegistrySettings
 
 
 class Running(Protocol):
@@ -21,7 +23,9 @@ class Running(Protocol):
     @property
     def url(self) -> str: ...
     @property
-    def catalogue(self) -> Any: ...  # noqa: ANN401  the fixtures of the parent folder can't be imported
+    def settings(self) -> RegistrySettings: ...
+    @property
+    def catalogue(self) -> Database: ...
 
 
 @pytest.fixture
@@ -137,7 +141,7 @@ def add_version(registry: Running) -> Callable[..., None]:
 
 
 @pytest.fixture
-def uploads(registry: Any) -> Path:  # noqa: ANN401  see Running
+def uploads(registry: Running) -> Path:
     """Where uploads wait; empty when none is under way."""
     folder: Path = registry.settings.data_dir / "uploads"
     return folder

@@ -14,6 +14,9 @@ import sqlalchemy as sa
 
 from server.database.tables import jobs
 
+# The classes behind these fixtures live in a conftest, which a test can't import.
+Registry = Any
+Store = Any
 Push = Callable[..., httpx.Response]
 
 
@@ -26,15 +29,15 @@ def message_of(response: httpx.Response) -> str:
     return message
 
 
-def job_count(registry: Any) -> int:  # noqa: ANN401
+def job_count(registry: Registry) -> int:
     with registry.catalogue.read() as connection:
         return int(connection.execute(sa.select(sa.func.count()).select_from(jobs)).scalar_one())
 
 
 def test_push_new_version_stores_the_bytes_and_asks_for_an_inspection(
-    registry: Any,  # noqa: ANN401
+    registry: Registry,
     push: Push,
-    object_store: Any,  # noqa: ANN401
+    object_store: Store,
     http: httpx.Client,
     uploads: Path,
     pt2: bytes,
@@ -53,7 +56,7 @@ def test_push_new_version_stores_the_bytes_and_asks_for_an_inspection(
     assert list(uploads.iterdir()) == []
 
 
-def test_push_same_bytes_twice_gives_the_same_job(registry: Any, push: Push) -> None:  # noqa: ANN401
+def test_push_same_bytes_twice_gives_the_same_job(registry: Registry, push: Push) -> None:
     first, second = push(), push()
     assert (first.status_code, second.status_code) == (202, 202)
     assert first.json() == second.json()
@@ -62,7 +65,7 @@ def test_push_same_bytes_twice_gives_the_same_job(registry: Any, push: Push) -> 
 
 @pytest.mark.parametrize("part", ["data", "form", "train"])
 def test_push_same_version_other_content_is_a_conflict(
-    registry: Any,  # noqa: ANN401
+    registry: Registry,
     push: Push,
     npz: bytes,
     pt2: bytes,
@@ -113,13 +116,13 @@ def test_push_after_a_failed_inspection_is_a_new_job_with_any_content(
     ],
 )
 def test_push_bad_part_is_one_sentence_and_leaves_nothing(
-    registry: Any,  # noqa: ANN401
+    registry: Registry,
     push: Push,
     uploads: Path,
     pt2: bytes,
     npz: bytes,
     part: str,
-    content: Any,  # noqa: ANN401
+    content: object,
     words: str,
 ) -> None:
     named = {"truncated": pt2[: len(pt2) // 2], "npz": npz, "pt2": pt2}
@@ -134,7 +137,7 @@ def test_push_bad_part_is_one_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     "name", ["a b", "a+b", "a%23b", "n" * 300, "%F0%9F%90%9F", "..%2Fetc", "a..b", ".hidden", "-x"]
 )
-def test_push_impossible_name_is_refused(registry: Any, push: Push, name: str) -> None:  # noqa: ANN401
+def test_push_impossible_name_is_refused(registry: Registry, push: Push, name: str) -> None:
     for answer in (push(model=name), push(version=name)):
         assert answer.status_code in {404, 422}
         assert "1 to 63 letters" in message_of(answer) or "two dots" in message_of(answer)
@@ -209,7 +212,7 @@ def test_push_strange_body_is_one_sentence(http: httpx.Client, content_type: str
     assert words in message_of(answer)
 
 
-def test_push_cut_in_the_middle_leaves_nothing(registry: Any, uploads: Path) -> None:  # noqa: ANN401
+def test_push_cut_in_the_middle_leaves_nothing(registry: Registry, uploads: Path) -> None:
     address = urlsplit(registry.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port or 0, timeout=10)
     connection.putrequest("POST", "/v1/models/net/versions/1")
