@@ -2,9 +2,9 @@
 
 The rule. A device that listens and lacks at least half of an object opens a short gathering window, then the whole
 object goes out once for everybody who listens (the *first pass*). Whoever asks meanwhile is told to wait for it.
-Afterwards each device gets what it still lacks in private: broadcasting repairs again made every listener receive 86-117 %
-of the file twice (simulated: 100 devices, 20 cuts each). Another pass begins only for a device that no pass has served,
-and not until `again_s` after the last one ended: that is the next wave.
+Afterwards each device gets what it still lacks in private: broadcasting repairs again made every listener receive
+86-117 % of the file twice (simulated: 100 devices, 20 cuts each). Another pass begins only for a device that no pass
+has served, and not until `again_s` after the last one ended: that is the next wave.
 """
 
 from __future__ import annotations
