@@ -61,18 +61,19 @@ def probe(
     )
 
 
-def facts_of_this_machine(data_dir: Path) -> dict[str, object]:
-    """What a device tells the registry when it joins; nothing that names its owner."""
+def facts_of_this_machine(data_dir: Path) -> dict[str, str]:
+    """What a device tells the registry when it joins, as texts; nothing that names its owner."""
     facts = parse.parse_cpuinfo(_text(Path("/proc/cpuinfo")))
-    return {
+    found = {
         "arch": platform.machine(),
         "cpu_model": facts.model,
-        "cpu_cores": facts.cores,
-        "cpu_features": sorted(facts.features),
-        "ram_bytes": parse.parse_memory_total_bytes(_text(Path("/proc/meminfo"))),
-        "storage_free_bytes": _storage_bytes(data_dir),
+        "cpu_cores": str(facts.cores),
+        "cpu_features": " ".join(sorted(facts.features)),
+        "ram_bytes": str(parse.parse_memory_total_bytes(_text(Path("/proc/meminfo"))) or ""),
+        "storage_bytes": str(_storage_bytes(data_dir)),
         "board": parse.parse_board_model(_bytes(Path("/proc/device-tree/model"))),
     }
+    return {name: text[:256] for name, text in found.items() if text}
 
 
 def _storage_bytes(folder: Path) -> int:

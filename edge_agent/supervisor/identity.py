@@ -92,7 +92,7 @@ def ensure(
     profile: str | None,
     labels: Mapping[str, str],
     runtimes: Mapping[str, str],
-    facts: Mapping[str, object],
+    facts: Mapping[str, str],
 ) -> Identity:
     """The identity of this folder; joins when there is none, and saves it before anything else.
 

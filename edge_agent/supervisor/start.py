@@ -51,7 +51,7 @@ def start(
     with identities.lock(layout):
         runtimes = installed_runtimes()
         identity = identities.load(layout)
-        facts: Mapping[str, object] = {}
+        facts: Mapping[str, str] = {}
         if identity is None:
             from edge_agent.probe.read import facts_of_this_machine  # noqa: PLC0415  once in a device's life
 
