@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
+LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 
 
@@ -27,14 +28,10 @@ class Transport:
     """A connection pool to one registry."""
 
     def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise RegistryClientError(
-                "bad_url", f"{url!r} is no address of a registry; give one such as http://host:8080."
-            )
-        self.url = parts.geturl().rstrip("/")
+        self.url, host = _checked_url(url)
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
-        self._http = httpx.Client(base_url=self.url, timeout=timeout)
+        # a proxy of the environment can't reach this machine's own loopback
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=host not in LOOPBACK)
 
     def close(self) -> None:
         """Close the connections."""
@@ -96,6 +93,18 @@ class Transport:
 
     def _not_ours(self, status: int | None = None) -> RegistryClientError:
         return RegistryClientError("not_a_registry", f"What answers at {self.url} is not this registry's API.", status)
+
+
+def _checked_url(url: str) -> tuple[str, str]:
+    """The URL without a slash at its end, and its host."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise RegistryClientError("bad_url", f"{url!r} is no address of a registry; give one such as http://host:8080.")
+    return parts.geturl().rstrip("/"), parts.hostname or ""
 
 
 def segment(value: str, what: str) -> str:

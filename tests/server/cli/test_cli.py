@@ -1,0 +1,296 @@
+"""The commands against a real registry: tables for people, JSON for programs, errors as a sentence and an exit code."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from typer.testing import CliRunner, Result
+
+from server.cli.app import app
+from server.database.tables import deployments, job_runs, jobs, model_versions, rollout_states
+
+# The class behind this fixture lives in a conftest, which a test can't import.
+Registry = Any
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(registry: Registry) -> Run:
+    """Run a command against the registry."""
+
+    def invoke(*arguments: str, exit_code: int = 0) -> Result:
+        result = CliRunner().invoke(app, list(arguments), env={"SHOAL_REGISTRY": registry.url, "NO_COLOR": "1"})
+        assert result.exit_code == exit_code, result.output
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def as_json(run: Run) -> Callable[..., Any]:
+    """Run a command with --json and read what it prints."""
+    return lambda *arguments: json.loads(run(*arguments, "--json").stdout)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, str]:
+    """A model, data and labels."""
+    with zipfile.ZipFile(tmp_path / "net.pt2", "w") as archive:
+        archive.writestr("m/archive_format", "pt2")
+    np.savez(tmp_path / "eval.npz", x=np.zeros((2, 2), np.float32), y=np.zeros(2))
+    (tmp_path / "labels.txt").write_text("cat\ndog\n")
+    return {name: str(tmp_path / name) for name in ("net.pt2", "eval.npz", "labels.txt")}
+
+
+@pytest.fixture
+def device(run: Run, as_json: Callable[..., Any], registry: Registry) -> str:
+    """A device that joined."""
+    run("profile", "add", "pi-4")
+    token = as_json("token", "create", "--profile", "pi-4", "--label", "site=berlin", "--valid", "30m")
+    body = {"token": token["token"], "device_id": "dev-1"}
+    assert httpx.post(f"{registry.url}/v1/join", json=body).status_code == 201
+    return "dev-1"
+
+
+@pytest.fixture
+def worker(registry: Registry) -> Iterator[None]:
+    """Does what a worker writes at the end of each job, as soon as the job is there; until the test ends."""
+    ended = threading.Event()
+
+    def work() -> None:
+        done: set[str] = set()
+        while not ended.wait(0.05):
+            with registry.catalogue.read() as connection:
+                waiting = [row for row in connection.execute(sa.select(jobs)) if row.job_id not in done]
+            for job in waiting:
+                done.add(job.job_id)
+                finish(registry, job)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+def finish(registry: Registry, job: sa.Row[Any]) -> None:
+    run_row = {"job_id": job.job_id, "state": "done", "worker": "w", "attempt": 1, "lease_until": 0.0}
+    document = {
+        "model": job.model,
+        "version": job.version,
+        "task": "classification",
+        "metric": "top1",
+        "signature": {"inputs": [{"name": "x", "shape": [-1, 2]}], "outputs": [{"name": "y", "shape": [-1, 2]}]},
+        "preprocessing": {},
+        "labels": ["cat", "dog"],
+        "splits": {"calibration": 1, "selection": 1, "test": 2, "groups": 4},
+        "parameters": 6000,
+        "source_sha256": "0" * 64,
+        "source_bytes": 10,
+        "eval_sha256": "1" * 64,
+        "created_at": 1.0,
+    }
+    names = ("model", "version", "task", "metric", "source_sha256", "source_bytes", "eval_sha256", "created_at")
+    with registry.catalogue.write() as connection:
+        connection.execute(
+            sa.insert(job_runs).values(**run_row, started_at=1.0, finished_at=2.0, progress={"done": 1, "of": 1})
+        )
+        if job.kind == "inspect":
+            row = {**{name: document[name] for name in names}, "document": document}
+            connection.execute(sa.insert(model_versions).values(row))
+
+
+def test_help_answers_quickly_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from server.cli.app import app;"
+        "result = CliRunner().invoke(app, ['--help']); assert result.exit_code == 0, result.output;"
+        "heavy = ('pydantic', 'httpx', 'sqlalchemy', 'fastapi', 'boto3', 'torch');"
+        "print([name for name in heavy if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert found.stdout.strip() == "[]"
+
+
+def test_client_commands_import_no_server_packages(registry: Registry) -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from server.cli.app import app;"
+        f"result = CliRunner().invoke(app, ['status', '--registry', '{registry.url}']);"
+        "assert result.exit_code == 0, result.output;"
+        "print([name for name in ('sqlalchemy', 'fastapi', 'boto3', 'torch', 'server.stack') if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    assert found.stdout.strip() == "[]"
+
+
+def test_status_is_a_table_or_json(run: Run, as_json: Callable[..., Any], registry: Registry) -> None:
+    assert registry.url in run("status").stdout
+    status = as_json("status")
+    assert (status["status"], status["broker"], status["url"]) == ("ok", "ok", registry.url)
+
+
+def test_status_of_a_degraded_registry_exits_1(start_registry: Callable[..., Registry]) -> None:
+    down = start_registry(mqtt_url="mqtt://127.0.0.1:9")
+    result = CliRunner().invoke(app, ["status", "--registry", down.url])
+    assert result.exit_code == 1
+    assert "does not answer" in result.stdout
+
+
+def test_profiles_from_yaml_are_added_listed_and_shown(run: Run, as_json: Callable[..., Any], tmp_path: Path) -> None:
+    run("profile", "add", "pi-4", "pi-5")
+    (tmp_path / "mine.yaml").write_text(run("profile", "show", "pi-4").stdout.replace("name: pi-4", "name: mine"))
+    assert "mine is registered" in run("profile", "add", str(tmp_path / "mine.yaml")).stdout
+    assert [profile["name"] for profile in as_json("profile", "list")] == ["mine", "pi-4", "pi-5"]
+    assert "Cortex-A72" in run("profile", "list").stdout
+    assert as_json("profile", "show", "mine")["cpu"] == as_json("profile", "show", "pi-4")["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("ram_bytes: ", "ram_bytes: -"), "ram_bytes"),
+        (("name: pi-4", "name: ../x"), "name"),
+        (("threads: ", "threats: "), "threats"),
+        (("name: pi-4", "name: [unclosed"), "YAML"),
+    ],
+)
+def test_profile_that_cannot_be_is_one_sentence_with_the_file(
+    run: Run, as_json: Callable[..., Any], tmp_path: Path, change: tuple[str, str], words: str
+) -> None:
+    run("profile", "add", "pi-4")
+    path = tmp_path / "bad.yaml"
+    path.write_text(run("profile", "show", "pi-4").stdout.replace(*change))
+    said = run("profile", "add", str(path), exit_code=1).stderr
+    assert said.startswith(f"edge-registry: {path}: ")
+    assert words in said
+    assert said.count("\n") == 1
+    assert "No such file" in run("profile", "add", "nothing.yaml", exit_code=1).stderr
+    assert len(as_json("profile", "list")) == 1
+
+
+@pytest.mark.usefixtures("worker")
+def test_push_waits_for_the_inspection_and_starts_the_builds(
+    run: Run, as_json: Callable[..., Any], files: dict[str, str]
+) -> None:
+    run("profile", "add", "pi-4")
+    push = ["model", "push", files["net.pt2"], "--name", "net", "--version", "1", "--data", files["eval.npz"]]
+    push += ["--task", "classification", "--metric", "top1", "--labels", files["labels.txt"], "--mean", "0.5,0.5"]
+    pushed = as_json(*push)
+    assert [(job["kind"], job["state"]) for job in pushed["jobs"]] == [("inspect", "done"), ("build", "queued")]
+    assert "inspect net@1: done" in run(*push, "--no-build").stdout
+    conflict = run(*push, "--std", "2", exit_code=1).stderr
+    assert "push this under a new version" in conflict
+    assert "6,000" in run("model", "list").stdout
+    assert as_json("model", "show", "net")[0]["version"] == "1"
+    assert "input" in run("model", "show", "net@1").stdout
+    assert "build net@1: done" in run("variant", "build", "net@1").stdout
+    assert "no variants" in run("variant", "list", "net@1").stdout
+    assert as_json("variant", "choices", "net@1") == []
+    assert [job["kind"] for job in as_json("job", "list", "--model", "net")] == ["build", "inspect"]
+    assert as_json("job", "show", pushed["job_id"], "--wait")["state"] == "done"
+    assert "There is no variant v-x" in run("variant", "show", "net@1", "v-x", exit_code=1).stderr
+
+
+def test_devices_are_listed_labelled_and_removed(run: Run, as_json: Callable[..., Any], device: str) -> None:
+    assert "site=berlin" in run("device", "list").stdout
+    assert as_json("device", "list", "--selector", "site=paris") == []
+    assert as_json("device", "label", device, "ring=canary", "site-")["labels"] == {"ring": "canary"}
+    assert "never" in run("device", "show", device).stdout
+    assert "is removed" in run("device", "remove", device).stdout
+    assert "no device dev-1" in run("device", "show", device, exit_code=1).stderr
+    (token,) = as_json("token", "list")
+    assert token["device_id"] == device
+    run("token", "revoke", token["token_id"])
+    assert "no tokens" in run("token", "list").stdout
+
+
+@pytest.mark.usefixtures("worker", "device")
+def test_rollout_is_started_told_and_watched_to_its_end(
+    run: Run, as_json: Callable[..., Any], files: dict[str, str], registry: Registry
+) -> None:
+    push = ["model", "push", files["net.pt2"], "--name", "net", "--version", "1", "--data", files["eval.npz"]]
+    run(*push, "--task", "classification", "--metric", "top1")
+    rollout = as_json("rollout", "start", "net@1", "--to", "site=berlin", "--waves", "1,100%", "--max-failures", "2")
+    assert rollout["state"] == "preparing"
+    assert "will pause" in run("rollout", "pause", rollout["rollout_id"]).stdout
+    assert "can't pause" in run("rollout", "pause", rollout["rollout_id"], exit_code=1).stderr
+    assert "every device" not in run("rollout", "list").stdout
+    assert "being built" in run("rollout", "status").stdout
+
+    def advance(state: str, deployment: str) -> None:
+        common = {"rollout_id": rollout["rollout_id"], "profile": "pi-4", "model": "net", "version": "1"}
+        row = {"deployment_id": "dep-1", "device_id": "dev-1", "wave": 0, "state": deployment, "reason": "none"}
+        with registry.catalogue.write() as connection:
+            connection.execute(sa.delete(rollout_states))
+            connection.execute(sa.delete(deployments))
+            connection.execute(
+                sa.insert(rollout_states).values(
+                    rollout_id=rollout["rollout_id"],
+                    state=state,
+                    wave=0,
+                    reason="",
+                    last_command_id=9,
+                    updated_at=time.time(),
+                )
+            )
+            connection.execute(
+                sa.insert(deployments).values(**common, **row, detail="", canary=False, updated_at=time.time())
+            )
+
+    advance("running", "downloading")
+    controller = threading.Timer(1.2, advance, ("finished", "running"))
+    controller.start()
+    watched = run("rollout", "status", rollout["rollout_id"], "--watch").stdout
+    controller.join()
+    assert "net@1 running" in watched
+    assert "net@1 finished" in watched
+    advance("stopped", "failed")
+    assert as_json("rollout", "list")[0]["state"] == "stopped"
+    run("rollout", "status", "--watch", exit_code=1)
+    assert "no telemetry" in run("telemetry", "--by", "profile,variant", "--since", "1h").stdout
+    assert as_json("telemetry") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("rollout", "start", "net"), "not MODEL@VERSION"),
+        (("rollout", "start", "net@1", "--waves", "50%,10%"), "must grow"),
+        (("rollout", "start", "../x@1"), "1 to 63 letters"),
+        (("token", "create", "--valid", "soon"), "no duration"),
+        (("token", "create", "--label", "site"), "KEY=VALUE"),
+        (("device", "label", "dev-1", "x"), "KEY=VALUE"),
+        (("model", "push"), "Missing argument"),
+        (("profile", "list", "--registry", "ftp://x"), "no address of a registry"),
+        (("nonsense",), "No such command"),
+    ],
+)
+def test_usage_errors_exit_2(run: Run, arguments: tuple[str, ...], words: str) -> None:
+    assert words in run(*arguments, exit_code=2).stderr
+
+
+def test_without_an_address_the_stack_of_this_machine_is_meant(registry: Registry, tmp_path: Path) -> None:
+    state = {"host": "h", "ports": {}, "api_url": registry.url, "mqtt_url": "", "s3_endpoint": "", "s3_bucket": ""}
+    environment = {"SHOAL_REGISTRY": None, "SHOAL_DATA_DIR": str(tmp_path / "here")}
+    nothing = CliRunner().invoke(app, ["status"], env=environment)
+    assert nothing.exit_code == 1
+    assert "No registry has run on this machine" in nothing.stderr
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "stack.json").write_text(json.dumps(state))
+    assert CliRunner().invoke(app, ["status"], env=environment).exit_code == 0
+
+
+def test_nobody_at_the_address_is_one_sentence() -> None:
+    result = CliRunner().invoke(app, ["status", "--registry", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "No registry answers at http://127.0.0.1:9" in result.stderr
