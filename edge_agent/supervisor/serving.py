@@ -36,6 +36,7 @@ class Running:
 
     phase: Phase = Phase.STARTING
     serving: bool = False
+    hurried: bool = False
     inferences: int = 0
 
 
@@ -149,9 +150,13 @@ class Serving:
 
     def _ensure_active(self, slot: ModelSlot) -> None:
         deployment_id = slot.active
-        if deployment_id is None or deployment_id in self.running or deployment_id in self.restart_at:
+        if deployment_id is None or deployment_id in self.restart_at or deployment_id in self._room.values():
             return
-        if deployment_id in self._room.values():
+        run = self.running.get(deployment_id)
+        if run is not None:
+            if run.phase is Phase.LEAVING and not run.hurried:  # wanted again: its last connections must not hold it up
+                run.hurried = True
+                self.ledger.act(StopRunner(deployment_id, at_once=True))
             return
         record = self.ledger.records.get(deployment_id)
         if record is None:
