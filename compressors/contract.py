@@ -7,7 +7,7 @@ stdout. It ends with 0 and an `InspectResult` or `BuildResult`, or with 2 and a 
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path  # noqa: TC003  pydantic reads it
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field

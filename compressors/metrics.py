@@ -1,0 +1,179 @@
+"""What a model is worth on data, with a confidence interval. numpy only, each metric by its plain definition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compressors.contract import Figure, Task
+from compressors.errors import MetricError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+BOOTSTRAP_SAMPLES = 300
+INTERVAL = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: `score(outputs, target, query)`; outputs have the shape (rows, values)."""
+
+    name: str
+    tasks: frozenset[Task]
+    higher_is_better: bool
+    score: Callable[[Floats, Floats, NDArray[np.int64] | None], float]
+
+    bounded: bool = True  # at most 1, so that a loss in points means something
+
+    def loss_against(self, float_value: float, value: float) -> float:
+        """How much worse than the float model, in units of the metric; negative is better."""
+        return float_value - value if self.higher_is_better else value - float_value
+
+
+def _decisions(outputs: Floats) -> NDArray[np.int64]:
+    """The class of each row: the largest of several outputs; a single one is held against its threshold.
+
+    A single output whose values all lie in [0, 1] is a probability (threshold 0.5), else a logit (threshold 0).
+    """
+    if outputs.shape[1] > 1:
+        return np.asarray(outputs.argmax(axis=1), np.int64)
+    values = outputs[:, 0]
+    is_probability = bool(((values >= 0.0) & (values <= 1.0)).all())
+    return (values > (0.5 if is_probability else 0.0)).astype(np.int64)
+
+
+def _right_decisions(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+    return float(np.mean(_decisions(outputs) == target))
+
+
+def _errors(outputs: Floats, target: Floats) -> Floats:
+    return outputs - target.reshape(outputs.shape)
+
+
+def _rmse(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+    return float(np.sqrt(np.mean(_errors(outputs, target) ** 2)))
+
+
+def _mae(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+    return float(np.mean(np.abs(_errors(outputs, target))))
+
+
+def _r2(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+    """The share of the target's variance that is explained; 0 where the target does not vary."""
+    spread = float(np.sum((target - target.mean(axis=0)) ** 2))
+    return 1.0 - float(np.sum(_errors(outputs, target) ** 2)) / spread if spread > 0 else 0.0
+
+
+def _auc(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+    """The chance that a positive scores above a negative, ties counted half (Mann-Whitney)."""
+    scores = outputs[:, -1] - outputs[:, 0] if outputs.shape[1] > 1 else outputs[:, 0]
+    positive = target > 0.5  # noqa: PLR2004  classes are 0 and 1
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if positives == 0 or negatives == 0:
+        return 0.5
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
+    return float((ranks[positive].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
+
+
+def _hit_rate(k: int) -> Callable[[Floats, Floats, NDArray[np.int64] | None], float]:
+    """The share of queries with a relevant item among the k that score highest.
+
+    Equal scores count against the model: a quantized one gives many, and the order of rows must not decide.
+    """
+
+    def score(outputs: Floats, target: Floats, query: NDArray[np.int64] | None) -> float:
+        if query is None:
+            raise MetricError(f"hr@{k} needs the array `query` in the data: which rows are ranked together")
+        relevant = target.reshape(-1) > 0
+        order = np.lexsort((relevant, -outputs[:, -1], query))
+        queries, first, sizes = np.unique(query[order], return_index=True, return_counts=True)
+        place = np.arange(len(order)) - np.repeat(first, sizes)
+        hits = np.zeros(len(queries), dtype=bool)
+        np.logical_or.at(hits, np.repeat(np.arange(len(queries)), sizes), relevant[order] & (place < k))
+        return float(np.mean(hits))
+
+    return score
+
+
+_ALL = (
+    Metric("top1", frozenset({Task.CLASSIFICATION}), higher_is_better=True, score=_right_decisions),
+    Metric("accuracy", frozenset({Task.CLASSIFICATION}), higher_is_better=True, score=_right_decisions),
+    Metric("auc", frozenset({Task.CLASSIFICATION, Task.RANKING}), higher_is_better=True, score=_auc),
+    Metric("rmse", frozenset({Task.REGRESSION, Task.RANKING}), higher_is_better=False, score=_rmse, bounded=False),
+    Metric("mae", frozenset({Task.REGRESSION}), higher_is_better=False, score=_mae, bounded=False),
+    Metric("r2", frozenset({Task.REGRESSION}), higher_is_better=True, score=_r2),
+    *(
+        Metric(f"hr@{k}", frozenset({Task.RANKING}), higher_is_better=True, score=_hit_rate(k))
+        for k in (1, 5, 10, 20, 50)
+    ),
+)
+METRICS = {metric.name: metric for metric in _ALL}
+
+
+def metric_for(name: str, task: Task) -> Metric:
+    """A metric by name.
+
+    Raises:
+        MetricError: it does not exist, or does not fit the task.
+    """
+    metric = METRICS.get(name.lower())
+    fitting = ", ".join(sorted(m.name for m in _ALL if task in m.tasks))
+    if metric is None:
+        raise MetricError(f"there is no metric {name!r}; for {task} there are {fitting}")
+    if task not in metric.tasks:
+        raise MetricError(f"the metric {metric.name} does not fit {task}; there are {fitting}")
+    return metric
+
+
+def evaluate(
+    metric: Metric,
+    outputs: NDArray[np.generic],
+    target: NDArray[np.generic],
+    *,
+    group: NDArray[np.int64],
+    query: NDArray[np.int64] | None,
+    seed: int = 0,
+) -> Figure:
+    """The metric with a 95 % interval from a bootstrap over groups: rows of one source are not independent."""
+    scores = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
+    wanted = np.asarray(target, np.float64)
+    value = metric.score(scores, wanted, query)
+    rng = np.random.default_rng(seed)
+    sources, where = np.unique(group, return_inverse=True)
+    order = np.argsort(where, kind="stable")
+    bounds = np.searchsorted(where[order], np.arange(len(sources) + 1))
+    drawn = []
+    for _ in range(BOOTSTRAP_SAMPLES):
+        picks = rng.integers(len(sources), size=len(sources))
+        rows = np.concatenate([order[bounds[p] : bounds[p + 1]] for p in picks])
+        # a source drawn twice is two sources, so its queries must not melt into one
+        again = None if query is None else _renumber(query, order, bounds, picks)
+        drawn.append(metric.score(scores[rows], wanted[rows], again))
+    low, high = np.percentile(drawn, INTERVAL)
+    return Figure(value=value, low=float(low), high=float(high))
+
+
+def _renumber(
+    query: NDArray[np.int64], order: NDArray[np.int64], bounds: NDArray[np.int64], picks: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    offset = int(query.max()) + 1
+    pieces = [query[order[bounds[p] : bounds[p + 1]]] + i * offset for i, p in enumerate(picks)]
+    renumbered: NDArray[np.int64] = np.concatenate(pieces)
+    return renumbered
+
+
+def agreement(task: Task, outputs: NDArray[np.generic], float_outputs: NDArray[np.generic]) -> Figure:
+    """How alike two models answer: the share of equal decisions, or for numbers the share of variance explained."""
+    ours = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
+    theirs = np.asarray(float_outputs, np.float64).reshape(len(float_outputs), -1)
+    if task is Task.CLASSIFICATION:
+        return Figure(value=float(np.mean(_decisions(ours) == _decisions(theirs))))
+    return Figure(value=_r2(ours, theirs, None))

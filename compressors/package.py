@@ -1,0 +1,110 @@
+"""Pack a variant: its files become one payload, the payload one zstd object, and the manifest tells how to check it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import zstandard
+
+from edge_agent.protocol.manifest import (
+    Encoding,
+    FileRole,
+    Golden,
+    ObjectDescriptor,
+    PayloadFile,
+    VariantManifest,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compressors.measure import Target
+    from edge_agent.protocol.signature import ModelSignature
+    from edge_agent.runtimes.measure import MeasureResult
+
+ZSTD_LEVEL = 19  # built once, fetched by a whole fleet
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The object as it travels, and what it is made of."""
+
+    content: bytes
+    descriptor: ObjectDescriptor
+    files: tuple[PayloadFile, ...]
+    payload_sha256: str
+    golden: Golden | None
+
+
+def pack(model: bytes, golden: tuple[bytes, Golden] | None) -> Packed:
+    """Pack the files of a variant; the same files always give the same bytes."""
+    parts = [(FileRole.MODEL, model)]
+    if golden is not None:
+        parts.append((FileRole.GOLDEN, golden[0]))
+    payload = b"".join(content for _, content in parts)
+    content = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(payload)
+    return Packed(
+        content=content,
+        descriptor=ObjectDescriptor.describe(content, encoding=Encoding.ZSTD),
+        files=tuple(
+            PayloadFile(role=role, sha256=hashlib.sha256(part).hexdigest(), size_bytes=len(part))
+            for role, part in parts
+        ),
+        payload_sha256=hashlib.sha256(payload).hexdigest(),
+        golden=None if golden is None else golden[1],
+    )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which variant it is."""
+
+    model: str
+    version: str
+    profile: str
+    recipe: str
+    variant_id: str
+
+
+def manifest(
+    packed: Packed,
+    identity: Identity,
+    *,
+    target: Target,
+    result: MeasureResult,
+    signature: ModelSignature,
+    labels: tuple[str, ...],
+) -> VariantManifest:
+    """The manifest of a packed variant: `result` is the measurement that bound its tensors on the target."""
+    return VariantManifest(
+        variant_id=identity.variant_id,
+        model=identity.model,
+        version=identity.version,
+        profile=identity.profile,
+        recipe=identity.recipe,
+        runtime=target.runtime,
+        delegate=target.delegate,
+        threads=target.threads,
+        signature=signature,
+        inputs=result.inputs,
+        outputs=result.outputs,
+        files=packed.files,
+        payload_sha256=packed.payload_sha256,
+        object=packed.descriptor,
+        golden=packed.golden,
+        host_latency_p95_ms=result.p95_ms,
+        labels=labels,
+    )
+
+
+def write_named(folder: Path, content: bytes) -> str:
+    """Write bytes under their sha256; the same bytes twice are written once."""
+    digest = hashlib.sha256(content).hexdigest()
+    target = folder / digest
+    if not target.exists():
+        temporary = folder / f".{digest}.partial"
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    return digest

@@ -1,0 +1,159 @@
+"""An exported program in memory, and the signature that apps see of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from compressors.archive import clean_copy
+from compressors.errors import ArchiveError, SignatureError
+from edge_agent.protocol.signature import FREE, Datatype, ModelSignature, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+EXPORT_WITH_FREE_BATCH = (
+    "torch.export.export(model, (torch.zeros(2, ...),), dynamic_shapes={'%s': {0: torch.export.Dim('batch')}})"
+)
+
+
+@dataclass(frozen=True)
+class FloatModel:
+    """The float network of a ModelVersion."""
+
+    module: torch.nn.Module  # takes tensors by position, in the order of the signature
+    signature: ModelSignature
+    parameters: int
+
+    def examples(self) -> tuple[torch.Tensor, ...]:
+        """Zeros for each input, one sample, as converters want to see them."""
+        return tuple(
+            torch.zeros(*(1 if length == FREE else length for length in spec.shape), dtype=_torch_type(spec.datatype))
+            for spec in self.signature.inputs
+        )
+
+    def run(self, inputs: Mapping[str, NDArray[np.generic]], *, batch: int = 64) -> dict[str, NDArray[np.generic]]:
+        """The float model's outputs for all samples, by output name."""
+        names = [spec.name for spec in self.signature.inputs]
+        rows = len(inputs[names[0]])
+        step = batch if all(spec.free_batch for spec in self.signature.inputs) and self._takes_batches() else 1
+        pieces = []
+        with torch.no_grad():
+            for start in range(0, rows, step):
+                tensors = [torch.from_numpy(inputs[name][start : start + step]) for name in names]
+                pieces.append(flatten(self.module(*tensors)))
+        columns = [torch.cat(column).numpy() for column in zip(*pieces, strict=True)]
+        return {spec.name: column for spec, column in zip(self.signature.outputs, columns, strict=True)}
+
+    def _takes_batches(self) -> bool:
+        return bool(getattr(self.module, "shoal_free_batch", True))
+
+
+def load(path: Path) -> FloatModel:
+    """Load a `.pt2` behind the gate of `archive`.
+
+    Raises:
+        ArchiveError: it may not be loaded, or torch can't read it.
+        SignatureError: its inputs or outputs are not tensors that an app can be shown.
+    """
+    logging.getLogger("torch.export").setLevel(logging.ERROR)  # it prints the traceback that we turn into a sentence
+    with tempfile.TemporaryDirectory() as folder:
+        clean = Path(folder) / "model.pt2"
+        clean_copy(path, clean)
+        try:
+            program = torch.export.load(clean)
+        except Exception as exc:  # torch raises whatever its parser happens to hit
+            raise ArchiveError(
+                f"torch {torch.__version__} can't read this archive; export it again with this version or an older one"
+            ) from exc
+    signature, free = _signature(program)
+    module = program.module(check_guards=False)
+    module.shoal_free_batch = free  # type: ignore[assignment]
+    return FloatModel(module, signature, sum(parameter.numel() for parameter in program.parameters()))
+
+
+def flatten(outputs: object) -> list[torch.Tensor]:
+    """The tensors of a module's result, in order."""
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    if isinstance(outputs, dict):
+        return [tensor for value in outputs.values() for tensor in flatten(value)]
+    if isinstance(outputs, tuple | list):
+        return [tensor for value in outputs for tensor in flatten(value)]
+    raise SignatureError(f"the model gives a {type(outputs).__name__}; only tensors are supported")
+
+
+def _signature(program: Any) -> tuple[ModelSignature, bool]:  # noqa: ANN401  torch carries no types
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes}
+    input_names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    shown = _input_names(program, input_names)
+    free = True
+    inputs = []
+    for name, app_name in zip(input_names, shown, strict=True):
+        shape, batch_is_free = _shape(values[name], app_name)
+        free = free and batch_is_free
+        inputs.append(TensorSpec(name=app_name, datatype=_datatype(values[name], app_name), shape=shape))
+    outputs = []
+    for name, app_name in zip(program.graph_signature.user_outputs, _output_names(program), strict=True):
+        value = values.get(name)
+        if not isinstance(value, torch.Tensor) or value.dim() == 0:
+            raise SignatureError(f"the output {app_name} is not a tensor with a batch dimension; return one per sample")
+        shape = (FREE, *_fixed(value.shape[1:], app_name))
+        outputs.append(TensorSpec(name=app_name, datatype=_datatype(value, app_name), shape=shape))
+    return ModelSignature(inputs=tuple(inputs), outputs=tuple(outputs)), free
+
+
+def _shape(value: object, name: str) -> tuple[tuple[int, ...], bool]:
+    """The shape that apps see, and whether the program itself takes any batch."""
+    if not isinstance(value, torch.Tensor) or value.dim() == 0:
+        raise SignatureError(f"the input {name} is not a tensor with a batch dimension; give the model tensors only")
+    batch = value.shape[0]
+    if isinstance(batch, int) and batch != 1:
+        line = EXPORT_WITH_FREE_BATCH % name
+        raise SignatureError(f"the input {name} has the constant batch {batch}: export it with a free one, {line}")
+    return (FREE, *_fixed(value.shape[1:], name)), not isinstance(batch, int)
+
+
+def _fixed(lengths: Any, name: str) -> tuple[int, ...]:  # noqa: ANN401  ints or torch.SymInt
+    if not all(isinstance(length, int) for length in lengths):
+        raise SignatureError(f"{name} has a free dimension besides the batch: export it with constant lengths")
+    return tuple(lengths)
+
+
+def _input_names(program: Any, input_names: list[str]) -> list[str]:  # noqa: ANN401
+    signature = program.module_call_graph[0].signature
+    forward_names = list(getattr(signature, "forward_arg_names", None) or [])
+    return forward_names if len(forward_names) == len(input_names) else input_names
+
+
+def _output_names(program: Any) -> list[str]:  # noqa: ANN401
+    spec = program.call_spec.out_spec
+    count = spec.num_leaves
+    if spec.type is dict and len(spec.context) == count:
+        names = [str(key) for key in spec.context]
+        if all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,127}", name) for name in names):
+            return names
+    return [f"output_{index}" for index in range(count)]
+
+
+def _datatype(value: torch.Tensor, name: str) -> Datatype:
+    try:
+        return Datatype.from_numpy(str(value.dtype).removeprefix("torch."))
+    except ValueError as exc:
+        raise SignatureError(
+            f"{name} has the type {value.dtype}, which apps can't be shown: use float32 or int64"
+        ) from exc
+
+
+def _torch_type(datatype: Datatype) -> torch.dtype:
+    found: torch.dtype = getattr(torch, datatype.numpy_name)
+    return found

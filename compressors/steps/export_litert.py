@@ -1,0 +1,50 @@
+"""Export the float network as a LiteRT file, with a batch of one: the runner feeds larger batches sample by sample."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tempfile
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressors.errors import ConversionError, RecipeError
+from compressors.steps.base import Outcome
+from compressors.tflite_file import read_facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from compressors.steps.base import Context, Model
+
+
+def export_litert(model: Model, _context: Context, _parameters: Mapping[str, Any]) -> Outcome:
+    """Convert through litert-torch; see `Step`.
+
+    Raises:
+        ConversionError: an operator has no counterpart; the sentence names it.
+    """
+    if model.file is not None:
+        raise RecipeError("export-litert comes once, before any step that works on the file")
+    import litert_torch  # noqa: PLC0415  brings jax: seconds
+
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.tflite"
+        try:
+            litert_torch.convert(model.network.module, model.network.examples()).export(str(path))
+        except Exception as exc:  # the converter raises whatever its lowering happens to hit
+            raise ConversionError(_sentence(exc)) from exc
+        file = path.read_bytes()
+    facts = read_facts(file)
+    return Outcome(replace(model, file=file), f"{facts.operators} operators, {facts.macs} MACs", facts.layers)
+
+
+def _sentence(exc: Exception) -> str:
+    text = " ".join(str(exc).split())
+    operator = re.search(r"(torch\.ops\.[\w.]+|aten[.:][\w.:]+)", text)
+    what = f"the operator {operator[1]}" if operator else "a part of it"
+    return f"the network can't be converted to LiteRT, because of {what}: {text[:300]}"
