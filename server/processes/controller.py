@@ -46,7 +46,7 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
     manifests = ManifestFiles(store)
     controller = Controller(
         database,
-        reader=Reader(manifests.model_file_sha256),
+        reader=Reader(manifests.model_file_sha256, status_interval_s=settings.presence_interval_s),
         manifests=manifests,
         doorbell=Doorbell(connection),
         intervals=Intervals(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.protocol.states import DeploymentState
 from server.rollouts.facts import CANCELLED, CLOSED_STATES, FAILED_STATES, RUNNING, WAITING, Facts, Why
+from server.rollouts.gate import bucket
 from server.schemas.rollouts import RolloutAction, RolloutState
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def withdraw(facts: Facts, ledger: Ledger, *, why: Why, now: float) -> int:
             continue
         if row.state == WAITING or ledger.restore(row, now=now):
             withdrawn += 1
-        if row.state not in FAILED_STATES:
+        if row.state not in FAILED_STATES and bucket(row) != "failed":  # what failed keeps saying why
             ledger.set_state(row, CANCELLED, reason=why)
     restore_failed(facts, ledger, now=now)
     return withdrawn

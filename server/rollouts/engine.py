@@ -86,7 +86,15 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             continue
         heard = facts.heard.get(row.device_id)
         variant = _variant_of(facts, row)
-        found = judge(row, heard, variant, facts.rollout.options, epoch=epoch, now=now)
+        found = judge(
+            row,
+            heard,
+            variant,
+            facts.rollout.options,
+            status_interval_s=facts.status_interval_s,
+            epoch=epoch,
+            now=now,
+        )
         ledger.set_state(row, found.state, reason=found.reason, detail=found.detail)
         if found.state == RUNNING and row.running_at is None:
             row.running_at = now

@@ -181,3 +181,5 @@ class Facts:
     heard: Mapping[str, Heard] = field(default_factory=dict)
     """By device."""
     commands: tuple[Command, ...] = ()
+    status_interval_s: float = 0.0
+    """How often devices report; who has not reported for two of these may be lost, not before."""

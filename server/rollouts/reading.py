@@ -57,7 +57,8 @@ class _Picture:
 class Reader:
     """Reads snapshots; remembers parsed plans, statuses and desired documents."""
 
-    def __init__(self, model_file_sha256: Callable[[str], str | None]) -> None:
+    def __init__(self, model_file_sha256: Callable[[str], str | None], *, status_interval_s: float = 0.0) -> None:
+        self._status_interval_s = status_interval_s
         self._model_file_sha256 = model_file_sha256
         self._rollouts: dict[str, facts.Rollout] = {}
         self._refused: set[str] = set()
@@ -241,6 +242,7 @@ class Reader:
             build_failures=_build_failures(connection, rollout, missing) if missing else {},
             heard=picture.heard,
             commands=tuple(picture.commands.get(rollout.rollout_id, ())),
+            status_interval_s=self._status_interval_s,
         )
 
     def _variants(

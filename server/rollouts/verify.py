@@ -29,6 +29,7 @@ def judge(
     variant: VariantFact | None,
     options: RolloutOptions,
     *,
+    status_interval_s: float = 0.0,
     epoch: int,
     now: float,
 ) -> Judgement:
@@ -42,11 +43,11 @@ def judge(
         return found
     took = heard is not None and heard.observed >= (epoch, row.offered_generation or 0)
     if took:
-        return Judgement(
-            TIMED_OUT,
-            Why.LOST,
-            f"took the offer and has been silent for more than {options.silence_deadline_s:g} s since",
-        )
+        # before two intervals are over it need not have said anything, and to be lost is a failure
+        patience_s = max(options.silence_deadline_s, 2 * status_interval_s)
+        if silent_s <= patience_s:
+            return found
+        return Judgement(TIMED_OUT, Why.LOST, f"took the offer, then was silent for more than {patience_s:g} s")
     return Judgement(TIMED_OUT, Why.SILENT, f"not heard within {options.silence_deadline_s:g} s of the offer")
 
 

@@ -61,6 +61,7 @@ class Paper:
 
     devices: dict[str, str]  # id -> profile
     now: float = 1000.0
+    status_interval_s: float = 0.0
     rollouts: dict[str, Rollout] = field(default_factory=dict)
     choices: dict[str, dict[str, ChoiceFact]] = field(default_factory=dict)  # version -> profile
     build_failures: dict[str, str] = field(default_factory=dict)
@@ -133,6 +134,7 @@ class Paper:
             build_failures=self.build_failures,
             heard=self.heard,
             commands=tuple(self.commands.get(name, ())),
+            status_interval_s=self.status_interval_s,
         )
 
     def say(self, name: str, action: str) -> None:

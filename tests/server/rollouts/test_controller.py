@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from server.stack.child import Child
     from server.storage import ObjectStore
     from tests.server.conftest import S3Server
     from tests.server.rollouts.conftest import Registry
@@ -336,6 +337,31 @@ def test_controller_new_epoch_gives_every_device_a_newer_desired_state(
         tick_until(one, lambda: all(known[-1].epoch == 8 for known in fleet.received.values()))
         one.tick()
     assert {(row.epoch, row.generation) for row in registry.rows(tables.desired)} == {(8, 2)}
+
+
+def test_controller_broker_killed_rings_for_what_is_unpublished_once_it_is_back(
+    make_registry: Callable[[int], Registry], own_broker: tuple[str, Child]
+) -> None:
+    registry = make_registry(3)
+    registry.broker, child = own_broker
+    with linked(registry) as connection:
+        one = controller(registry, connection)
+        one.tick()
+        identity = child.identity
+        assert identity is not None
+        os.kill(identity.pid, signal.SIGKILL)
+        wait_for(lambda: not connection.is_ready)
+        registry.start("r1")
+        for _ in range(3):
+            one.tick()
+        assert {row.published_generation for row in registry.rows(tables.desired)} == {-1}
+        child.poll()
+        child.start()
+        wait_for(lambda: connection.is_ready)
+        with Fleet(registry) as fleet:
+            tick_until(one, lambda: registry.state("r1") == "finished")
+            tick_until(one, lambda: {row.published_generation for row in registry.rows(tables.desired)} == {1})
+        assert all(known[-1].generation == 1 for known in fleet.received.values())
 
 
 def test_controller_unreadable_rollout_holds_up_no_other(make_registry: Callable[[int], Registry]) -> None:

@@ -153,6 +153,18 @@ def test_advance_device_lost_after_it_took_the_offer_counts_as_a_failure(make_pa
     assert f"{lost}: lost" in paper.sentence("stopped")
 
 
+def test_advance_deadline_shorter_than_the_reporting_interval_calls_nobody_lost(make_paper: Make) -> None:
+    paper = make_paper(2)
+    paper.status_interval_s = 60
+    r = paper.start("r", silence_deadline_s=10)
+    paper.tick()
+    paper.report("d0", DeploymentState.DOWNLOADING)
+    paper.tick(100)
+    assert (paper.row(r, "d0").state, paper.row(r, "d1").state) == ("downloading", "timed_out")
+    paper.tick(21)
+    assert paper.row(r, "d0").reason == "lost"
+
+
 def test_advance_refused_profile_is_counted_apart_and_holds_nothing(make_paper: Make) -> None:
     paper = make_paper({"a": "pi", "b": "zero", "c": "zero"})
     r = paper.start("r", waves="1,2,3")
