@@ -20,6 +20,7 @@ from typing import Final, NoReturn
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
 CANNOT_START: Final = 127
+CPU_GRACE_S: Final = 5
 WATCHED_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGCHLD})
 
 
@@ -29,11 +30,11 @@ def _prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), f"prctl({option})")
 
 
-def _limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    if hard != resource.RLIM_INFINITY:
-        value = min(value, hard)
-    resource.setrlimit(kind, (value, value))
+def _limit(kind: int, value: int, *, extra: int = 0) -> None:
+    """Set soft and hard limit; `extra` lies between the two."""
+    _, most = resource.getrlimit(kind)
+    soft, hard = (number if most == resource.RLIM_INFINITY else min(number, most) for number in (value, value + extra))
+    resource.setrlimit(kind, (soft, hard))
 
 
 def _become_job(limits: dict[str, int], argv: list[str], cell_pid: int) -> NoReturn:
@@ -47,7 +48,8 @@ def _become_job(limits: dict[str, int], argv: list[str], cell_pid: int) -> NoRet
         signal.pthread_sigmask(signal.SIG_SETMASK, set())
         _limit(resource.RLIMIT_CORE, 0)
         _limit(resource.RLIMIT_AS, limits["memory_bytes"])
-        _limit(resource.RLIMIT_CPU, limits["cpu_s"])
+        # at the soft limit comes SIGXCPU, which says why; at the hard one SIGKILL
+        _limit(resource.RLIMIT_CPU, limits["cpu_s"], extra=CPU_GRACE_S)
         _limit(resource.RLIMIT_FSIZE, limits["file_bytes"])
         _limit(resource.RLIMIT_NPROC, limits["processes"])
         _limit(resource.RLIMIT_NOFILE, limits["open_files"])

@@ -4,6 +4,7 @@ import json
 import os
 import selectors
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -121,6 +122,8 @@ def read_result(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise BadResultError("The job left a result that is no file: report this as a bug.")
             content = file.read(RESULT_LIMIT_BYTES + 1)
     except OSError as exc:
         raise BadResultError("The job ended without a result; push the model again or report this as a bug.") from exc

@@ -116,7 +116,7 @@ class TestDevice:
 
     def _on_message(self, _client: Client, _: object, message: MQTTMessage) -> None:
         self.ack_count += 1
-        for one in decode(Ack, message.payload).ranges:
+        for one in decode(Ack, bytes(message.payload)).ranges:
             assert one.spool_id == SPOOL
             self.acked.update(range(one.first, one.last + 1))
 

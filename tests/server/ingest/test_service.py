@@ -170,7 +170,7 @@ def test_ingest_broker_killed_loses_nothing_that_was_acknowledged(
         if device._client.is_connected():
             device._client.subscribe(f"shoal/v1/d/{device_id}/ack", qos=1)
             device.report(20, 21)
-        return {20, 21} <= device.acked
+        return bool({20, 21} <= device.acked)
 
     eventually(acknowledged)
     assert sorted(row["sequence"] for row in databases.reports(device_id)) == list(range(22))
@@ -208,7 +208,9 @@ def test_ingest_started_late_learns_what_the_broker_retained(
     device.send(Presence(session_id=SESSION, session_counter=4, online=True), retain=True)
     device.send(Status(session_id=SESSION, sequence=8, observed_epoch=3, observed_generation=2), retain=True)
     start_ingest(url)
-    eventually(lambda: databases.states().get(device_id, {}).get("status_sequence") == 8)
+    eventually(
+        lambda: [row["status_sequence"] for row in databases.states().values() if row["device_id"] == device_id] == [8]
+    )
     row = databases.states()[device_id]
     assert (row["online"], row["session_counter"], row["observed_epoch"]) == (True, 4, 3)
     for kind in (DeviceTopic.PRESENCE, DeviceTopic.STATUS):

@@ -1,0 +1,75 @@
+"""A catalogue with jobs in it, and programs that behave as jobs do, well and badly."""
+
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from server.database import tables
+from server.database.connect import Database
+
+
+@dataclass
+class Catalogue:
+    """The database of a registry."""
+
+    folder: Path
+    database: Database
+
+    def add_job(
+        self,
+        kind: str,
+        request: dict[str, Any],
+        *,
+        created_at: float = 1.0,
+        model: str = "net",
+        version: str = "1",
+    ) -> str:
+        job_id = uuid.uuid4().hex
+        row = {
+            "job_id": job_id,
+            "kind": kind,
+            "dedupe_key": uuid.uuid4().hex * 2,
+            "model": model,
+            "version": version,
+            "request": request,
+            "created_at": created_at,
+        }
+        self.insert(tables.jobs, row)
+        return job_id
+
+    def insert(self, table: sa.Table, row: dict[str, Any]) -> None:
+        with self.database.write() as connection:
+            connection.execute(table.insert(), row)
+
+    def rows(self, table: sa.Table) -> list[sa.RowMapping]:
+        with self.database.read() as connection:
+            return list(connection.execute(sa.select(table)).mappings())
+
+    def run(self, job_id: str) -> sa.RowMapping:
+        return next(row for row in self.rows(tables.job_runs) if row["job_id"] == job_id)
+
+
+@pytest.fixture
+def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
+    database = Database(f"sqlite:///{tmp_path / 'registry.db'}")
+    tables.catalogue.create_all(database.engine)
+    yield Catalogue(tmp_path, database)
+    database.close()
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Callable[[str], tuple[str, ...]]:
+    """A program from Python source; it finds kind, request file and result file in `sys.argv[1:]`."""
+
+    def make(source: str) -> tuple[str, ...]:
+        path = tmp_path / f"{uuid.uuid4().hex}.py"
+        path.write_text(source, "utf-8")
+        return sys.executable, str(path)
+
+    return make
