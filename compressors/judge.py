@@ -1,12 +1,12 @@
 """Hold candidates against a profile's limits, and choose. Pure: figures in, verdicts and one choice (or a refusal) out.
 
-A latency that was measured on another CPU never satisfies a limit: such a candidate is `unproven`, and the self-test on
-the first device decides. Among the candidates that may be chosen the fastest on the host wins; within 10 % of it the
-smaller download does, because a host says no more than that about another core.
+A latency that was measured on another CPU never satisfies a limit: such a candidate is `unproven`, and the self-test
+on the first device decides. Among the candidates that may be chosen the fastest on the host wins; within 10 % of it
+the smaller download does, because a host says no more than that about another core.
 
-A profile that sets no limit on the metric still gets no broken model: a candidate is refused when even the favourable end
-of its 95 % interval loses more than `UNASKED_DROP`. tflite-runtime 2.14 runs dynamic int8 files without an error, and
-answers nonsense: top-1 fell from 0.92 to 0.
+A profile that sets no limit on the metric still gets no broken model: a candidate is refused when even the favourable
+end of its 95 % interval loses more than `UNASKED_DROP`. tflite-runtime 2.14 runs dynamic int8 files without an error,
+and answers nonsense: top-1 fell from 0.92 to 0.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from compressors.contract import Figure
     from compressors.metrics import Metric
-    from edge_agent.protocol.profile import DeviceProfile, Limits
+    from edge_agent.protocol.profile import DeviceProfile
 
 EQUALLY_FAST = 1.10
 EQUALLY_FAST_MS = 0.02  # below that a difference is the clock's
@@ -73,7 +73,7 @@ def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_
     """Hold one candidate against the limits of a profile."""
     if candidate.error is not None:
         return Judgement(candidate, Verdict.UNMEASURED, reason=candidate.error)
-    misses = _misses(candidate, profile.limits, metric)
+    misses = _misses(candidate, profile, metric)
     latency_known = _is_known(candidate.latency_p95_ms, profile, host_cpu_model)
     limit_ms = profile.limits.latency_p95_ms
     if limit_ms is not None and latency_known and candidate.latency_p95_ms is not None:
@@ -96,11 +96,35 @@ def choose(judgements: Sequence[Judgement]) -> Judgement | None:
     for verdict in (Verdict.FITS, Verdict.UNPROVEN):
         allowed = [judgement for judgement in judgements if judgement.verdict is verdict]
         if allowed:
-            fastest = min(_latency(judgement) for judgement in allowed)
+            speed = _comparable_ms([judgement.candidate for judgement in allowed])
+            fastest = min(speed.values())
             bound = max(fastest * EQUALLY_FAST, fastest + EQUALLY_FAST_MS)
-            as_fast = [judgement for judgement in allowed if _latency(judgement) <= bound]
-            return min(as_fast, key=lambda j: (j.candidate.download_bytes or 0, _latency(j), j.candidate.variant_id))
+            as_fast = [judgement for judgement in allowed if speed[judgement.candidate.variant_id] <= bound]
+            return min(as_fast, key=lambda judgement: _rank(judgement.candidate, speed))
     return None
+
+
+def _comparable_ms(candidates: Sequence[Candidate]) -> dict[str, float]:
+    """Latencies that may be set side by side: those of devices if all have one, else those of the host."""
+    of_devices = [
+        candidate.latency_p95_ms
+        for candidate in candidates
+        if candidate.latency_p95_ms is not None and candidate.latency_p95_ms.origin is Origin.DEVICE
+    ]
+    if len(of_devices) == len(candidates):
+        return {c.variant_id: figure.value for c, figure in zip(candidates, of_devices, strict=True)}
+    unknown = float("inf")
+    return {c.variant_id: unknown if c.host_latency_p95_ms is None else c.host_latency_p95_ms for c in candidates}
+
+
+def _rank(candidate: Candidate, speed: dict[str, float]) -> tuple[float, float, float, str]:
+    """Among equally fast ones: the fewest bytes to deliver, then the best metric."""
+    return (
+        candidate.download_bytes or 0,
+        candidate.metric_drop or 0.0,
+        speed[candidate.variant_id],
+        candidate.variant_id,
+    )
 
 
 def refuse(judgements: Sequence[Judgement], profile: DeviceProfile) -> RefusedProfile:
@@ -136,12 +160,13 @@ def _is_known(latency: Figure | None, profile: DeviceProfile, host_cpu_model: st
     return True
 
 
-def _misses(candidate: Candidate, limits: Limits, metric: Metric) -> list[Miss]:
+def _misses(candidate: Candidate, profile: DeviceProfile, metric: Metric) -> list[Miss]:
+    limits = profile.limits
     at_most = [
         ("metric_max_drop", limits.metric_max_drop, candidate.metric_drop),
-        ("ram_bytes", limits.ram_bytes, candidate.ram_bytes),
+        ("ram_bytes", limits.ram_bytes or profile.ram_bytes, candidate.ram_bytes),
         ("download_bytes", limits.download_bytes, candidate.download_bytes),
-        ("storage_bytes", limits.storage_bytes, candidate.storage_bytes),
+        ("storage_bytes", limits.storage_bytes or profile.storage_bytes, candidate.storage_bytes),
     ]
     if limits.metric_max_drop is None and limits.metric_floor is None:
         at_most.append(("metric_max_drop", candidate.unasked_drop, candidate.metric_drop_at_least))
@@ -160,13 +185,6 @@ def _misses(candidate: Candidate, limits: Limits, metric: Metric) -> list[Miss]:
 
 def _excess(value: float, allowed: float) -> float:
     return value / allowed if allowed > 0 else 1.0 + value
-
-
-def _latency(judgement: Judgement) -> float:
-    candidate = judgement.candidate
-    if candidate.latency_p95_ms is not None and candidate.latency_p95_ms.origin is Origin.DEVICE:
-        return candidate.latency_p95_ms.value
-    return candidate.host_latency_p95_ms if candidate.host_latency_p95_ms is not None else float("inf")
 
 
 def _number(value: float) -> str:
