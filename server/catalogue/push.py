@@ -95,11 +95,11 @@ def refuse_by_glance(upload: Upload) -> None:
     for kind, file in (("data", upload.data), ("train", upload.train)):
         if file is None:
             continue
-        names = _entries(file, kind, "save one with numpy.savez('data.npz', x=..., y=...)")
+        names = _entries(file, kind, "save one with numpy.savez('data.npz', input=..., target=...)")
         if not names or not all(entry.endswith(".npy") for entry in names):
             raise InvalidError(
                 f"The {kind} file is a zip archive, but no .npz of numpy: "
-                "save one with numpy.savez('data.npz', x=..., y=...)."
+                "save one with numpy.savez('data.npz', input=..., target=...)."
             )
 
 

@@ -10,7 +10,7 @@ from server.catalogue.jobs import WantedJob, enqueue, latest_job
 from server.catalogue.profiles import profile_names
 from server.database.tables import choices, model_versions, variants
 from server.errors import ConflictError, InvalidError, NotFoundError
-from server.schemas.catalogue import Choice, Job, JobState, ModelVersion, Refusal, Variant
+from server.schemas.catalogue import Choice, Job, JobState, ModelVersion, Refusal, Variant, Verdict
 from server.schemas.work import BuildWork, JobKind
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from server.database.connect import Database
     from server.schemas.catalogue import BuildRequest
 
-_BEST_FIRST: Final = (variants.c.profile, variants.c.chosen.desc(), variants.c.verdict, variants.c.variant_id)
+_VERDICTS: Final = list(Verdict)  # from the best to the worst
 
 
 def list_models(database: Database) -> list[ModelVersion]:
@@ -79,9 +79,10 @@ def list_variants(database: Database, model: str, version: str, *, profile: str 
         query = query.where(variants.c.profile == profile)
     with database.read() as connection:
         require_version(connection, model, version)
-        rows = connection.execute(query.order_by(*_BEST_FIRST)).all()
+        rows = connection.execute(query).all()
     # the column decides who is chosen: a later measurement may move it without touching the document
-    return [Variant.model_validate({**row.document, "chosen": row.chosen}) for row in rows]
+    found = [Variant.model_validate({**row.document, "chosen": row.chosen}) for row in rows]
+    return sorted(found, key=_best_first)
 
 
 def list_choices(database: Database, model: str, version: str) -> list[Choice]:
@@ -122,6 +123,10 @@ def build_missing(
     if not missing:
         return None
     return _enqueue_build(connection, model, version, BuildWork(profiles=tuple(missing)), now=now)
+
+
+def _best_first(variant: Variant) -> tuple[str, bool, int, str]:
+    return variant.profile, not variant.chosen, _VERDICTS.index(variant.verdict), variant.variant_id
 
 
 def _enqueue_build(

@@ -96,6 +96,8 @@ def test_body_that_is_no_json_or_too_large_is_refused(http: httpx.Client) -> Non
     assert large.status_code == 413
     chunked = http.post("/v1/profiles", content=iter([b" " * 700_000] * 2))
     assert chunked.status_code == 413
+    multipart = http.post("/v1/join", files={"x": b" " * 2_000_000})
+    assert multipart.status_code == 413
     assert error_of(chunked)[0] == "too_large"
 
 
@@ -223,3 +225,15 @@ def test_openapi_document_has_every_operation_by_a_stable_name(http: httpx.Clien
     for operation in operations.values():
         assert "ErrorDocument" in str(operation["responses"]["422"])
     assert "multipart/form-data" in operations["push_version"]["requestBody"]["content"]
+
+
+def test_fault_of_ours_is_500_without_internals(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_database: object) -> None:
+        raise RuntimeError("a secret of the code")
+
+    monkeypatch.setattr("server.catalogue.profiles.list_profiles", fail)
+    answer = http.get("/v1/profiles")
+    assert answer.status_code == 500
+    code, message = error_of(answer)
+    assert code == "internal"
+    assert "secret" not in message
