@@ -283,18 +283,19 @@ class MqttRegistry:
         parsed = topics.parse(message.topic)
         if not isinstance(parsed, topics.ParsedDeviceTopic) or not message.payload:
             return
+        payload = bytes(message.payload)
         if parsed.kind is DeviceTopic.PRESENCE:
-            self.presences.append(decode(Presence, message.payload))
+            self.presences.append(decode(Presence, payload))
         elif parsed.kind is DeviceTopic.STATUS:
-            self.statuses.append(decode(Status, message.payload))
+            self.statuses.append(decode(Status, payload))
         elif parsed.kind is DeviceTopic.TELEMETRY:
-            report = decode(TelemetryReport, message.payload)
+            report = decode(TelemetryReport, payload)
             self.reports.append(report)
             if self.acknowledge:
                 ack = AckRange(spool_id=report.spool_id, first=report.sequence, last=report.sequence)
                 self.publish(DeviceTopic.ACK, encode(Ack(ranges=(ack,))))
         elif parsed.kind is DeviceTopic.ASK:
-            ask = decode(Ask, message.payload)
+            ask = decode(Ask, payload)
             self.asks.append(ask)
             self.publish(DeviceTopic.REPLY, encode(self._answer(ask)), correlation=message.properties.CorrelationData)  # type: ignore[union-attr]
 

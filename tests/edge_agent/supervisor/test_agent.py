@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -176,10 +180,6 @@ def test_agent_killed_while_it_updates_ends_in_the_wanted_state(
     registry.block_limit = 20
     registry.want(2, {"d2": variant_of(version="2", behaviour="slow_proof", filler_bytes=60_000)})
     until(lambda: registry.state_of("d2") is not None, what="the update")
-    socket.create_connection(("127.0.0.1", device.port)).close()
-    until(lambda: True, timeout_s=1)
-    import time  # noqa: PLC0415
-
     time.sleep(pause_s)
 
     device.kill()
@@ -229,14 +229,14 @@ def test_agent_that_hears_the_first_pass_asks_only_for_what_it_missed(
 def test_agent_with_lost_and_wrong_blocks_and_a_busy_registry_still_ends_with_the_right_file(
     device: Device, registry: MqttRegistry, variant_of: VariantOf
 ) -> None:
-    tries: dict[int, int] = {}
+    tries: Counter[int] = Counter()
 
     def first_time(index: int) -> bool:
-        tries[index] = tries.get(index, 0) + 1
-        return tries[index] == 1 and index % 3 == 0
+        tries[index] += 1
+        return tries[index] == 1
 
-    registry.spoil = first_time
-    registry.lose = lambda index: index % 7 == 1 and tries.get(index, 0) == 0 and not tries.setdefault(index, 1) == 0
+    registry.lose = lambda index: index % 7 == 1 and first_time(index)
+    registry.spoil = lambda index: index % 3 == 0 and first_time(index)
     registry.slow_down_left = 2
     registry.want(1, {"d1": variant_of(filler_bytes=40_000)})
     device.start()
@@ -452,8 +452,6 @@ def test_agent_killed_is_declared_offline_by_its_will(device: Device, registry: 
 
 
 def test_second_agent_in_the_same_folder_is_refused(device: Device, registry: MqttRegistry) -> None:
-    import subprocess  # noqa: PLC0415
-
     device.start()
     registry.expect_online()
 
@@ -479,8 +477,7 @@ def test_agent_with_damaged_databases_begins_anew_and_ends_in_the_wanted_state(
 
 def _alive(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123  a pseudo file
-            return file.read().split()[2] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
     except OSError:
         return False
 
