@@ -52,6 +52,7 @@ def registry_processes(settings: RegistrySettings) -> ProcessTable:
         serve=(
             _module("api", "server.processes.api"),
             _module("controller", "server.processes.controller"),
+            _module("delivery", "server.processes.delivery"),
             _module("ingest", "server.processes.ingest"),
             *(_module(name, "server.processes.worker") for name in workers),
         ),
