@@ -89,10 +89,15 @@ def reset_peak_rss() -> None:
 
 def time_runs(model: BoundModel, samples: dict[str, Array], *, runs: int, budget_s: float) -> list[float]:
     """Milliseconds of single-sample runs, over the samples in turn, until `runs` or the budget is reached."""
-    rows = len(next(iter(samples.values())))
-    singles = [{name: array[i : i + 1] for name, array in samples.items()} for i in range(min(rows, 16))]
+    singles = [first_sample(samples, model.signature)]  # of constant batch: whole portions
+    if all(spec.free_batch for spec in model.signature.inputs):
+        rows = model.samples(samples)
+        singles = [{name: array[i : i + 1] for name, array in samples.items()} for i in range(min(rows, 16))]
+    began = time.perf_counter()
     for i in range(WARMUP_RUNS):
         model.run(singles[i % len(singles)])
+        if time.perf_counter() - began > budget_s / 4:
+            break  # a model of seconds is warm after one run
     taken = []
     deadline = time.perf_counter() + budget_s
     for i in range(runs):
@@ -120,6 +125,24 @@ def read_samples(path: Path, signature: ModelSignature) -> dict[str, Array]:
         raise InputError(f"{path.name} can't be read as an .npz without pickles: {exc}") from exc
 
 
+def first_sample(samples: dict[str, Array], signature: ModelSignature) -> dict[str, Array]:
+    """The smallest request that the signature allows, of the first samples."""
+    return {spec.name: samples[spec.name][: 1 if spec.free_batch else spec.shape[0]] for spec in signature.inputs}
+
+
+def run_all(model: BoundModel, samples: dict[str, Array]) -> dict[str, Array]:
+    """The outputs for all samples; a signature of constant batch takes them portion by portion, the rest is left."""
+    step = model.signature.inputs[0].shape[0]
+    if all(spec.free_batch for spec in model.signature.inputs):
+        return model.run(samples)
+    rows = len(next(iter(samples.values())))
+    parts = [
+        model.run({name: array[start : start + step] for name, array in samples.items()})
+        for start in range(0, rows - step + 1, step)
+    ]
+    return {spec.name: np.concatenate([part[spec.name] for part in parts]) for spec in model.signature.outputs}
+
+
 def measure(request: MeasureRequest) -> MeasureResult:
     """Load, time, and run every sample."""
     runtime = open_runtime(request.runtime)
@@ -133,7 +156,7 @@ def measure(request: MeasureRequest) -> MeasureResult:
     outputs = bind(request.signature.outputs, loaded.outputs)
     model = BoundModel(loaded, request.signature, inputs, outputs)
     began = time.perf_counter()
-    model.run({name: array[:1] for name, array in samples.items()})
+    model.run(first_sample(samples, request.signature))
     first_ms = (time.perf_counter() - began) * 1e3
     taken = time_runs(model, samples, runs=request.runs, budget_s=request.budget_s)
     added_bytes = max(0, peak_rss_bytes() - before_bytes)

@@ -1,0 +1,89 @@
+"""The child's end of the control socket: JSON lines, and the notice that the supervisor has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from edge_agent.errors import EdgeAgentError
+from edge_agent.runner.control import line
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+    from edge_agent.protocol.base import Wire
+
+LINE_LIMIT_BYTES = 32 << 20  # a manifest of 2 GiB in 64 KiB blocks lists 32,768 hashes
+ORPHAN_EXIT = 3
+
+M = TypeVar("M")
+
+
+class ControlError(EdgeAgentError):
+    """The supervisor sent something that is no message."""
+
+    code = "control"
+
+
+class ControlChannel(Generic[M]):
+    """Messages of one kind in, any message out."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, messages: TypeAdapter[M]) -> None:
+        self._reader, self._writer, self._messages = reader, writer, messages
+
+    @classmethod
+    async def open(cls, descriptor: int, messages: TypeAdapter[M]) -> ControlChannel[M]:
+        """Take over an inherited socket."""
+        control = socket.socket(fileno=descriptor)
+        control.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=control, limit=LINE_LIMIT_BYTES)
+        return cls(reader, writer, messages)
+
+    async def receive(self) -> M | None:
+        """The next message; None when the supervisor has closed its end.
+
+        Raises:
+            ControlError: a line is no message.
+        """
+        try:
+            text = await self._reader.readline()
+        except (ConnectionError, OSError):
+            return None
+        if not text.endswith(b"\n"):
+            return None
+        try:
+            return self._messages.validate_json(text)
+        except ValueError as exc:
+            raise ControlError(f"the control line can't be read: {str(exc)[:300]}") from exc
+
+    def send(self, message: Wire) -> None:
+        """Send without waiting; a supervisor that has gone hears nothing."""
+        if not self._writer.is_closing():
+            self._writer.write(line(message))
+
+    async def flush(self) -> None:
+        """Wait until everything sent has left."""
+        try:
+            await self._writer.drain()
+            self._writer.close()
+            await self._writer.wait_closed()
+        except (ConnectionError, OSError):
+            return
+
+
+def leave_when_orphaned(descriptor: int, grace_s: float) -> None:
+    """End this process some time after the other end of the socket closes, even when the event loop hangs."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP | select.POLLHUP)
+
+    def watch() -> None:
+        poll.poll()
+        time.sleep(grace_s)
+        os._exit(ORPHAN_EXIT)
+
+    threading.Thread(target=watch, name="orphan", daemon=True).start()

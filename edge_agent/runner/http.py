@@ -1,0 +1,218 @@
+"""What runner and front share of HTTP: reading a body within a limit, answering, and errors as the protocol words them.
+
+Raw ASGI: no framework, no numpy. The Open Inference Protocol says what the answers look like.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import orjson
+
+from edge_agent.errors import EdgeAgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    Scope = dict[str, Any]
+    Receive = Callable[[], Awaitable[dict[str, Any]]]
+    Send = Callable[[dict[str, Any]], Awaitable[None]]
+    Headers = Iterable[tuple[bytes, bytes]]
+
+MAX_BODY_BYTES = 32 << 20
+LINGER_S = 2.0  # a client that is still sending when it is refused gets this long to stop and read the answer
+LINGER_BYTES = 4 << 20
+JSON = b"application/json"
+BINARY = b"application/octet-stream"
+JSON_LENGTH = b"inference-header-content-length"
+
+
+class BadRequestError(EdgeAgentError):
+    """What was sent is not what the protocol or the model's signature asks for."""
+
+    code = "bad_request"
+
+
+class NotFoundError(EdgeAgentError):
+    """There is no such path, model or version here."""
+
+    code = "not_found"
+
+
+class MisdirectedError(EdgeAgentError):
+    """This connection was made before its port got another owner; on a new one the request will be answered."""
+
+    code = "misdirected"
+
+
+class MethodError(EdgeAgentError):
+    """The path exists, the method does not."""
+
+    code = "method_not_allowed"
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"use {allowed} here")
+        self.allowed = allowed
+
+
+class TooLargeError(EdgeAgentError):
+    """More bytes than one request may bring."""
+
+    code = "too_large"
+
+
+class EncodingError(EdgeAgentError):
+    """The body is compressed."""
+
+    code = "unsupported_encoding"
+
+
+class UnavailableError(EdgeAgentError):
+    """The model's process does not answer now."""
+
+    code = "unavailable"
+
+
+STATUS = {
+    "bad_request": 400,
+    "bad_input": 400,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "too_large": 413,
+    "unsupported_encoding": 415,
+    "misdirected": 421,
+    "invoke_failed": 500,
+    "unavailable": 503,
+}
+
+
+class Answer(NamedTuple):
+    """A response; `close` ends the connection after it."""
+
+    status: int
+    body: bytes
+    content_type: bytes = JSON
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    close: bool = False
+
+
+def json_answer(value: Any, status: int = 200) -> Answer:  # noqa: ANN401  whatever JSON can say
+    """An answer whose body is JSON."""
+    return Answer(status, orjson.dumps(value))
+
+
+def error_answer(error: EdgeAgentError) -> Answer:
+    """`{"error": sentence}` with the status that belongs to the error."""
+    extra = ((b"allow", error.allowed.encode()),) if isinstance(error, MethodError) else ()
+    close = isinstance(error, (TooLargeError, EncodingError, MisdirectedError))
+    body = orjson.dumps({"error": str(error)})
+    return Answer(STATUS.get(error.code, 500), body, headers=extra, close=close)
+
+
+async def send_answer(send: Send, answer: Answer, *, close: bool = False, more: bool = False) -> None:
+    """Send a response; with `more` the caller ends it by `end_answer`."""
+    headers = [
+        (b"content-type", answer.content_type),
+        (b"content-length", b"%d" % len(answer.body)),
+        *answer.headers,
+    ]
+    if close or answer.close:
+        headers.append((b"connection", b"close"))
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body, "more_body": more})
+
+
+async def send_refusal(receive: Receive, send: Send, answer: Answer) -> None:
+    """Answer a client that may still be sending, and read on for a moment before the connection closes.
+
+    A socket that is closed with unread bytes resets the connection, and the reset can overtake the answer.
+    """
+    await send_answer(send, answer, close=True, more=True)
+    read_bytes = 0
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while read_bytes < LINGER_BYTES:
+                message = await receive()
+                read_bytes += len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    break
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def header(headers: Headers, name: bytes) -> bytes | None:
+    """The first header of this (lower-case) name."""
+    return next((value for key, value in headers if key == name), None)
+
+
+async def read_body(headers: Headers, receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes | None:
+    """The whole body; None when the client left before it was complete.
+
+    Raises:
+        TooLargeError: it is, or says that it will be, larger than the limit; nothing was read in the second case.
+        EncodingError: it is compressed.
+    """
+    for key, value in headers:
+        if key == b"content-length" and (len(value) > len(str(limit_bytes)) + 3 or int(value) > limit_bytes):
+            _too_large(limit_bytes)
+        if key == b"content-encoding" and value.lower() != b"identity":
+            raise EncodingError(
+                f"Content-Encoding {value.decode('latin-1')[:32]!r} is not supported: send the body as it is"
+            )
+    message = await receive()
+    if not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit_bytes:
+            _too_large(limit_bytes)
+        return body if message["type"] == "http.request" else None
+    parts = bytearray(message["body"])
+    while message.get("more_body"):
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts += message["body"]
+        if len(parts) > limit_bytes:
+            _too_large(limit_bytes)
+    return bytes(parts)
+
+
+def _too_large(limit_bytes: int) -> NoReturn:
+    raise TooLargeError(f"one request may bring at most {limit_bytes} bytes: send fewer samples at once")
+
+
+class ModelPath(NamedTuple):
+    """`/v2/models/{model}[/versions/{version}][/{verb}]`."""
+
+    model: str
+    version: str | None
+    verb: str  # "", ready, infer or stats
+
+
+_MODEL_PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?(?:/(ready|infer|stats))?/?")
+
+
+def parse_model_path(path: str) -> ModelPath | None:
+    """Read a path that names a model; None when it does not."""
+    match = _MODEL_PATH.fullmatch(path)
+    if match is None:
+        return None
+    return ModelPath(match[1], match[2], match[3] or "")
+
+
+def server_metadata(version: str) -> dict[str, Any]:
+    """The answer to `GET /v2`."""
+    extensions = ["binary_tensor_data", "model_repository", "statistics"]
+    return {"name": "shoal", "version": version, "extensions": extensions}
+
+
+def require_method(scope: Scope, *allowed: str) -> None:
+    """Refuse the wrong method.
+
+    Raises:
+        MethodError: names the right ones.
+    """
+    if scope["method"] not in allowed:
+        raise MethodError(", ".join(allowed))

@@ -1,0 +1,222 @@
+"""Prove a variant on this device: the right bytes, a file that loads, the golden outputs, latency and memory."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from zipfile import BadZipFile
+
+import numpy as np
+
+from edge_agent.errors import (
+    DigestMismatchError,
+    EdgeAgentError,
+    ModelInvokeError,
+    ModelLoadError,
+    RuntimeMissingError,
+)
+from edge_agent.protocol.manifest import FileRole
+from edge_agent.protocol.messages import SelfTestReport
+from edge_agent.protocol.signature import FREE
+from edge_agent.protocol.states import Reason
+from edge_agent.runner.control import Refused
+from edge_agent.runtimes.convert import BindingError, BoundModel, InputError
+from edge_agent.runtimes.measure import first_sample, peak_rss_bytes, reset_peak_rss, rss_bytes, time_runs
+from edge_agent.runtimes.registry import open_runtime
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge_agent.protocol.manifest import Golden, VariantManifest
+    from edge_agent.protocol.profile import Limits
+    from edge_agent.runner.control import RunnerSpec
+    from edge_agent.runtimes.base import Array
+
+HASH_CHUNK_BYTES = 1 << 20
+DETAIL_CHARS = 500  # of a SelfTestReport's 512
+
+
+class UnprovenError(EdgeAgentError):
+    """The variant does not do here what its manifest says."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(slots=True)
+class ProvenModel:
+    """A model that may serve, and what was measured on the way."""
+
+    model: BoundModel
+    report: SelfTestReport
+
+
+@dataclass(slots=True)
+class Figures:
+    """What has been measured so far; a refusal tells it too."""
+
+    load_ms: float = 0.0
+    first_ms: float = 0.0
+    p50_ms: float = 0.0
+    p95_ms: float = 0.0
+    runs: int = 0
+    rss_bytes: int = 0  # peak that load and runs added to the process
+    golden_max_error: float | None = None
+    runtime_version: str = ""
+
+    def report(self, manifest: VariantManifest, *, passed: bool, detail: str = "") -> SelfTestReport:
+        """The wire form."""
+        error = self.golden_max_error
+        return SelfTestReport(
+            passed=passed,
+            runtime=manifest.runtime,
+            runtime_version=self.runtime_version[:64],
+            delegate=manifest.delegate,
+            load_ms=self.load_ms,
+            first_ms=self.first_ms,
+            p50_ms=self.p50_ms,
+            p95_ms=self.p95_ms,
+            runs=self.runs,
+            rss_bytes=self.rss_bytes,
+            golden_max_error=error if error is None or np.isfinite(error) else None,
+            detail=detail[:DETAIL_CHARS],
+        )
+
+
+def prove(spec: RunnerSpec) -> ProvenModel | Refused:
+    """The whole self-test; whatever it finds is an answer, never an exception."""
+    figures = Figures()
+    try:
+        model = _prove(spec, figures)
+    except MemoryError:
+        limit = spec.address_space_bytes
+        reason, detail = Reason.MEMORY_LIMIT, f"no memory left within the runner's limit of {limit} bytes"
+    except (EdgeAgentError, OSError) as exc:
+        reason, detail = _reason_of(exc, limited=spec.address_space_bytes is not None), str(exc)
+    else:
+        return ProvenModel(model, figures.report(spec.manifest, passed=True))
+    report = figures.report(spec.manifest, passed=False, detail=detail)
+    return Refused(reason=reason, detail=detail[:DETAIL_CHARS], report=report)
+
+
+def _reason_of(exc: Exception, *, limited: bool) -> Reason:
+    if isinstance(exc, UnprovenError):
+        return exc.reason
+    # errno 12 is ENOMEM: the interpreter maps the file, and a map that RLIMIT_AS forbids fails with it
+    if limited and isinstance(exc, (ModelLoadError, OSError)) and ("error '12'" in str(exc) or "Errno 12" in str(exc)):
+        return Reason.MEMORY_LIMIT
+    known: tuple[tuple[type[Exception], Reason], ...] = (
+        (DigestMismatchError, Reason.DIGEST_MISMATCH),
+        (RuntimeMissingError, Reason.RUNTIME_MISSING),
+        (ModelLoadError, Reason.LOAD_FAILED),
+        (BindingError, Reason.MANIFEST_INVALID),
+        (InputError, Reason.MANIFEST_INVALID),
+        (ModelInvokeError, Reason.LOAD_FAILED),  # it can't even run its own golden inputs
+        (FileNotFoundError, Reason.LOAD_FAILED),
+    )
+    return next((reason for kind, reason in known if isinstance(exc, kind)), Reason.INTERNAL)
+
+
+def _prove(spec: RunnerSpec, figures: Figures) -> BoundModel:
+    manifest = spec.manifest
+    verify_file(spec.model_path, manifest, FileRole.MODEL)
+    samples, expected = _golden_arrays(spec)
+    runtime = open_runtime(manifest.runtime)
+    figures.runtime_version = runtime.version
+    reset_peak_rss()
+    before_bytes = rss_bytes()
+    began_s = time.perf_counter()
+    loaded = runtime.load(spec.model_path, threads=manifest.threads, delegate=manifest.delegate)
+    figures.load_ms = (time.perf_counter() - began_s) * 1e3
+    model = BoundModel(loaded, manifest.signature, manifest.inputs, manifest.outputs)
+    began_s = time.perf_counter()
+    model.run(first_sample(samples, manifest.signature))
+    figures.first_ms = (time.perf_counter() - began_s) * 1e3
+    outputs = model.run(samples)
+    figures.rss_bytes = max(0, peak_rss_bytes() - before_bytes)
+    if manifest.golden is not None:
+        figures.golden_max_error = _compare(outputs, expected, manifest.golden)
+    taken_ms = time_runs(model, samples, runs=spec.probe_runs, budget_s=spec.probe_budget_s)
+    figures.runs = len(taken_ms)
+    figures.p50_ms, figures.p95_ms = (float(np.percentile(taken_ms, q)) for q in (50, 95))
+    figures.rss_bytes = max(0, peak_rss_bytes() - before_bytes)
+    _within(spec.limits, figures)
+    return model
+
+
+def verify_file(path: Path, manifest: VariantManifest, role: FileRole) -> None:
+    """Hash a file as it lies on the disk now: what loads is what was signed.
+
+    Raises:
+        DigestMismatchError: its bytes are not those of the manifest.
+        OSError: it can't be read.
+    """
+    expected = next(file.sha256 for file in manifest.files if file.role is role)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != expected:
+        raise DigestMismatchError(expected_sha256=expected, actual_sha256=digest.hexdigest())
+
+
+def _golden_arrays(spec: RunnerSpec) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Inputs and expected outputs; without golden data one sample of zeros, to see that it runs."""
+    manifest = spec.manifest
+    if manifest.golden is None:
+        return _zeros(manifest), {}
+    if spec.golden_path is None:
+        raise UnprovenError(Reason.MANIFEST_INVALID, "the manifest has golden data, but no golden file was given")
+    verify_file(spec.golden_path, manifest, FileRole.GOLDEN)
+    try:
+        with np.load(spec.golden_path, allow_pickle=False) as archive:
+            inputs = {tensor.name: archive[f"in_{i}"] for i, tensor in enumerate(manifest.signature.inputs)}
+            outputs = {tensor.name: archive[f"out_{i}"] for i, tensor in enumerate(manifest.signature.outputs)}
+    except (KeyError, ValueError, BadZipFile) as exc:
+        raise UnprovenError(Reason.MANIFEST_INVALID, f"the golden file can't be read: {exc}") from exc
+    return inputs, outputs
+
+
+def _zeros(manifest: VariantManifest) -> dict[str, Array]:
+    return {
+        tensor.name: np.zeros(
+            tuple(1 if length == FREE else length for length in tensor.shape), dtype=tensor.datatype.numpy_name
+        )
+        for tensor in manifest.signature.inputs
+    }
+
+
+def _compare(outputs: dict[str, Array], expected: dict[str, Array], golden: Golden) -> float:
+    """The largest deviation; every output must be within `atol + rtol * abs(expected)`."""
+    worst = 0.0
+    for name, wanted in expected.items():
+        got = outputs[name]
+        if got.shape != wanted.shape:
+            raise UnprovenError(
+                Reason.MANIFEST_INVALID, f"golden output {name} has the shape {wanted.shape}, not {got.shape}"
+            )
+        want64 = np.asarray(wanted, dtype=np.float64)
+        error = np.abs(np.asarray(got, dtype=np.float64) - want64)
+        worst = max(worst, float(error.max(initial=0.0)))
+        if not np.all(error <= golden.atol + golden.rtol * np.abs(want64)):  # NaN is not within anything
+            raise UnprovenError(
+                Reason.GOLDEN_MISMATCH,
+                f"output {name} is off by {float(error.max()):.6g}, "
+                f"the tolerance is {golden.atol:.6g} + {golden.rtol:.6g} * |expected|",
+            )
+    return worst
+
+
+def _within(limits: Limits, figures: Figures) -> None:
+    if limits.ram_bytes is not None and figures.rss_bytes > limits.ram_bytes:
+        raise UnprovenError(
+            Reason.MEMORY_LIMIT, f"adds {figures.rss_bytes} bytes of memory, the limit is {limits.ram_bytes}"
+        )
+    if limits.latency_p95_ms is not None and figures.p95_ms > limits.latency_p95_ms:
+        raise UnprovenError(
+            Reason.LATENCY_LIMIT,
+            f"p95 is {figures.p95_ms:.3g} ms over {figures.runs} runs, the limit is {limits.latency_p95_ms:.3g} ms",
+        )
