@@ -10,7 +10,7 @@ import hashlib
 import tokenize
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -165,7 +165,7 @@ def _check_input(array: Array, spec: TensorSpec) -> Array:
     return converted
 
 
-def _holds(wanted: np.dtype[np.generic], array: Array) -> bool:
+def _holds(wanted: np.dtype[Any], array: Array) -> bool:
     bounds = np.iinfo(wanted)
     return bool(array.min() >= bounds.min and array.max() <= bounds.max)
 

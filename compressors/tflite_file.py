@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 _QUANTIZED_TYPES = {
@@ -22,6 +25,7 @@ _QUANTIZED_TYPES = {
 # operators that hold the weights: these decide whether a file is quantized
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "EMBEDDING_LOOKUP", "GATHER"}
 _FILTER_INPUT = 1
+_CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}  # they touch integers, but compute nothing with them
 
 
 @dataclass(frozen=True)
@@ -36,30 +40,50 @@ class FileFacts:
 
 def read_facts(model: bytes) -> FileFacts:
     """Parse a `.tflite` flatbuffer."""
-    parsed = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
     operators, quantized, macs = 0, 0, 0
     layers: dict[str, str] = {}
-    for graph in parsed.subgraphs:
-        for operator in graph.operators:
-            name = _name(parsed, operator)
+    for graph in read_graphs(model):
+        for name, operator in graph.operators:
             tensors = [graph.tensors[i] for i in operator.inputs if i >= 0]
-            integer = any(_is_quantized(tensor) for tensor in tensors) and name != "QUANTIZE"
             operators += 1
-            quantized += integer
+            quantized += name not in _CONVERSIONS and any(_is_quantized(tensor) for tensor in tensors)
             macs += _macs(name, graph, operator)
             if name in _WEIGHTED and len(tensors) > _FILTER_INPUT:
-                output = graph.tensors[operator.outputs[0]]
-                layers[_text(output.name)] = f"{name} {_type(tensors[0])} x {_type(tensors[_FILTER_INPUT])}"
+                layer = tensor_name(graph.tensors[operator.outputs[0]])
+                layers[layer] = f"{name} {_type(tensors[0])} x {_type(tensors[_FILTER_INPUT])}"
     return FileFacts(operators, quantized, macs, layers)
+
+
+class Graph(NamedTuple):
+    """One subgraph of a file."""
+
+    inputs: list[int]
+    tensors: list[Any]  # generated classes without types
+    constants: frozenset[int]  # tensors whose values are in the file
+    operators: list[tuple[str, Any]]  # with their names, in the order of execution
+
+
+def read_graphs(model: bytes) -> Iterator[Graph]:
+    """The subgraphs of a file."""
+    parsed = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    for graph in parsed.subgraphs:
+        stored = frozenset(i for i, tensor in enumerate(graph.tensors) if _has_data(parsed.buffers[tensor.buffer]))
+        named = [(_name(parsed, operator), operator) for operator in graph.operators]
+        yield Graph([int(i) for i in graph.inputs], graph.tensors, stored, named)
+
+
+def _has_data(buffer: Any) -> bool:  # noqa: ANN401
+    return (buffer.data is not None and len(buffer.data) > 0) or bool(buffer.offset)
+
+
+def tensor_name(tensor: Any) -> str:  # noqa: ANN401  generated classes without types
+    """A tensor's name as text."""
+    return tensor.name.decode(errors="replace") if isinstance(tensor.name, bytes) else str(tensor.name)
 
 
 def _name(parsed: Any, operator: Any) -> str:  # noqa: ANN401  generated classes without types
     code = parsed.operatorCodes[operator.opcodeIndex]
     return str(_OPERATORS.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM"))
-
-
-def _text(name: bytes | str) -> str:
-    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
 
 
 def _is_quantized(tensor: Any) -> bool:  # noqa: ANN401
@@ -73,7 +97,8 @@ def _type(tensor: Any) -> str:  # noqa: ANN401
 
 
 def _macs(name: str, graph: Any, operator: Any) -> int:  # noqa: ANN401
-    if name not in {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"}:
+    """Multiply-accumulates of the layers that have weights, and of products of activations."""
+    if name not in {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"}:
         return 0
     kernel = [int(n) for n in graph.tensors[operator.inputs[_FILTER_INPUT]].shape]
     output = math.prod(int(n) for n in graph.tensors[operator.outputs[0]].shape)
@@ -81,4 +106,10 @@ def _macs(name: str, graph: Any, operator: Any) -> int:  # noqa: ANN401
         return output * math.prod(kernel[1:])
     if name == "DEPTHWISE_CONV_2D":  # filter: 1, height, width, channels
         return output * kernel[1] * kernel[2]
+    if name == "TRANSPOSE_CONV":  # inputs: shape, filter (out, height, width, in), picture
+        picture = math.prod(int(n) for n in graph.tensors[operator.inputs[2]].shape)
+        return picture * math.prod(kernel[:3])
+    if name == "BATCH_MATMUL":
+        left = graph.tensors[operator.inputs[0]].shape
+        return output * int(left[-2] if operator.builtinOptions.adjX else left[-1])
     return output * kernel[1]  # FULLY_CONNECTED filter: out, in

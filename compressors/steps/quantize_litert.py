@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from litert_quantizer.utils import qsv_utils
 
 from compressors.errors import CompressorError, NoEffectError, RecipeError
 from compressors.steps.base import Outcome
+from compressors.steps.feature_scaling import is_unevenly_scaled, scaling_operators
 from compressors.tflite_file import read_facts
 
 if TYPE_CHECKING:
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from compressors.data import Split
     from compressors.steps.base import Context, Model
 
-MAX_CALIBRATION_SAMPLES = 512
+MAX_CALIBRATION_SAMPLES = 4096  # one at a time through the interpreter: more would take minutes for a photo network
+_KNOWN_OPERATORS = {operation.value for operation in qtyping.TFLOperationName}
 
 
 def quantize_dynamic(model: Model, _context: Context, _parameters: Mapping[str, Any]) -> Outcome:
@@ -45,12 +48,19 @@ def quantize_static(model: Model, context: Context, parameters: Mapping[str, Any
     """int8 weights and activations; see `Step`.
 
     `io`: `float32` keeps float inputs and outputs, `int8` leaves them quantized (the agent converts at the edge).
+    Features on different scales stay in float until they are alike, see `feature_scaling`.
     """
     file = _need_file(model, "static-int8")
     quantizer = Quantizer(file, recipe.static_wi8_ai8())
     if parameters.get("io", "int8") == "float32":
-        for operation in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
-            quantizer.update_quantization_recipe(regex=".*", operation_name=operation, algorithm_key="no_quantize")
+        _leave_in_float(quantizer, qtyping.TFLOperationName.INPUT)
+        _leave_in_float(quantizer, qtyping.TFLOperationName.OUTPUT)
+    kept = scaling_operators(file) if any(map(is_unevenly_scaled, context.calibration.inputs.values())) else []
+    if kept:
+        _leave_in_float(quantizer, qtyping.TFLOperationName.INPUT)
+    for operator in kept:
+        if operator.kind in _KNOWN_OPERATORS:
+            _leave_in_float(quantizer, qtyping.TFLOperationName(operator.kind), f"^{re.escape(operator.output)};?$")
     manager = RecipeManager()
     manager.load_quantization_recipe(quantizer.get_quantization_recipe())
     calibrator = Calibrator(file, num_threads=context.threads, qsv_update_func=qsv_utils.min_max_update)
@@ -59,7 +69,15 @@ def quantize_static(model: Model, context: Context, parameters: Mapping[str, Any
     # the interpreter warns that it keeps every tensor (it must, here), the calibrator draws a progress bar
     with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
         calibrator.calibrate({key: _samples(context.calibration, signature["inputs"])}, manager)
-    return _outcome(model, file, _quantize(quantizer, calibrator.get_model_qsvs()))
+    outcome = _outcome(model, file, _quantize(quantizer, calibrator.get_model_qsvs()))
+    if not kept:
+        return outcome
+    note = f"; {len(kept)} operators that scale the features stay in float, because one scale can't hold them"
+    return replace(outcome, summary=outcome.summary + note)
+
+
+def _leave_in_float(quantizer: Quantizer, operation: qtyping.TFLOperationName, regex: str = ".*") -> None:
+    quantizer.update_quantization_recipe(regex=regex, operation_name=operation, algorithm_key="no_quantize")
 
 
 def _need_file(model: Model, step: str) -> bytes:
