@@ -17,8 +17,8 @@ def new_token() -> str:
 
 
 def new_key() -> str:
-    """The key of a device."""
-    return secrets.token_urlsafe(32)
+    """The key of a device: hexadecimal, as the agent's identity file expects it."""
+    return secrets.token_hex(32)
 
 
 def hash_of(secret: str) -> str:

@@ -1,6 +1,7 @@
 """Tokens, joining, devices and what a device may fetch, over HTTP."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -58,6 +59,7 @@ def test_join_gives_an_identity_once(http: httpx.Client, token: Callable[..., st
     assert identity["mqtt_url"] == registry.settings.mqtt_url
     assert identity["registry_url"] == registry.url
     assert identity["epoch"] > 1_600_000_000
+    assert re.fullmatch(r"[0-9a-f]{64}", identity["key"])
     device = http.get(f"/v1/devices/{identity['device_id']}").json()
     assert device["labels"] == {"site": "berlin", "ring": "canary", "floor": "2"}
     assert device["presence"] == "never"
