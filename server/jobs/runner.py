@@ -40,6 +40,8 @@ class JobSettings:
     data_dir: Path
     limits: JobLimits
     pythons: dict[str, Path]
+    host_cpu_model: str | None = None
+    """As the profile of this very machine would name its CPU: latency measured here proves something for that one."""
     program: tuple[str, ...] = (sys.executable, "-m", "compressors.job")
     """What runs a job; kind, request file and result file are added."""
 
@@ -101,7 +103,7 @@ class JobRunner:
         inputs = Inputs(
             model=claim.model,
             version=claim.version,
-            model_path=self._fetch(lease, work.source.sha256, folder / "model"),
+            model_path=self._fetch(lease, work.source.sha256, folder / "model.pt2"),
             data_path=self._fetch(lease, work.data.sha256, folder / "data.npz"),
             train_path=self._fetch(lease, work.train.sha256, folder / "train.npz") if work.train else None,
             task=Task(work.form.task),
@@ -120,7 +122,7 @@ class JobRunner:
         inputs = Inputs(
             model=claim.model,
             version=claim.version,
-            model_path=self._fetch(lease, version.source_sha256, folder / "model"),
+            model_path=self._fetch(lease, version.source_sha256, folder / "model.pt2"),
             data_path=self._fetch(lease, version.eval_sha256, folder / "data.npz"),
             train_path=self._fetch(lease, version.train_sha256, folder / "train.npz") if version.train_sha256 else None,
             task=Task(version.task),
@@ -139,6 +141,7 @@ class JobRunner:
             },
             output_dir=output_dir,
             cache_dir=self._settings.cache_dir,
+            host_cpu_model=self._settings.host_cpu_model,
             device_figures=reading.read_figures(self._catalogue, claim.model, claim.version),
         )
         result = self._run(claim, lease, folder, request, BuildResult)

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 
 from server.database.connect import Database
@@ -24,7 +25,17 @@ def job_settings(settings: RegistrySettings) -> JobSettings:
         data_dir=settings.data_dir,
         limits=JobLimits.of(memory_bytes=settings.job_memory_bytes, timeout_s=settings.job_timeout_s),
         pythons=dict(settings.runtime_pythons),
+        host_cpu_model=host_cpu_model(Path("/proc/cpuinfo").read_text("utf-8", "replace")),
     )
+
+
+def host_cpu_model(cpuinfo: str) -> str | None:
+    """The name of an x86 CPU as `edge-agent probe` writes it; None where the kernel has no such line (Arm)."""
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return value.strip()[:128] or None
+    return None
 
 
 def main() -> int:

@@ -1,0 +1,293 @@
+"""The worker as a real process, with a real S3 and the real job on a real, small network."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+import sqlalchemy as sa
+
+from edge_agent.protocol.manifest import VariantManifest
+from server.database import tables
+from server.database.connect import Database
+from server.jobs.process import JobLimits
+from server.jobs.runner import JobRunner, JobSettings
+from server.jobs.worker import Worker
+from server.schemas.catalogue import ModelVersion, PushForm, Task, Variant
+from server.schemas.work import BuildWork, InspectWork, StoredFile
+from server.storage import S3ObjectStore
+
+NETWORKS = Path(__file__).parents[2] / "compressors" / "networks.py"
+MIB = 1024 * 1024
+StartWorker = Callable[[], "subprocess.Popen[bytes]"]
+MakeProgram = Callable[[str], tuple[str, ...]]
+
+
+class Catalogue(Protocol):
+    folder: Path
+    database: Database
+
+    def add_job(self, kind: str, request: dict[str, Any], *, version: str = ...) -> str: ...
+    def insert(self, table: sa.Table, row: dict[str, Any]) -> None: ...
+    def rows(self, table: sa.Table) -> list[sa.RowMapping]: ...
+    def run(self, job_id: str) -> sa.RowMapping: ...
+
+
+class S3Server(Protocol):
+    endpoint: str
+    access_key: str
+    secret_key: str
+
+
+def inspect_request(store: S3ObjectStore, source: bytes, data: bytes) -> dict[str, Any]:
+    files = [StoredFile(sha256=hashlib.sha256(one).hexdigest(), size_bytes=len(one)) for one in (source, data)]
+    for content in (source, data):
+        store.put_bytes(content)
+    work = InspectWork(source=files[0], data=files[1], form=PushForm(task=Task.REGRESSION, metric="rmse"))
+    return work.model_dump(mode="json")
+
+
+def wait_for_end(catalogue: Catalogue, job_id: str, *, timeout_s: float = 60) -> sa.RowMapping:
+    end_s = time.monotonic() + timeout_s
+    while True:
+        runs = {row["job_id"]: row for row in catalogue.rows(tables.job_runs)}
+        if job_id in runs and runs[job_id]["state"] in {"done", "failed"}:
+            return runs[job_id]
+        assert time.monotonic() < end_s, runs
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def price(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("networks")
+    subprocess.run([sys.executable, str(NETWORKS), str(folder)], check=True)
+    return folder
+
+
+@pytest.fixture
+def start_worker(catalogue: Catalogue, s3_server: S3Server) -> Iterator[StartWorker]:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> "subprocess.Popen[bytes]":
+        environment = {
+            **os.environ,
+            "SHOAL_DATA_DIR": str(catalogue.folder),
+            "SHOAL_S3_ENDPOINT": s3_server.endpoint,
+            "SHOAL_S3_ACCESS_KEY": s3_server.access_key,
+            "SHOAL_S3_SECRET_KEY": s3_server.secret_key,
+        }
+        with (catalogue.folder / f"worker-{len(started)}.log").open("wb") as log:
+            started.append(
+                subprocess.Popen([sys.executable, "-m", "server.processes.worker"], env=environment, stderr=log)
+            )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()
+        assert process.wait(10) == 0 or process.returncode == -signal.SIGKILL
+
+
+def in_process(
+    catalogue: Catalogue, store: S3ObjectStore, program: tuple[str, ...], *, lease_s: float = 30.0
+) -> Worker:
+    settings = JobSettings(
+        data_dir=catalogue.folder,
+        limits=JobLimits(memory_bytes=256 * MIB, wall_s=20, cpu_s=20),
+        pythons={},
+        program=program,
+    )
+    return Worker(catalogue.database, JobRunner(catalogue.database, store, settings), name="w", lease_s=lease_s)
+
+
+def test_worker_a_pushed_network_is_inspected_then_built_and_stored(
+    catalogue: Catalogue, object_store: S3ObjectStore, price: Path, start_worker: StartWorker
+) -> None:
+    request = inspect_request(object_store, (price / "price.pt2").read_bytes(), (price / "price.npz").read_bytes())
+    profile = {
+        "name": "any",
+        "arch": "x86_64",
+        "cpu": {"model": "none like this", "cores": 2},
+        "ram_bytes": 1 << 30,
+        "storage_bytes": 1 << 30,
+        "runtimes": ["litert"],
+    }
+    for name, limits in (("any", {}), ("tiny", {"download_bytes": 10})):
+        document = {**profile, "name": name, "limits": limits}
+        catalogue.insert(tables.profiles, {"name": name, "document": document, "created_at": 1.0})
+    inspection = catalogue.add_job("inspect", request)
+    work = BuildWork(profiles=("any", "tiny"), recipes=("float32",))
+    build = catalogue.add_job("build", work.model_dump(mode="json"))
+    start_worker()
+
+    run = wait_for_end(catalogue, inspection)
+    assert run["state"] == "done", run["error"]
+    (row,) = catalogue.rows(tables.model_versions)
+    version = ModelVersion.model_validate(row["document"])
+    assert (version.metric, version.parameters > 0, version.splits.test > 0) == ("rmse", True, True)
+
+    run = wait_for_end(catalogue, build)
+    assert run["state"] == "done", run["error"]
+    choices = {row["profile"]: row for row in catalogue.rows(tables.choices)}
+    assert choices["tiny"]["variant_id"] is None
+    assert choices["tiny"]["refusal"]["limit"] == "download_bytes"
+    chosen = next(row for row in catalogue.rows(tables.variants) if row["profile"] == "any" and row["chosen"])
+    assert chosen["variant_id"] == choices["any"]["variant_id"]
+    assert Variant.model_validate(chosen["document"]).latency_p95_ms is not None
+    manifest = VariantManifest.model_validate_json(object_store.get_bytes(chosen["manifest_sha256"]))
+    assert manifest.object.sha256 == chosen["object_sha256"]
+    assert object_store.size_bytes(chosen["object_sha256"]) == chosen["object_bytes"]
+    assert list((catalogue.folder / "work").iterdir()) == []
+
+
+def test_worker_an_upload_that_is_no_archive_fails_in_one_sentence(
+    catalogue: Catalogue, object_store: S3ObjectStore, price: Path, start_worker: StartWorker
+) -> None:
+    job_id = catalogue.add_job(
+        "inspect", inspect_request(object_store, b"PK\x03\x04 not really", (price / "price.npz").read_bytes())
+    )
+    start_worker()
+    run = wait_for_end(catalogue, job_id)
+    assert (run["state"], run["error"]["code"]) == ("failed", "bad_archive")
+    assert "\n" not in run["error"]["message"]
+    assert catalogue.rows(tables.model_versions) == []
+
+
+def test_worker_terminated_gives_the_job_back_within_seconds(
+    catalogue: Catalogue, object_store: S3ObjectStore, price: Path, start_worker: StartWorker
+) -> None:
+    request = inspect_request(object_store, (price / "price.pt2").read_bytes(), (price / "price.npz").read_bytes())
+    job_id = catalogue.add_job("inspect", request)
+    worker = start_worker()
+    while not [row for row in catalogue.rows(tables.job_runs) if row["state"] == "running"]:
+        time.sleep(0.02)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(5) == 0
+    assert (catalogue.run(job_id)["state"], catalogue.run(job_id)["attempt"]) == ("queued", 0)
+    assert list((catalogue.folder / "work").iterdir()) == []
+
+
+def test_worker_a_missing_object_fails_the_job_with_its_name(
+    catalogue: Catalogue, object_store: S3ObjectStore, program: MakeProgram
+) -> None:
+    request = inspect_request(object_store, b"one", b"two")
+    request["source"]["sha256"] = "0" * 64
+    job_id = catalogue.add_job("inspect", request)
+    assert in_process(catalogue, object_store, program("")).run_one(threading.Event())
+    run = catalogue.run(job_id)
+    assert (run["state"], run["error"]["code"]) == ("failed", "object_not_found")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param("not JSON", id="no JSON"),
+        pytest.param('{"float_metric": {"value": 1}, "variants": [], "choices": []}', id="no choice"),
+        pytest.param(
+            '{"float_metric":{"value":1},"variants":[],"choices":[{"profile":"any","variant_id":"ghost"}]}', id="ghost"
+        ),
+        pytest.param('{"float_metric":{"value":1},"variants":[],"choices":[{"profile":"any"}]}', id="neither"),
+    ],
+)
+def test_worker_a_build_result_that_contradicts_itself_registers_nothing(
+    catalogue: Catalogue, object_store: S3ObjectStore, program: MakeProgram, result: str
+) -> None:
+    prepared_build(catalogue, object_store)
+    job_id = catalogue.add_job("build", BuildWork(profiles=("any",)).model_dump(mode="json"))
+    source = f"import sys; open(sys.argv[3], 'w').write({result!r})"
+    assert in_process(catalogue, object_store, program(source)).run_one(threading.Event())
+    assert (catalogue.run(job_id)["state"], catalogue.run(job_id)["error"]["code"]) == ("failed", "bad_result")
+    assert catalogue.rows(tables.variants) == catalogue.rows(tables.choices) == []
+
+
+def test_worker_a_link_among_the_results_is_never_uploaded(
+    catalogue: Catalogue, object_store: S3ObjectStore, program: MakeProgram
+) -> None:
+    prepared_build(catalogue, object_store)
+    secret = catalogue.folder / "secret"
+    secret.write_bytes(os.urandom(32))
+    sha256 = hashlib.sha256(secret.read_bytes()).hexdigest()
+    job_id = catalogue.add_job("build", BuildWork(profiles=("any",)).model_dump(mode="json"))
+    built = {
+        "profile": "any",
+        "variant_id": "v",
+        "recipe": "r",
+        "runtime": "litert",
+        "delegate": "none",
+        "verdict": "fits",
+        "chosen": True,
+        "manifest_sha256": sha256,
+    }
+    result = {
+        "float_metric": {"value": 1},
+        "variants": [built],
+        "choices": [{"profile": "any", "variant_id": "v"}],
+    }
+    source = (
+        "import json, os, sys\n"
+        "folder = json.load(open(sys.argv[2]))['output_dir']\n"
+        f"os.symlink({str(secret)!r}, folder + '/{sha256}')\n"
+        f"json.dump({result!r}, open(sys.argv[3], 'w'))"
+    )
+    assert in_process(catalogue, object_store, program(source)).run_one(threading.Event())
+    assert catalogue.run(job_id)["error"]["code"] == "bad_result"
+    assert not object_store.exists(sha256)
+
+
+def test_worker_that_lost_its_lease_ends_the_job_and_writes_nothing(
+    catalogue: Catalogue, object_store: S3ObjectStore, program: MakeProgram
+) -> None:
+    job_id = catalogue.add_job("inspect", inspect_request(object_store, b"one", b"two"))
+    worker = in_process(catalogue, object_store, program("import time; time.sleep(60)"), lease_s=2.0)
+    thief = sa.update(tables.job_runs).values(worker="thief", attempt=2)
+
+    def steal() -> None:
+        time.sleep(0.5)
+        with catalogue.database.write() as connection:
+            connection.execute(thief)
+
+    thread = threading.Thread(target=steal)
+    thread.start()
+    began_s = time.monotonic()
+    worker.run_one(threading.Event())
+    thread.join()
+    assert time.monotonic() - began_s < 10
+    assert (catalogue.run(job_id)["state"], catalogue.run(job_id)["worker"]) == ("running", "thief")
+
+
+def prepared_build(catalogue: Catalogue, store: S3ObjectStore) -> None:
+    """A profile, and a model version whose files are in the store."""
+    stored = store.put_bytes(b"a model")
+    profile = {
+        "name": "any",
+        "arch": "x86_64",
+        "cpu": {"model": "x", "cores": 2},
+        "ram_bytes": 1 << 30,
+        "storage_bytes": 1 << 30,
+        "runtimes": ["litert"],
+    }
+    catalogue.insert(tables.profiles, {"name": "any", "document": profile, "created_at": 1.0})
+    document = {
+        "model": "net",
+        "version": "1",
+        "task": "regression",
+        "metric": "rmse",
+        "signature": {"inputs": [{"name": "x", "shape": [-1, 1]}], "outputs": [{"name": "y", "shape": [-1, 1]}]},
+        "preprocessing": {},
+        "labels": [],
+        "splits": {"calibration": 1, "selection": 1, "test": 1, "groups": 1},
+        "parameters": 1,
+        "source_sha256": stored.sha256,
+        "source_bytes": stored.size_bytes,
+        "eval_sha256": stored.sha256,
+        "created_at": 1.0,
+    }
+    columns = ("model", "version", "task", "metric", "source_sha256", "source_bytes", "eval_sha256", "created_at")
+    catalogue.insert(tables.model_versions, {**{name: document[name] for name in columns}, "document": document})
