@@ -1,0 +1,12 @@
+"""`python -m edge_agent.front --control-fd N`: started by the supervisor, of no use to people."""
+
+from __future__ import annotations
+
+import argparse
+
+from edge_agent.front.process import main
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="edge_agent.front", description="Forwards to runners; started by edge-agent.")
+    parser.add_argument("--control-fd", type=int, required=True, help="inherited socket to the supervisor")
+    main(parser.parse_args().control_fd)
