@@ -1,5 +1,6 @@
 """The worker as a real process, with a real S3 and the real job on a real, small network."""
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -24,7 +25,7 @@ from server.schemas.catalogue import ModelVersion, PushForm, Task, Variant
 from server.schemas.work import BuildWork, InspectWork, StoredFile
 from server.storage import S3ObjectStore
 
-NETWORKS = Path(__file__).parents[2] / "compressors" / "networks.py"
+NETWORK = Path(__file__).with_name("network.py")
 MIB = 1024 * 1024
 StartWorker = Callable[[], "subprocess.Popen[bytes]"]
 MakeProgram = Callable[[str], tuple[str, ...]]
@@ -64,10 +65,16 @@ def wait_for_end(catalogue: Catalogue, job_id: str, *, timeout_s: float = 60) ->
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def price(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("networks")
-    subprocess.run([sys.executable, str(NETWORKS), str(folder)], check=True)
+    """A folder with an archive and its data, made once for all workers of a test run: torch takes seconds to import."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "job-network"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "price.npz").exists():
+            subprocess.run([sys.executable, str(NETWORK), str(folder)], check=True)
     return folder
 
 
