@@ -339,6 +339,47 @@ def test_controller_new_epoch_gives_every_device_a_newer_desired_state(
     assert {(row.epoch, row.generation) for row in registry.rows(tables.desired)} == {(8, 2)}
 
 
+def test_controller_prepares_until_each_profile_has_a_choice_and_stops_when_its_build_failed(
+    make_registry: Callable[[int], Registry],
+) -> None:
+    registry = make_registry(1)
+    with registry.database.write() as database:
+        database.execute(sa.delete(tables.choices))
+    job = {"job_id": "j1", "kind": "build", "model": "m", "version": "1", "created_at": 1.0}
+    run = {"job_id": "j1", "worker": "w", "attempt": 1, "lease_until": 0.0, "started_at": 1.0, "progress": {}}
+    with linked(registry) as connection:
+        one = controller(registry, connection)
+        registry.start("r1")
+        with registry.database.write() as database:
+            database.execute(sa.insert(tables.jobs).values(**job, dedupe_key="1" * 64, request={"profiles": ["pi"]}))
+        one.tick()
+        one.tick()
+        assert registry.state("r1") == "preparing"
+        assert registry.rows(tables.desired) == []
+        with registry.database.write() as database:
+            error = {"code": "build_failed", "message": "The graph holds an operator that LiteRT lacks."}
+            database.execute(sa.insert(tables.job_runs).values(**run, state="failed", error=error))
+            again = {**job, "job_id": "j2", "created_at": 2.0, "dedupe_key": "2" * 64, "request": {"profiles": []}}
+            database.execute(sa.insert(tables.jobs).values(**again))
+        one.tick()
+        assert registry.state("r1") == "preparing", "another job is on the way"
+        with registry.database.write() as database:
+            later = {**run, "job_id": "j2", "state": "failed", "error": error}
+            database.execute(sa.insert(tables.job_runs).values(**later))
+        one.tick()
+        assert registry.state("r1") == "stopped"
+        assert registry.rows(tables.decisions)[-1].sentence.endswith("lacks.")
+        registry.start("r2")
+        with registry.database.write() as database:
+            refusal = {"limit": "download_bytes", "allowed": 1, "nearest": 2, "sentence": "2 bytes, 1 is allowed."}
+            choice = {"model": "m", "version": "1", "profile": "pi", "refusal": refusal, "created_at": 0.0}
+            database.execute(sa.insert(tables.choices).values(**choice))
+        one.tick()
+        assert registry.state("r2") == "finished"
+    (row,) = (row for row in registry.rows(tables.deployments) if row.rollout_id == "r2")
+    assert (row.state, row.detail) == ("no_variant", "2 bytes, 1 is allowed.")
+
+
 def test_controller_broker_killed_rings_for_what_is_unpublished_once_it_is_back(
     make_registry: Callable[[int], Registry], own_broker: tuple[str, Child]
 ) -> None:
