@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from edge_agent.runner.process import main
 
 if __name__ == "__main__":
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy only converts here: its threads would cost memory
     parser = argparse.ArgumentParser(prog="edge_agent.runner", description="Holds one model; started by edge-agent.")
     parser.add_argument("--control-fd", type=int, required=True, help="inherited socket to the supervisor")
     main(parser.parse_args().control_fd)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Headers = Iterable[tuple[bytes, bytes]]
 
 MAX_BODY_BYTES = 32 << 20
-LINGER_S = 2.0  # a client that is still sending when it is refused gets this long to stop and read the answer
+LINGER_S = 1.0  # a client that is still sending when it is refused gets this long to stop and read the answer
 LINGER_BYTES = 4 << 20
 JSON = b"application/json"
 BINARY = b"application/octet-stream"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,19 +43,11 @@ TERMINATE_DRAIN_S = 5.0
 T = TypeVar("T")
 
 
-def limit_memory(address_space_bytes: int | None) -> None:
-    """Let this process take no more than this much address space."""
-    if address_space_bytes is not None:
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = address_space_bytes if hard == resource.RLIM_INFINITY else min(address_space_bytes, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
 class ServingRunner:
     """A proven model with its listener, engine and meter."""
 
     def __init__(self, spec: RunnerSpec, proven: ProvenModel, worker: Worker) -> None:
-        # numpy and the interpreter are in this process by now; before the spec they were not needed
+        # imported while the first beat is on its way: numpy alone takes 0.1 s, on a small board a second
         from edge_agent.runner.app import RunnerApp  # noqa: PLC0415
         from edge_agent.runner.engine import Engine  # noqa: PLC0415
         from edge_agent.runner.listener import Listener  # noqa: PLC0415
@@ -91,13 +82,12 @@ class RunnerProcess:
         if not isinstance(spec, RunnerSpec):
             return
         self._window_s = spec.window_s
-        limit_memory(spec.address_space_bytes)
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._inbox.put_nowait, Drain(deadline_s=TERMINATE_DRAIN_S))
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl+C reaches the whole group; the supervisor decides
         self._spawn(self._beat())
         self._spawn(self._listen())
-        from edge_agent.runner.engine import Worker  # noqa: PLC0415  numpy comes after the memory limit
+        from edge_agent.runner.engine import Worker  # noqa: PLC0415
 
         worker = Worker()
         outcome = await self._prove(spec, worker)

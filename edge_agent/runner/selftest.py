@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,7 +24,14 @@ from edge_agent.protocol.signature import FREE
 from edge_agent.protocol.states import Reason
 from edge_agent.runner.control import Refused
 from edge_agent.runtimes.convert import BindingError, BoundModel, InputError
-from edge_agent.runtimes.measure import first_sample, peak_rss_bytes, reset_peak_rss, rss_bytes, time_runs
+from edge_agent.runtimes.measure import (
+    address_space_bytes,
+    first_sample,
+    peak_rss_bytes,
+    reset_peak_rss,
+    rss_bytes,
+    time_runs,
+)
 from edge_agent.runtimes.registry import open_runtime
 
 if TYPE_CHECKING:
@@ -34,6 +42,7 @@ if TYPE_CHECKING:
     from edge_agent.runner.control import RunnerSpec
     from edge_agent.runtimes.base import Array
 
+LEAST_HEADROOM_BYTES = 8 << 20
 HASH_CHUNK_BYTES = 1 << 20
 DETAIL_CHARS = 500  # of a SelfTestReport's 512
 
@@ -94,20 +103,36 @@ def prove(spec: RunnerSpec) -> ProvenModel | Refused:
     except MemoryError:
         limit = spec.address_space_bytes
         reason, detail = Reason.MEMORY_LIMIT, f"no memory left within the runner's limit of {limit} bytes"
-    except (EdgeAgentError, OSError) as exc:
-        reason, detail = _reason_of(exc, limited=spec.address_space_bytes is not None), str(exc)
+    except (EdgeAgentError, OSError, RuntimeError) as exc:
+        reason, detail = _reason_of(exc), str(exc)
+        if reason in {Reason.LOAD_FAILED, Reason.INTERNAL} and _starved(spec):
+            reason = Reason.MEMORY_LIMIT
+            detail = f"{detail} (the runner may take {spec.address_space_bytes} bytes of address space)"
     else:
         return ProvenModel(model, figures.report(spec.manifest, passed=True))
     report = figures.report(spec.manifest, passed=False, detail=detail)
     return Refused(reason=reason, detail=detail[:DETAIL_CHARS], report=report)
 
 
-def _reason_of(exc: Exception, *, limited: bool) -> Reason:
+def limit_memory(address_space_bytes: int | None) -> None:
+    """Let this process take no more than this much address space."""
+    if address_space_bytes is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = address_space_bytes if hard == resource.RLIM_INFINITY else min(address_space_bytes, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+def _starved(spec: RunnerSpec) -> bool:
+    """Whether the limit leaves no room for the file and its packed copy: interpreters rarely say why they failed."""
+    if spec.address_space_bytes is None:
+        return False
+    needed_bytes = 2 * spec.manifest.model_file.size_bytes + LEAST_HEADROOM_BYTES
+    return spec.address_space_bytes - address_space_bytes() < needed_bytes
+
+
+def _reason_of(exc: Exception) -> Reason:
     if isinstance(exc, UnprovenError):
         return exc.reason
-    # errno 12 is ENOMEM: the interpreter maps the file, and a map that RLIMIT_AS forbids fails with it
-    if limited and isinstance(exc, (ModelLoadError, OSError)) and ("error '12'" in str(exc) or "Errno 12" in str(exc)):
-        return Reason.MEMORY_LIMIT
     known: tuple[tuple[type[Exception], Reason], ...] = (
         (DigestMismatchError, Reason.DIGEST_MISMATCH),
         (RuntimeMissingError, Reason.RUNTIME_MISSING),
@@ -125,6 +150,7 @@ def _prove(spec: RunnerSpec, figures: Figures) -> BoundModel:
     verify_file(spec.model_path, manifest, FileRole.MODEL)
     samples, expected = _golden_arrays(spec)
     runtime = open_runtime(manifest.runtime)
+    limit_memory(spec.address_space_bytes)  # for the model, not for what every runner imports
     figures.runtime_version = runtime.version
     reset_peak_rss()
     before_bytes = rss_bytes()

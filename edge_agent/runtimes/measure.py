@@ -71,6 +71,11 @@ def rss_bytes() -> int:
     return _status_bytes("VmRSS")
 
 
+def address_space_bytes() -> int:
+    """The address space of this process now (VmSize), 0 where the kernel does not tell."""
+    return _status_bytes("VmSize")
+
+
 def _status_bytes(field: str) -> int:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()

@@ -255,6 +255,12 @@ class Workshop:
         return path
 
 
+@pytest.fixture(scope="session")
+def workshop_at() -> Callable[[Path], Workshop]:
+    """A workshop in a folder of one's own, for fixtures that outlive a test."""
+    return Workshop
+
+
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     folder = tmp_path / "models"
@@ -267,7 +273,7 @@ def pair_signature() -> ModelSignature:
     return PAIR
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def manifest_of() -> Callable[..., VariantManifest]:
     return make_manifest
 

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
-from edge_agent.protocol.profile import Limits, RuntimeName
+from edge_agent.protocol.profile import RuntimeName
 from edge_agent.runner.control import (
     FROM_RUNNER,
     Beat,
@@ -190,38 +192,53 @@ def connect(listening: socket.socket) -> Iterator[Callable[..., Client]]:
         client.close()
 
 
+def make_spec(
+    workshop: Workshop,
+    manifest_of: Callable[..., VariantManifest],
+    path: Path | None = None,
+    *,
+    wrong_by: float = 0.0,
+    tolerance: float = 0.08,
+    runtime: RuntimeName = RuntimeName.LITERT,
+    version: str = "1",
+    **fields: Any,  # noqa: ANN401  of RunnerSpec
+) -> RunnerSpec:
+    """A spec for a file of the workshop's network, golden data included."""
+    golden = workshop.golden_file(wrong_by=wrong_by)
+    file = path or workshop.float_file()
+    manifest = manifest_of(
+        file, workshop.network.signature, golden=(golden, tolerance), runtime=runtime, version=version
+    )
+    return RunnerSpec(deployment_id=f"d-{version}", manifest=manifest, model_path=file, golden_path=golden, **fields)
+
+
 @pytest.fixture
 def spec_of(workshop: Workshop, manifest_of: Callable[..., VariantManifest]) -> Callable[..., RunnerSpec]:
-    """A spec for a file of the workshop's network, golden data included."""
+    return partial(make_spec, workshop, manifest_of)
 
-    def make(
-        path: Path | None = None,
-        *,
-        wrong_by: float = 0.0,
-        tolerance: float = 0.08,
-        limits: Limits | None = None,
-        runtime: RuntimeName = RuntimeName.LITERT,
-        version: str = "1",
-        model: str = "tiny",
-        **fields: Any,  # noqa: ANN401  of RunnerSpec
-    ) -> RunnerSpec:
-        golden = workshop.golden_file(wrong_by=wrong_by)
-        file = path or workshop.float_file()
-        manifest = manifest_of(
-            file,
-            workshop.network.signature,
-            golden=(golden, tolerance),
-            runtime=runtime,
-            version=version,
-            model=model,
-        )
-        return RunnerSpec(
-            deployment_id=f"d-{version}",
-            manifest=manifest,
-            model_path=file,
-            golden_path=golden,
-            limits=limits or Limits(),
-            **fields,
-        )
 
-    return make
+@dataclass(frozen=True)
+class Shared:
+    """One runner that serves the workshop's network to every test of a file."""
+
+    runner: Runner
+    workshop: Workshop
+    port: int
+
+
+@pytest.fixture(scope="module")
+def shared(
+    tmp_path_factory: pytest.TempPathFactory,
+    workshop_at: Callable[[Path], Workshop],
+    manifest_of: Callable[..., VariantManifest],
+) -> Iterator[Shared]:
+    workshop = workshop_at(tmp_path_factory.mktemp("models"))
+    with listen() as listening:
+        runner = Runner([listening])
+        try:
+            runner.prove(make_spec(workshop, manifest_of, probe_runs=1))
+            runner.serve()
+            yield Shared(runner, workshop, listening.getsockname()[1])
+            assert runner.process.poll() is None, "the shared runner died"
+        finally:
+            runner.close()

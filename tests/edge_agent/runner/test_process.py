@@ -153,7 +153,7 @@ def test_runner_whose_address_space_is_too_small_is_no_harm_to_others(
     first = start()
     first.prove(small)
     second = start()
-    refused = second.refuse(spec.model_copy(update={"address_space_bytes": 600 << 20}))
+    refused = second.refuse(spec.model_copy(update={"address_space_bytes": 300 << 20}))
     assert refused.reason is Reason.MEMORY_LIMIT, refused
     assert first.process.poll() is None
 
