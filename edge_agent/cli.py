@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,8 @@ class UsageError(EdgeAgentError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     options = _parser().parse_args(arguments)
+    # looking for pydantic plugins reads the metadata of every installed package: time and memory for nothing
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)

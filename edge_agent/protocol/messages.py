@@ -285,13 +285,18 @@ def decode(kind: type[MessageT], payload: bytes) -> MessageT:
         raise MalformedMessageError(f"a {kind.topic} payload is not a JSON object")
     version = document.get("v")
     if isinstance(version, int) and version > PROTOCOL_VERSION:
-        raise UnsupportedVersionError(
-            f"a {kind.topic} payload has version {version}, this side speaks {PROTOCOL_VERSION}"
-        )
+        raise _unsupported(kind, version)
     try:
         # from the JSON text, not the parsed document: enums, tuples and base64 follow JSON rules there
-        return kind.model_validate_json(payload)
+        message = kind.model_validate_json(payload)
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise MalformedMessageError(f"a {kind.topic} payload does not fit: {where}: {first['msg']}") from exc
+    if message.v > PROTOCOL_VERSION:  # written as "2" or 2.0, which validation takes for a number
+        raise _unsupported(kind, message.v)
+    return message
+
+
+def _unsupported(kind: type[Message], version: int) -> UnsupportedVersionError:
+    return UnsupportedVersionError(f"a {kind.topic} payload has version {version}, this side speaks {PROTOCOL_VERSION}")

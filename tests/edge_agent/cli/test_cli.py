@@ -1,0 +1,174 @@
+"""What a person types, and the one sentence that answers a mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_agent.profiles import load_profile
+from edge_agent.supervisor import identity as identities
+from tests.edge_agent.supervisor.conftest import KEY, Broker, Device, HttpRegistry, MqttRegistry, make_variant, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+def run(*arguments: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "edge_agent.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
+
+
+def test_help_answers_at_once() -> None:
+    fastest = 9.0
+    for _ in range(3):
+        before = time.monotonic()
+        assert run("--help").returncode == 0
+        fastest = min(fastest, time.monotonic() - before)
+    assert fastest < 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["start", "--registry", "http://127.0.0.1:9"], "give --token once"),
+        (["start", "--registry", "http://127.0.0.1:9", "--token", "t"], "does not answer"),
+        (["start", "--registry", "ftp://x", "--token", "t"], "no http:// or https:// address"),
+        (["start", "--registry", "http://x:99999999", "--token", "t"], "no http:// or https:// address"),
+        (["start", "--registry", "r", "--listen", "nowhere"], "write HOST:PORT"),
+        (["start", "--registry", "r", "--device-id", "../x"], "--device-id is '../x'"),
+        (["start", "--registry", "r", "--device-id", "🐟"], "--device-id is"),
+        (["start", "--registry", "r", "--profile", "a b"], "--profile is 'a b'"),
+        (["start", "--registry", "r", "--label", "site"], "--label is 'site': write KEY=VALUE"),
+        (["start", "--registry", "r", "--set", "quiet_s=-1"], "setting quiet_s"),
+        (["start", "--registry", "r", "--set", "colour=red"], "setting colour"),
+        (["start", "--registry", "r", "--storage-budget", "lots"], "is no size"),
+        (["start", "--registry", "r", "--transport", "pigeon"], "invalid choice"),
+        (["status"], "no agent answers in"),
+        (["infer", "net"], "give either FILE.npz or --json"),
+        (["infer", "net", "--json", "{"], "--json is not JSON"),
+        (["infer", "net", "--json", "[]"], "--json is no object"),
+        (["infer", "net", "--json", '{"x": [1]}'], "no model net is served here"),
+        (["infer", "../net", "--json", '{"x": [1]}'], "MODEL is '../net'"),
+        (["infer", "net", "missing.npz"], "can't be read as an .npz"),
+        (["probe", "--name", "a/b"], "--name is 'a/b'"),
+        (["probe", "-o", "/nowhere/at/all.yaml"], "can't write"),
+    ],
+    ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
+)
+def test_mistake_gets_one_sentence_and_an_exit_code(tmp_path: Path, arguments: list[str], sentence: str) -> None:
+    result = run(*arguments, "--data-dir", str(tmp_path / "agent"))
+    last = result.stderr.strip().splitlines()[-1]
+    assert result.returncode != 0
+    assert sentence in last
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "agent" / "identity.json").exists()
+
+
+def test_probe_writes_a_profile_that_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "profile.yaml"
+    assert run("probe", "-o", str(path), "--name", "this-one").returncode == 0
+    profile = load_profile(path.read_text())
+    assert profile.name == "this-one"
+    assert profile.ram_bytes > 1 << 20
+
+
+def test_profiles_lists_the_well_known_ones() -> None:
+    assert {line.split()[0] for line in run("profiles").stdout.splitlines()} >= {"pi-4", "pi-zero-2w", "rk3588"}
+
+
+@pytest.fixture
+def new_device(device: Device, http_registry: HttpRegistry) -> Device:
+    """A device that has not joined."""
+    device.layout.identity.unlink()
+    device.registry_url = http_registry.url
+    return device
+
+
+def test_start_with_a_token_joins_once_and_later_needs_none(
+    new_device: Device, http_registry: HttpRegistry, registry: MqttRegistry
+) -> None:
+    new_device.start("--token", "good-token", "--profile", "pi-4", "--label", "site=berlin", "--label", "row=7")
+    registry.expect_online()
+    new_device.stop()
+    identity = identities.load(new_device.layout)
+    assert identity is not None
+    assert (identity.profile, identity.key) == ("pi-4", KEY)
+    assert new_device.layout.identity.stat().st_mode & 0o777 == 0o600
+    seen = len(registry.presences)
+
+    new_device.start()
+
+    registry.expect_online(after=seen)
+    assert len(http_registry.joins) == 1
+    asked = http_registry.joins[0]
+    assert asked["labels"] == {"site": "berlin", "row": "7"}
+    assert all(isinstance(value, str) for value in asked["facts"].values())
+
+
+def test_start_with_a_bad_token_says_what_the_registry_said(new_device: Device) -> None:
+    result = subprocess.run(
+        new_device.command("--token", "stolen"), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert result.returncode == 1
+    assert "did not let this device join: the token is unknown" in result.stderr
+    assert not new_device.layout.identity.exists()
+
+
+def test_start_with_another_registry_is_refused(device: Device) -> None:
+    device.registry_url = "http://elsewhere:1"
+    result = subprocess.run(device.command(), capture_output=True, text=True, timeout=20, check=False)
+    assert result.returncode == 1
+    assert "belongs to device dev-1" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def https_device(
+    device: Device, http_registry: HttpRegistry, registry: MqttRegistry, broker: Broker
+) -> Iterator[Device]:
+    """A device that fetches over HTTP; the broker only rings the bell."""
+    assert broker.process is not None
+    device.registry_url = http_registry.url
+    device.join()
+    device.flags = ["--transport", "https"]
+    variant = make_variant(filler_bytes=200_000)
+    http_registry.variants[variant.manifest_sha256] = variant
+    registry.want(1, {"d1": variant})
+    yield device
+    assert [ask.kind for ask in registry.asks if ask.kind in ("blocks", "manifest")] == []
+
+
+def test_https_transport_resumes_where_the_connection_broke(
+    https_device: Device, http_registry: HttpRegistry, registry: MqttRegistry
+) -> None:
+    http_registry.cut_after_bytes = 100 * 1024
+    https_device.start()
+
+    status = registry.expect_serving("d1")
+
+    assert http_registry.ranges[0].startswith("bytes=0-")
+    assert http_registry.ranges[1].startswith(f"bytes={100 * 1024}-")
+    assert status.bytes_received < status.bytes_total + 2048
+
+
+def test_https_transport_asks_for_a_new_url_when_one_has_expired(
+    https_device: Device, http_registry: HttpRegistry, registry: MqttRegistry
+) -> None:
+    http_registry.expired_urls = 1
+    https_device.start()
+    registry.expect_serving("d1")
+    assert http_registry.urls_given == 2
+
+
+def test_https_transport_refused_twice_fails_and_tries_later(
+    https_device: Device, http_registry: HttpRegistry, registry: MqttRegistry
+) -> None:
+    http_registry.expired_urls = 2
+    https_device.start()
+    until(lambda: "failed" in registry.history_of("d1") or registry.serving("d1"), what="the refusal")
+    assert registry.expect_serving("d1").attempt >= 1
