@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,12 +24,11 @@ def run(*arguments: str, timeout_s: float = 30) -> subprocess.CompletedProcess[s
 
 
 def test_help_answers_at_once() -> None:
-    fastest = 9.0
-    for _ in range(3):
-        before = time.monotonic()
-        assert run("--help").returncode == 0
-        fastest = min(fastest, time.monotonic() - before)
-    assert fastest < 0.3
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert run("--help").returncode == 0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # processor time: the wall clock belongs to whatever else this machine is doing
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 0.3
 
 
 @pytest.mark.parametrize(
