@@ -32,7 +32,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One consistent view: the epoch, the facts of each rollout that is alive, oldest first, and the ledger."""
+    """One consistent view: the epoch, the facts of each rollout that is alive, and the ledger.
+
+    Newest first: what a newer rollout takes or gives back, an older one has seen before it opens a wave.
+    """
 
     epoch: int
     facts: tuple[facts.Facts, ...]
@@ -80,7 +83,7 @@ class Reader:
         ]
         manifests: set[str] = set()
         found = []
-        for rollout in sorted(alive, key=lambda rollout: rollout.age_order):
+        for rollout in sorted(alive, key=lambda rollout: rollout.age_order, reverse=True):
             fact = self._facts(connection, rollout, picture)
             manifests |= {variant.manifest_sha256 for variant in fact.variants.values()}
             found.append(fact)

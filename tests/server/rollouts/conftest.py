@@ -110,7 +110,7 @@ class Paper:
         for device in self.removed:
             if self.ledger.wanted.get(device):
                 self.ledger.forget_device(device)
-        for name in self.rollouts:
+        for name in reversed(self.rollouts):  # newest first, as the reader gives them
             advance(self.facts(name), self.ledger, epoch=EPOCH, now=self.now)
         for device in self.ledger.changed_devices:
             self.ledger.generations[device] = self.ledger.generations.get(device, 0) + 1
