@@ -1,7 +1,9 @@
 """How large a body may be, decided before anything parses it."""
 
+import asyncio
 import json
 import re
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
@@ -10,11 +12,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.schemas.common import ErrorBody, ErrorDocument
 
 MAX_BODY_BYTES: Final = 1024 * 1024
+# A client that is still sending sees a reset connection instead of the answer: so the rest is read, within reason.
+DRAIN_BYTES: Final = 64 * 1024 * 1024
+DRAIN_S: Final = 5.0
 _PUSH: Final = re.compile(r"/v1/models/[^/]+/versions/[^/]+")
 
 
 class BodyLimit:
-    """Reads the body of an ordinary request into memory, up to the limit; uploads are left to their own route.
+    """Reads the body of an ordinary request into memory, up to the limit; a push is counted by its own route.
 
     `Content-Length` is only a claim, and a chunked body makes none: so what arrives is counted.
     """
@@ -25,34 +30,64 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http" or scope["method"] in {"GET", "HEAD", "OPTIONS"} or _is_push(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if _content_length(scope) > self._max_bytes:
-            await self._refuse(send)
+        body = _Body(receive)
+        if scope["method"] == "POST" and _PUSH.fullmatch(scope["path"]):
+            await self._app(scope, body.receive, body.answering(send))
             return
-        body = bytearray()
-        while True:
-            message = await receive()
+        content = bytearray()
+        while not body.ended:
+            message = await body.receive()
             if message["type"] == "http.disconnect":
                 return
-            body += message.get("body", b"")
-            if len(body) > self._max_bytes:
-                await self._refuse(send)
+            content += message.get("body", b"")
+            if len(content) > self._max_bytes:
+                await self._refuse(body.answering(send))
                 return
-            if not message.get("more_body", False):
-                break
-        await self._app(scope, _replay(bytes(body), receive), send)
+        await self._app(scope, _replay(bytes(content), receive), send)
 
     async def _refuse(self, send: Send) -> None:
         text = f"The body is larger than {self._max_bytes} bytes, which no request here needs."
         content = json.dumps(ErrorDocument(error=ErrorBody(code="too_large", message=text)).model_dump()).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
-        headers.append((b"connection", b"close"))
         await send(
             {"type": "http.response.start", "status": int(HTTPStatus.REQUEST_ENTITY_TOO_LARGE), "headers": headers}
         )
         await send({"type": "http.response.body", "body": content})
+
+
+class _Body:
+    """A body on its way: knows whether it has ended."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.ended = False
+
+    async def receive(self) -> Message:
+        """The next message."""
+        message = await self._receive()
+        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    def answering(self, send: Send) -> Send:
+        """`send`, which reads the rest of the body before an answer begins."""
+
+        async def drained(message: Message) -> None:
+            if message["type"] == "http.response.start" and not self.ended:
+                await self._drain()
+            await send(message)
+
+        return drained
+
+    async def _drain(self) -> None:
+        left = DRAIN_BYTES
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_S):
+                while not self.ended and left > 0:
+                    message = await self.receive()
+                    left -= len(message.get("body", b""))
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -62,15 +97,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return first.pop() if first else await receive()
 
     return again
-
-
-def _is_push(scope: Scope) -> bool:
-    """The one route that takes files; it counts them itself."""
-    return scope["method"] == "POST" and _PUSH.fullmatch(scope["path"]) is not None
-
-
-def _content_length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit():
-            return int(value)
-    return 0

@@ -6,7 +6,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import uvicorn
 
 from server.api.app import create_app
 from server.api.ports import Ports
+from server.database import tables
 from server.database.connect import Database
 from server.database.migrate import upgrade
 from server.fleet.join import Addresses
@@ -159,28 +160,46 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start_registry(
     tmp_path: Path, s3_server: S3Server, broker: str, migrated: Path
 ) -> Iterator[Callable[..., RunningRegistry]]:
-    """Start the API, with some settings changed; it ends after the test."""
+    """Start an API of this test alone, with some settings changed; it ends after the test."""
     shutil.copytree(migrated, tmp_path / "registry")
     with ExitStack() as stack:
 
         def start(**changes: object) -> RunningRegistry:
-            values: dict[str, Any] = {
-                "data_dir": tmp_path / "registry",
-                "s3_endpoint": s3_server.endpoint,
-                "s3_access_key": s3_server.access_key,
-                "s3_secret_key": s3_server.secret_key,
-                "mqtt_url": broker,
-            }
-            settings = RegistrySettings(**{**values, **changes})
-            return stack.enter_context(_running(settings))
+            return stack.enter_context(_running(_settings(tmp_path / "registry", s3_server, broker, changes)))
 
         yield start
 
 
+@pytest.fixture(scope="session")
+def shared_registry(
+    tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, broker: str, migrated: Path
+) -> Iterator[RunningRegistry]:
+    """One API for all tests of this worker."""
+    folder = tmp_path_factory.mktemp("shared") / "registry"
+    shutil.copytree(migrated, folder)
+    with _running(_settings(folder, s3_server, broker, {})) as running:
+        yield running
+
+
 @pytest.fixture
-def registry(start_registry: Callable[..., RunningRegistry]) -> RunningRegistry:
-    """A running API."""
-    return start_registry()
+def registry(shared_registry: RunningRegistry) -> RunningRegistry:
+    """A running API with empty tables. What it has in S3 may be left from other tests: objects are known by content."""
+    with shared_registry.catalogue.write() as connection:
+        for table in tables.catalogue.sorted_tables:
+            if table is not tables.registry:
+                connection.execute(table.delete())
+    return shared_registry
+
+
+def _settings(data_dir: Path, s3_server: S3Server, broker: str, changes: Mapping[str, object]) -> RegistrySettings:
+    values: dict[str, Any] = {
+        "data_dir": data_dir,
+        "s3_endpoint": s3_server.endpoint,
+        "s3_access_key": s3_server.access_key,
+        "s3_secret_key": s3_server.secret_key,
+        "mqtt_url": broker,
+    }
+    return RegistrySettings(**{**values, **changes})
 
 
 @contextmanager

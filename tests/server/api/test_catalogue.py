@@ -203,13 +203,14 @@ def test_health_without_s3_and_broker_is_degraded_and_still_answers(start_regist
     assert "broker" in health["broker"]
 
 
-def test_database_that_is_damaged_is_503_without_internals(http: httpx.Client, registry: Registry) -> None:
-    registry.catalogue.close()
+def test_database_that_is_damaged_is_503_without_internals(start_registry: Callable[..., Any]) -> None:
+    own = start_registry()
+    own.catalogue.close()
     for suffix in ("", "-wal", "-shm"):
-        path = registry.settings.data_dir / f"registry.db{suffix}"
+        path = own.settings.data_dir / f"registry.db{suffix}"
         path.unlink(missing_ok=True)
-    (registry.settings.data_dir / "registry.db").write_bytes(b"garbage " * 1000)
-    answer = http.get("/v1/profiles")
+    (own.settings.data_dir / "registry.db").write_bytes(b"garbage " * 1000)
+    answer = httpx.get(f"{own.url}/v1/profiles", timeout=20)
     assert answer.status_code == 503
     code, message = error_of(answer)
     assert code == "database_unavailable"
