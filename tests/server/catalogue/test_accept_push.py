@@ -1,0 +1,83 @@
+"""Accepting a push, below HTTP: any bytes, and two pushes at the same moment."""
+
+import hashlib
+import io
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.catalogue.push import Upload, UploadedFile, accept_push, refuse_by_glance
+from server.database.tables import jobs
+from server.errors import ConflictError, DigestMismatchError, InvalidError
+from server.schemas.catalogue import PushForm, Task
+
+# The classes behind these fixtures live in a conftest, which a test can't import.
+Registry = Any
+Store = Any
+
+
+def uploaded(path: Path, content: bytes) -> UploadedFile:
+    path.write_bytes(content)
+    return UploadedFile(path=path, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+
+
+def archive(*names: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as opened:
+        for name in names:
+            opened.writestr(zipfile.ZipInfo(name), b"x")
+    return stream.getvalue()
+
+
+def upload_in(folder: Path, *, metric: str = "top1") -> Upload:
+    folder.mkdir(exist_ok=True)
+    source = uploaded(folder / "source", archive("m/archive_format"))
+    data = uploaded(folder / "data", archive("input.npy", "target.npy"))
+    return Upload(source=source, data=data, train=None, form=PushForm(task=Task.CLASSIFICATION, metric=metric))
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"PK\x03\x04", b"PK\x05\x06" + b"\0" * 18]))
+def test_glance_at_any_bytes_refuses_or_accepts(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, prefix: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("glance")
+    good = upload_in(folder)
+    bad = Upload(source=uploaded(folder / "any", prefix + content), data=good.data, train=None, form=good.form)
+    with suppress(InvalidError):
+        refuse_by_glance(bad)
+
+
+def test_two_pushes_of_one_version_at_once_let_one_content_win(
+    registry: Registry, object_store: Store, tmp_path: Path
+) -> None:
+    uploads = [upload_in(tmp_path / str(number), metric=f"hr@{number + 1}") for number in range(6)]
+
+    def push(upload: Upload) -> str | None:
+        try:
+            return accept_push(registry.catalogue, object_store, ("net", "1"), upload, now=1.0).job_id
+        except ConflictError:
+            return None
+
+    with ThreadPoolExecutor(6) as pool:
+        accepted = [job_id for job_id in pool.map(push, uploads) if job_id]
+    assert len(accepted) == 1
+    with registry.catalogue.read() as connection:
+        assert connection.execute(sa.select(jobs.c.job_id)).scalars().all() == accepted
+
+
+def test_file_that_changes_on_its_way_is_not_registered(
+    registry: Registry, object_store: Store, tmp_path: Path
+) -> None:
+    upload = upload_in(tmp_path / "u")
+    upload.data.path.write_bytes(archive("input.npy", "other.npy"))
+    with pytest.raises(DigestMismatchError):
+        accept_push(registry.catalogue, object_store, ("net", "1"), upload, now=1.0)
+    with registry.catalogue.read() as connection:
+        assert connection.execute(sa.select(jobs)).all() == []
