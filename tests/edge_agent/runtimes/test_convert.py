@@ -9,7 +9,17 @@ from edge_agent.protocol.manifest import TensorBinding
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from edge_agent.runtimes.base import FileTensor
-from edge_agent.runtimes.convert import BindingError, BoundModel, InputError, bind, from_file, require_finite, to_file
+from edge_agent.runtimes.convert import (
+    BindingError,
+    BoundModel,
+    InputError,
+    _conversion_in,
+    _conversion_out,
+    bind,
+    from_file,
+    require_finite,
+    to_file,
+)
 from edge_agent.runtimes.registry import open_runtime
 
 if TYPE_CHECKING:
@@ -49,6 +59,21 @@ def test_from_file_quantized_gives_real_values() -> None:
     spec = TensorSpec(name="x", shape=(-1, 4))
     values = np.array([[-3, -1, 127, -128]], dtype=np.int8)
     assert from_file(values, INT8, spec).tolist() == [[0.0, 1.0, 65.0, -62.5]]
+
+
+@pytest.mark.parametrize("datatype", [Datatype.INT8, Datatype.UINT8, Datatype.INT16, Datatype.UINT16])
+def test_conversions_prepared_before_agree_with_those_made_at_once(datatype: Datatype) -> None:
+    bounds = np.iinfo(datatype.numpy_name)
+    binding = TensorBinding(name="x", index=0, datatype=datatype, shape=(1, 4), scale=0.013, zero_point=bounds.max // 3)
+    spec = TensorSpec(name="x", shape=(-1, 4))
+    rng = np.random.default_rng(3)
+    values = (rng.normal(size=(500, 4)) * 400).astype(np.float32)
+    values[:6, 0] = [np.nan, np.inf, -np.inf, 1e38, -1e38, 0.0]
+    prepared = _conversion_in(spec, binding)(values.T.copy().T)
+    assert prepared.flags.c_contiguous
+    np.testing.assert_array_equal(prepared, to_file(values, binding))
+    back = _conversion_out(spec, binding)
+    np.testing.assert_array_equal(back(prepared), from_file(prepared, binding, spec))
 
 
 def test_to_file_and_back_is_within_half_a_step() -> None:
