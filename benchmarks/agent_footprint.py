@@ -1,6 +1,7 @@
 """What the agent costs a device: memory, time to connect, bytes written. Real broker, real runner, one small model.
 
-Prints a table, and JSON with `--json`. Exit code 1 when a goal is missed. Linux only: the figures come from /proc.
+Prints a table, or JSON with `--json`. A goal that is missed is named; with `--strict` it is an error. Linux only: the
+figures come from /proc.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
     parser.add_argument("--idle-seconds", type=float, default=60.0, help="span from which an hour is extrapolated")
     options = parser.parse_args()
     with ExitStack() as stack:
@@ -72,7 +74,7 @@ def main() -> int:
     missed = [name for name, goal in GOALS.items() if figures[name] > goal]
     if missed:
         print(f"missed: {', '.join(missed)}", file=sys.stderr)
-    return 1 if missed else 0
+    return 1 if missed and options.strict else 0
 
 
 def measure(folder: Path, stack: ExitStack, *, idle_s: float) -> dict[str, float]:
