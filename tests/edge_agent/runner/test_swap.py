@@ -59,6 +59,7 @@ class SteadyLoad:
                 self.answered[answer["model_version"]] = self.answered.get(answer["model_version"], 0) + 1
             fresh = client.headers.get("connection") == "close"
             time.sleep(self.pause_s)
+        client.close()
 
     def has_answers_of(self, version: str) -> bool:
         return self.answered.get(version, 0) >= 5
@@ -208,15 +209,19 @@ def test_long_invoke_shows_as_busy_while_the_runner_answers_others(
     answers = []
 
     def ask() -> None:
-        answers.append(connect().ask("POST", "/v2/models/tiny/infer", head + rows.tobytes(), headers))
+        client = connect()
+        answers.append(client.ask("POST", "/v2/models/tiny/infer", head + rows.tobytes(), headers))
+        client.close()
 
     threads = [threading.Thread(target=ask, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     runner.wait_for(Beat, lambda beat: beat.busy_ms > 0)
     began = time.monotonic()
-    assert connect().get("/v2/health/live")[0] == 200
+    client = connect()
+    assert client.get("/v2/health/live")[0] == 200
     assert time.monotonic() - began < 1
+    client.close()
     for thread in threads:
         thread.join(60)
     assert [status for status, _ in answers] == [200, 200, 200]
