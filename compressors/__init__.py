@@ -1,7 +1,7 @@
 """Float model in, variants and a measured report out. No network, no database; torch is imported when it is needed.
 
-The registry runs it as `python -m compressors.job` (see `contract`). As a library, `compressors.build(request)` does the
-same in this process: see `compressors.contract.BuildRequest` for what it wants.
+The registry runs it as `python -m compressors.job` (see `contract`). As a library, `compressors.build(request)` does
+the same in this process: see `compressors.contract.BuildRequest` for what it wants.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ __all__ = ["build", "inspect"]
 
 def inspect(request: InspectRequest) -> InspectResult:
     """Look into a `.pt2` and its evaluation data; raises `compressors.errors.CompressorError` with one sentence."""
-    from compressors.job import run_inspect  # noqa: PLC0415  torch takes seconds to import
+    from compressors.building import run_inspect  # noqa: PLC0415  torch takes seconds to import
 
     return run_inspect(request)
 
 
 def build(request: BuildRequest) -> BuildResult:
     """Build, measure and judge variants; raises `compressors.errors.CompressorError` with one sentence."""
-    from compressors.job import run_build  # noqa: PLC0415  torch takes seconds to import
+    from compressors.building import run_build  # noqa: PLC0415  torch takes seconds to import
 
     return run_build(request)

@@ -1,8 +1,8 @@
 """Golden samples: real inputs with the outputs that this very variant must give again on the device.
 
 The tolerance covers what honest implementations differ by: twice the largest difference seen between the delegates of
-this runtime that ran the same file here, one step of a quantized output, and 1e-4 of the largest output. A wrong file, a
-wrong conversion or a broken kernel is off by far more.
+this runtime that ran the same file here, one step of a quantized output, and 1e-4 of the largest output. A wrong file,
+a wrong conversion or a broken kernel is off by far more.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from compressors.kept import KeptMeasurements
 from compressors.metrics import agreement, evaluate
 from edge_agent.runtimes.measure import MeasureRequest, MeasureResult
 
@@ -72,6 +73,7 @@ class Bench:
         pythons: Mapping[RuntimeName, Path],
         folder: Path,
         golden_samples: int,
+        cache_dir: Path | None = None,
     ) -> None:
         self._data, self._signature, self._task, self._metric = data, signature, task, metric
         self._pythons, self._folder, self._golden_samples = pythons, folder, golden_samples
@@ -80,6 +82,7 @@ class Bench:
         parts = (data.selection, data.test)
         joined = {name: np.concatenate([part.inputs[name] for part in parts]) for name in names}
         np.savez(self._inputs, allow_pickle=False, **joined)
+        self._kept = KeptMeasurements(cache_dir, self._inputs)
 
     def score(self, outputs: NDArray[np.generic]) -> Scores:
         """Score the outputs of selection and test rows, one after the other, as `run` sees them."""
@@ -113,11 +116,13 @@ class Bench:
             data_path=self._inputs,
             outputs_path=outputs_path,
         )
-        result = _measure(python, request, self._folder / "measure")
+        key = self._kept.key(request, python)
+        result = self._kept.read(key, outputs_path) or _measure(python, request, self._folder / "measure")
         if isinstance(result, str):
             return Measurement(target, error=result)
         if result.error is not None:
             return Measurement(target, error=result.error)
+        self._kept.write(key, result, outputs_path)
         with np.load(outputs_path, allow_pickle=False) as archive:
             outputs = {spec.name: archive[spec.name] for spec in self._signature.outputs}
         outputs_path.unlink()

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from edge_agent.protocol.signature import ModelSignature
     from edge_agent.runtimes.measure import MeasureResult
 
-ZSTD_LEVEL = 19  # built once, fetched by a whole fleet
+QUICK_LEVEL, THOROUGH_LEVEL = 3, 19  # 0.06 s and 6.3 s for 18 MB of float weights, for the same size within 0.01 %
+THOROUGH_BYTES = 1 << 20  # up to here the thorough level costs nothing
+TRIAL_BYTES = 1 << 20
+WORTHWHILE = 0.98  # clustered or sparse weights shrink much further: one fleet fetches what is built once
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def pack(model: bytes, golden: tuple[bytes, Golden] | None) -> Packed:
     if golden is not None:
         parts.append((FileRole.GOLDEN, golden[0]))
     payload = b"".join(content for _, content in parts)
-    content = zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(payload)
+    content = compress(payload)
     return Packed(
         content=content,
         descriptor=ObjectDescriptor.describe(content, encoding=Encoding.ZSTD),
@@ -55,6 +58,20 @@ def pack(model: bytes, golden: tuple[bytes, Golden] | None) -> Packed:
         payload_sha256=hashlib.sha256(payload).hexdigest(),
         golden=None if golden is None else golden[1],
     )
+
+
+def compress(payload: bytes) -> bytes:
+    """One zstd frame, at the thorough level where a trial in the payload's middle shows that it is worth the time."""
+    if len(payload) > THOROUGH_BYTES:
+        start = (len(payload) - TRIAL_BYTES) // 2
+        trial = payload[start : start + TRIAL_BYTES]
+        if len(_compressed(trial, THOROUGH_LEVEL)) > WORTHWHILE * len(_compressed(trial, QUICK_LEVEL)):
+            return _compressed(payload, QUICK_LEVEL)
+    return _compressed(payload, THOROUGH_LEVEL)
+
+
+def _compressed(content: bytes, level: int) -> bytes:
+    return zstandard.ZstdCompressor(level=level).compress(content)
 
 
 @dataclass(frozen=True)

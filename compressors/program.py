@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from compressors.archive import clean_copy
@@ -18,12 +19,12 @@ from edge_agent.protocol.signature import FREE, Datatype, ModelSignature, Tensor
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
 EXPORT_WITH_FREE_BATCH = (
     "torch.export.export(model, (torch.zeros(2, ...),), dynamic_shapes={'%s': {0: torch.export.Dim('batch')}})"
 )
+INDEPENDENCE_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,23 @@ class FloatModel:
                 pieces.append(flatten(self.module(*tensors)))
         columns = [torch.cat(column).numpy() for column in zip(*pieces, strict=True)]
         return {spec.name: column for spec, column in zip(self.signature.outputs, columns, strict=True)}
+
+    def check_samples_are_independent(self, inputs: Mapping[str, NDArray[np.generic]]) -> None:
+        """Whether a sample's outputs are the same alone and among others: files are converted at batch 1.
+
+        Raises:
+            SignatureError: they are not.
+        """
+        if not self._takes_batches():
+            return
+        few = {name: array[:INDEPENDENCE_SAMPLES] for name, array in inputs.items()}
+        together, alone = self.run(few), self.run(few, batch=1)
+        for name, expected in alone.items():
+            if together[name].shape != expected.shape or not np.allclose(together[name], expected, 1e-2, 1e-3):
+                raise SignatureError(
+                    f"{name} of one sample depends on the other samples of its batch: make the model treat each "
+                    "sample for itself (was it exported without model.eval()?)"
+                )
 
     def _takes_batches(self) -> bool:
         return bool(getattr(self.module, "shoal_free_batch", True))

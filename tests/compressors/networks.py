@@ -1,4 +1,4 @@
-"""Two small networks, trained in seconds and exported for real: `python networks.py FOLDER` writes them and their data."""
+"""Two small networks, trained in seconds and exported for real; `python networks.py FOLDER` writes them with data."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def shape_rows() -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int
 def _fit(network: torch.nn.Module, loss: Any, x: Any, y: Any, *, epochs: int) -> torch.nn.Module:  # noqa: ANN401
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(128):
+        for rows in torch.split(torch.randperm(len(x)), 128):
             optimizer.zero_grad()
             loss(network(x[rows]), y[rows]).backward()
             optimizer.step()
@@ -57,8 +57,6 @@ def price_network() -> torch.nn.Module:
     class Price(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.register_buffer("mean", mean)
-            self.register_buffer("std", std)
             self.layers = torch.nn.Sequential(
                 torch.nn.Linear(8, 32),
                 torch.nn.ReLU(),
@@ -68,7 +66,7 @@ def price_network() -> torch.nn.Module:
             )
 
         def forward(self, features: torch.Tensor) -> Any:  # noqa: ANN401
-            return self.layers((features - self.mean) / self.std)
+            return self.layers((features - mean) / std)
 
     return _fit(Price(), torch.nn.functional.mse_loss, x, y, epochs=40)
 

@@ -117,7 +117,7 @@ def _width(low: float | None, high: float | None) -> float:
 
 
 @given(hnp.arrays(np.float64, (12, 4), elements=st.floats(-100, 100)), st.integers(0, 2**32 - 1))
-def test_top1_does_not_depend_on_the_order_of_rows(outputs: np.ndarray, seed: int) -> None:  # type: ignore[type-arg]
+def test_top1_does_not_depend_on_the_order_of_rows(outputs: np.ndarray, seed: int) -> None:
     target = np.arange(12) % 4
     order = np.random.default_rng(seed).permutation(12)
     assert score("top1", outputs, target) == score("top1", outputs[order], target[order])

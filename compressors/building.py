@@ -1,0 +1,159 @@
+"""A build: load -> recipes -> measure on every target -> judge for every profile -> pack; see `contract`."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressors import data, program
+from compressors.appraise import Appraisal, Built, Reference
+from compressors.contract import BuildResult, BuiltVariant, InspectResult, ProfileChoice, ProgressLine
+from compressors.errors import CompressorError
+from compressors.golden import golden_file, sample_count
+from compressors.measure import Bench, Measurement, Target
+from compressors.metrics import metric_for
+from compressors.package import pack
+from compressors.recipes import Kitchen, Recipe, recipes_named
+from compressors.steps.base import Context
+from compressors.tflite_file import read_facts
+from edge_agent.protocol.profile import Delegate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from compressors.contract import BuildRequest, Inputs, InspectRequest
+
+    Progress = Callable[[ProgressLine], None]
+
+
+def run_inspect(request: InspectRequest) -> InspectResult:
+    """Look into a model and its data."""
+    inputs = request.inputs
+    metric_for(inputs.metric, inputs.task)
+    network = program.load(inputs.model_path)
+    evaluation = data.load(inputs.data_path, network.signature, inputs.task, labels=inputs.labels)
+    network.check_samples_are_independent(evaluation.selection.inputs)
+    return InspectResult(
+        signature=network.signature,
+        parameters=network.parameters,
+        splits=evaluation.counts(),
+        labels=evaluation.labels,
+    )
+
+
+def run_build(request: BuildRequest, on_progress: Progress = lambda _line: None) -> BuildResult:
+    """Build, measure, judge and pack."""
+    request.output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        return Build(request, Path(folder), on_progress).run()
+
+
+class Build:
+    """One build."""
+
+    def __init__(self, request: BuildRequest, folder: Path, on_progress: Progress) -> None:
+        self._request, self._folder, self._on_progress = request, folder, on_progress
+        self._recipes = recipes_named(request.recipes)
+        self._metric = metric_for(request.inputs.metric, request.inputs.task)
+        self._targets = sorted(
+            {
+                Target(runtime, delegate, profile.threads)
+                for profile in request.profiles
+                for runtime in profile.runtimes
+                for delegate in Delegate
+            }
+        )
+        self._done = 0
+
+    def run(self) -> BuildResult:
+        """All recipes, all targets, all profiles."""
+        self._say("loading the model and its data")
+        inputs = self._request.inputs
+        self._network = program.load(inputs.model_path)
+        self._data = data.load(inputs.data_path, self._network.signature, inputs.task, labels=inputs.labels)
+        self._network.check_samples_are_independent(self._data.selection.inputs)
+        self._samples = sample_count(self._network.signature, self._data.selection)
+        self._bench = Bench(
+            self._data,
+            self._network.signature,
+            task=inputs.task,
+            metric=self._metric,
+            pythons=self._request.pythons,
+            folder=self._folder,
+            golden_samples=self._samples,
+            cache_dir=self._request.cache_dir,
+        )
+        self._say("scoring the float model")
+        outputs = self._network.run(self._bench.inputs())
+        self._float_scores = self._bench.score(outputs[self._network.signature.outputs[0].name])
+        built = self._build_all()
+        reference = Reference(self._metric, self._float_scores, self._network.signature, self._data.labels)
+        variants: list[BuiltVariant] = []
+        choices: list[ProfileChoice] = []
+        for profile in self._request.profiles:
+            self._say(f"judging for {profile.name}")
+            made, choice = Appraisal(self._request, profile, reference).run(built)
+            variants += made
+            choices.append(choice)
+        return BuildResult(float_metric=self._float_scores.test, variants=tuple(variants), choices=tuple(choices))
+
+    def _say(self, stage: str) -> None:
+        total = 2 + len(self._recipes) * (1 + len(self._targets)) + len(self._request.profiles)
+        self._on_progress(ProgressLine(stage=stage, done=self._done, of=total))
+        self._done += 1
+
+    def _build_all(self) -> list[Built]:
+        context = Context(
+            self._data.calibration, self._data.selection, threads=self._request.threads, seed=self._request.seed
+        )
+        kitchen = Kitchen(
+            self._network,
+            context,
+            inputs_sha256=_sha256_of(self._request.inputs),
+            cache_dir=self._request.cache_dir,
+        )
+        built: list[Built] = []
+        refusals: list[CompressorError] = []
+        for recipe in self._recipes:
+            self._say(f"building {recipe.name}")
+            try:
+                built += self._build(recipe, kitchen)
+            except CompressorError as exc:  # a network without dense layers has no int8 form, but a float32 form
+                refusals.append(exc)
+                built += [Built(recipe.name, Measurement(target, error=str(exc))) for target in self._targets]
+                self._done += len(self._targets)
+        if len(refusals) == len(self._recipes):
+            raise refusals[0]
+        return built
+
+    def _build(self, recipe: Recipe, kitchen: Kitchen) -> list[Built]:
+        content, steps = kitchen.cook(recipe)
+        path = self._folder / f"{recipe.name}.tflite"
+        path.write_bytes(content)
+        measurements = []
+        for target in self._targets:
+            self._say(f"measuring {recipe.name} on {target.runtime} ({target.delegate})")
+            measurements.append(self._bench.run(path, target, self._float_scores))
+        facts = read_facts(content)
+        built = []
+        for measurement in measurements:
+            packed = None
+            if measurement.error is None:
+                golden = golden_file(
+                    self._network.signature, self._data.selection, measurement, measurements, samples=self._samples
+                )
+                packed = pack(content, golden)
+            built.append(Built(recipe.name, measurement, content, steps, facts, packed))
+        return built
+
+
+def _sha256_of(inputs: Inputs) -> str:
+    """What the files of a build depend on: the network, and the data that calibrate it."""
+    digest = hashlib.sha256()
+    for path in (inputs.model_path, inputs.data_path):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update(inputs.task.encode())
+    return digest.hexdigest()
