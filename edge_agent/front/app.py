@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edge_agent.runner.listener import Gate
 
 MAX_BODY_BYTES = 64 << 20  # held here until the runner has answered; each runner has a limit of its own below it
-JOIN_TIMEOUT_S = 2.0
+NOW_S = 1.0  # how long a question about the present may take
 FORWARDED = (b"content-type", JSON_LENGTH)
 RETURNED = (JSON_LENGTH, b"allow", b"retry-after")
 SHOWN_CHARS = 64
@@ -102,9 +102,10 @@ class FrontApp:
         body = await read_body(scope["headers"], receive, MAX_BODY_BYTES)
         if body is None:
             return None
-        if path.verb == "ready" and not upstream.alive:
-            raise UnavailableError(f"model {path.model} is not ready: its runner is being restarted")
-        response = await upstream.ask(_request(scope, body))
+        if path.verb == "ready":  # the question is about now
+            response = await upstream.ask(_request(scope, body), timeout_s=NOW_S, patience_s=NOW_S)
+        else:
+            response = await upstream.ask(_request(scope, body))
         headers = tuple(header for header in response.headers if header[0] in RETURNED)
         content_type = next((value for name, value in response.headers if name == b"content-type"), JSON)
         return Answer(response.status, response.body, content_type, headers)
@@ -115,10 +116,8 @@ class FrontApp:
         upstreams = list(self._upstreams.values())
 
         async def ask(upstream: Upstream) -> Any:  # noqa: ANN401  whatever JSON can say
-            if not upstream.alive:
-                return None
             try:
-                response = await upstream.ask(request, timeout_s=JOIN_TIMEOUT_S)
+                response = await upstream.ask(request, timeout_s=NOW_S, patience_s=NOW_S)
             except UnavailableError:
                 return None
             return orjson.loads(response.body) if response.status == OK else None

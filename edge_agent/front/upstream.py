@@ -14,7 +14,7 @@ from edge_agent.runner.http import UnavailableError
 from edge_agent.supervisor.listeners import short_path
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 ANSWER_S = 100.0  # longer than the supervisor lets one invoke run: it decides what a hang is, not we
@@ -44,7 +44,8 @@ class BrokenError(Exception):
 class _Connection(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        self._on_lost = on_lost
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Response] | None = None
@@ -85,6 +86,8 @@ class _Connection(asyncio.Protocol):
             self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
+        if self.usable:  # the runner hung up, not we, and without having said so
+            self._on_lost()
         self.usable = False
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(BrokenError(began=self._began))
@@ -116,12 +119,7 @@ class Upstream:
         self._idle: deque[_Connection] = deque(maxlen=IDLE_LIMIT)
         self._recovery: asyncio.Task[bool] | None = None
         self._removed = False
-        self._alive = True  # the supervisor names a runner once it serves
-
-    @property
-    def alive(self) -> bool:
-        """Whether the last that was heard of the runner is good."""
-        return self._alive
+        self._alive = True  # False: the last that was heard of the runner is bad; it must answer a probe first
 
     def remove(self) -> None:
         """Nobody waits any longer for a runner of this model."""
@@ -133,20 +131,28 @@ class Upstream:
         while self._idle:
             self._idle.popleft().close()
 
-    async def ask(self, parts: Sequence[bytes], *, timeout_s: float = ANSWER_S) -> Response:
+    async def ask(
+        self, parts: Sequence[bytes], *, timeout_s: float = ANSWER_S, patience_s: float = RESTART_S
+    ) -> Response:
         """Forward a request that does no harm when it is done twice.
 
         It is sent again once, on a new connection, when the first one broke before any byte of an answer.
+
+        Args:
+            parts: the request's bytes.
+            timeout_s: how long to wait for the answer.
+            patience_s: how long to wait for a runner that is being restarted.
 
         Raises:
             UnavailableError: there is no runner, it ended twice, or it does not answer in time.
         """
         for attempt in (1, 2):
-            if not self._alive and not await self._recovered():
+            if not self._alive and not await self._recovered(patience_s):
                 raise UnavailableError(f"model {self.model} does not answer now: its runner is being restarted")
             try:
                 return await self._exchange(parts, timeout_s, fresh=attempt > 1)
             except TimeoutError as exc:
+                self._alive = False
                 raise UnavailableError(f"model {self.model} gave no answer within {timeout_s:.0f} s") from exc
             except (BrokenError, OSError) as exc:
                 self._alive = False
@@ -181,17 +187,24 @@ class Upstream:
             sock.setblocking(False)
             with short_path(self.path) as address:
                 sock.connect(address)  # at once on a Unix socket, or EAGAIN when the backlog is full
-            _, connection = await asyncio.get_running_loop().create_connection(_Connection, sock=sock)
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: _Connection(self._lost), sock=sock
+            )
         except BaseException:
             sock.close()
             raise
         return connection
 
-    async def _recovered(self) -> bool:
+    def _lost(self) -> None:
+        self._alive = False
+
+    async def _recovered(self, patience_s: float) -> bool:
         """Wait for the runner that follows one that has ended; all who ask wait for the same answer."""
         if self._recovery is None:
             self._recovery = asyncio.get_running_loop().create_task(self._recover())
-        return await asyncio.shield(self._recovery)
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(self._recovery), patience_s)
+        return False
 
     async def _recover(self) -> bool:
         # The supervisor holds the listening socket: a connection made now waits there for the next runner.
