@@ -80,7 +80,7 @@ class Engine:
         Args:
             model: used by nobody else.
             worker: the thread for what takes long.
-            expected_ms: what one invoke of the interpreter takes (p95 of the self-test).
+            expected_ms: what one invoke of the interpreter takes (p50 of the self-test: noise must not decide).
         """
         self.model = model
         self._worker = worker

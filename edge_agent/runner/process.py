@@ -53,7 +53,7 @@ class ServingRunner:
         from edge_agent.runner.listener import Listener  # noqa: PLC0415
         from edge_agent.runner.windows import WindowMeter  # noqa: PLC0415
 
-        self.engine: Engine = Engine(proven.model, worker, expected_ms=proven.report.p95_ms)
+        self.engine: Engine = Engine(proven.model, worker, expected_ms=proven.report.p50_ms)
         self.meter: WindowMeter = WindowMeter(
             spec.manifest,
             deployment_id=spec.deployment_id,

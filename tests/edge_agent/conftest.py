@@ -14,7 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from edge_agent.protocol.manifest import Encoding, FileRole, Golden, ObjectDescriptor, PayloadFile, VariantManifest
 from edge_agent.protocol.profile import Delegate, RuntimeName
-from edge_agent.protocol.signature import ModelSignature, TensorSpec
+from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from edge_agent.runtimes.convert import bind
 from edge_agent.runtimes.registry import open_runtime
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TYPES = {"float32": 0, "int32": 2, "uint8": 3, "int8": 9}
-FULLY_CONNECTED, ADD, SUB, QUANTIZE = 9, 0, 41, 114
+FULLY_CONNECTED, ADD, SUB, GATHER, QUANTIZE = 9, 0, 41, 36, 114
 
 
 class FileWriter:
@@ -74,6 +74,9 @@ class FileWriter:
             step.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
             step.builtinOptions = schema.FullyConnectedOptionsT()
             step.builtinOptions.fusedActivationFunction = 1 if relu else 0
+        elif code == GATHER:
+            step.builtinOptionsType = schema.BuiltinOptions.GatherOptions
+            step.builtinOptions = schema.GatherOptionsT()
         elif code in (ADD, SUB):
             added = code == ADD
             step.builtinOptionsType = schema.BuiltinOptions.AddOptions if added else schema.BuiltinOptions.SubOptions
@@ -185,6 +188,21 @@ def write_pair(path: Path) -> Path:
     return writer.write(path, inputs=[left, right], outputs=[total, difference])
 
 
+EMBEDDING = ModelSignature(
+    inputs=(TensorSpec(name="ids", datatype=Datatype.INT32, shape=(-1,)),),
+    outputs=(TensorSpec(name="vectors", shape=(-1, 4)),),
+)
+
+
+def write_embedding(path: Path) -> Path:
+    """Row `id` of a table of ten; the interpreter itself refuses any other id."""
+    writer = FileWriter()
+    table = writer.tensor("table", [10, 4], "float32", data=np.arange(40))
+    ids = writer.tensor("ids", [1], "int32")
+    vectors = writer.operator(GATHER, [table, ids], writer.tensor("vectors", [1, 4], "float32"))
+    return writer.write(path, inputs=[ids], outputs=[vectors])
+
+
 def make_manifest(
     model_path: Path,
     signature: ModelSignature,
@@ -242,6 +260,9 @@ class Workshop:
 
     def pair_file(self) -> Path:
         return write_pair(self.folder / "pair.tflite")
+
+    def embedding_file(self) -> tuple[Path, ModelSignature]:
+        return write_embedding(self.folder / "embedding.tflite"), EMBEDDING
 
     def with_network(self, *, features: int = 8, hidden: int = 16, classes: int = 4, seed: int = 1) -> Workshop:
         folder = self.folder / f"{features}-{hidden}-{classes}-{seed}"

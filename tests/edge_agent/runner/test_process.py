@@ -11,14 +11,13 @@ import pytest
 
 from edge_agent.protocol.profile import Limits, RuntimeName
 from edge_agent.protocol.states import Reason
-from edge_agent.runner.control import Beat, Drained, SetWindow, Window
+from edge_agent.runner.control import Beat, Drained, RunnerSpec, SetWindow, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from edge_agent.protocol.manifest import VariantManifest
-    from edge_agent.runner.control import RunnerSpec
     from tests.edge_agent.conftest import Workshop
     from tests.edge_agent.runner.conftest import Client, Runner
 
@@ -225,3 +224,32 @@ def test_runner_given_garbage_instead_of_a_spec_ends(start: Callable[..., Runner
     runner = start()
     runner.control.sendall(b"{not json}\n")
     assert runner.process.wait(10) != 0
+
+
+@pytest.mark.parametrize("runtime", list(RuntimeName))
+def test_runner_given_an_id_that_the_table_does_not_have_says_so_and_lives(
+    workshop: Workshop,
+    tflite_python: Path,
+    start: Callable[..., Runner],
+    connect: Callable[..., Client],
+    manifest_of: Callable[..., VariantManifest],
+    runtime: RuntimeName,
+) -> None:
+    path, signature = workshop.embedding_file()
+    runner = start(python=str(tflite_python)) if runtime is RuntimeName.TFLITE else start()
+    manifest = manifest_of(path, signature, runtime=runtime)
+    runner.prove(RunnerSpec(deployment_id="d", manifest=manifest, model_path=path))
+    runner.serve()
+    client = connect()
+    tensor = {"name": "ids", "shape": [2], "datatype": "INT32", "data": [9, 0]}
+    assert client.infer({"inputs": [tensor]})[1]["outputs"][0]["data"] == [36, 37, 38, 39, 0, 1, 2, 3]
+    for bad in (10, -1, 2**31 - 1):
+        status, answer = client.infer({"inputs": [{**tensor, "data": [0, bad]}]})
+        assert status == 400
+        assert "can't be run on these inputs" in answer["error"]
+    status, answer = client.infer({"inputs": [{**tensor, "data": [0, 2**31]}]})
+    assert (status, "INT32 can hold" in answer["error"]) == (400, True)
+    assert client.infer({"inputs": [tensor]})[0] == 200
+    client.close()
+    runner.drain()
+    assert runner.wait_for(Window).report.errors == {"invoke_failed": 3, "bad_request": 1}
