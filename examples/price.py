@@ -43,8 +43,8 @@ def scaling() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 def scale(features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Features as the network wants them: standardised and cut at four deviations.
 
-    Scaling outside the network is on purpose: with raw figures, one 8-bit step for all eight features would be 140 people
-    wide, and an income of 3.5 would be a zero. A district with 1,000 people in a house is a census error.
+    Scaling outside the network is on purpose: with raw figures, one 8-bit step for all eight features would be 140
+    people wide, and an income of 3.5 would be a zero. A district with 1,000 people in a house is a census error.
     """
     mean, std = scaling()
     scaled: NDArray[np.float32] = np.clip((features - mean) / std, -4.0, 4.0).astype(np.float32)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SIDE = 224
 MEAN, STD = 127.0, 128.0  # what this network was trained with
-CROPS_PER_PHOTO = 6
+CROPS_PER_PHOTO = 4
 SEED = 7
 
 
