@@ -184,10 +184,11 @@ def start_agent_until_connected(layout: Layout, seen: Seen, stack: ExitStack) ->
     for process in running:
         stop(process)
     command = [str(Path(sys.executable).with_name("edge-agent")), "start", "--registry", "http://127.0.0.1:9"]
+    command += ["--data-dir", str(layout.root), "--listen", "unix"]
+    # an installed package is compiled; so is this one, from the second start on
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     before = time.monotonic()
-    process = subprocess.Popen(
-        [*command, "--data-dir", str(layout.root), "--listen", "unix"], stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     running.append(process)
     stack.callback(stop, process)
     seen.wait(lambda _kind, message: isinstance(message, Presence) and message.online and message.sent_at > 0)
