@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressors.contract import BuiltVariant, Figure, Origin, ProfileChoice, StepRecord, Verdict
+from compressors.contract import BuiltVariant, Figure, Origin, ProfileChoice, StepRecord
 from compressors.judge import UNASKED_DROP, Candidate, Judgement, choose, judge, refuse
 from compressors.package import Identity, Packed, manifest, write_named
 
@@ -144,8 +144,8 @@ class Appraisal:
             "metric_drop": Figure(value=lost),
             "agreement": one.measurement.agreement,
         }
-        if judgement.verdict in {Verdict.FITS, Verdict.UNPROVEN}:  # what misses is never delivered, so never stored
-            measured |= self._written(one, one.packed, judgement.candidate.variant_id)
+        # also for what misses: a device may already run it, and must be able to fetch it again
+        measured |= self._written(one, one.packed, judgement.candidate.variant_id)
         return variant.model_copy(update=measured)
 
     def _written(self, one: Built, packed: Packed, variant_id: str) -> dict[str, object]:

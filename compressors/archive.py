@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zipfile
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,8 @@ _FORBIDDEN_KEYS = {
     "as_opaque": "an opaque object",
     "as_graph": "a graph within the graph",
 }
+# what zipfile raises for damaged, encrypted or exotic archives
+_DAMAGED = (zipfile.BadZipFile, EOFError, NotImplementedError, OSError, RuntimeError, ValueError, struct.error)
 _ALLOWED_TREE_TYPES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}
 
 
@@ -64,14 +67,14 @@ def clean_copy(source: Path, destination: Path) -> None:
     _refuse_other_formats(source)
     try:
         with zipfile.ZipFile(source) as archive:
-            root, entries = _checked_entries(archive)
+            root, entries = _checked_entries(archive, source.stat().st_size)
             model = _json(archive, entries, _MODEL)
             _check_model(model)
             for name in _CONFIGS:
                 if name in entries:
                     _check_payloads(_json(archive, entries, name), name)
             _write(archive, root, entries, model, destination)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, OSError) as exc:
+    except _DAMAGED as exc:
         raise ArchiveError(f"{source.name} is damaged ({exc}): copy it again, or {HOW_TO_EXPORT}") from exc
 
 
@@ -84,7 +87,7 @@ def _refuse_other_formats(source: Path) -> None:
         raise ArchiveError(f"{source.name} is not a .pt2 archive: {HOW_TO_EXPORT}")
 
 
-def _checked_entries(archive: zipfile.ZipFile) -> tuple[str, dict[str, zipfile.ZipInfo]]:
+def _checked_entries(archive: zipfile.ZipFile, archive_bytes: int) -> tuple[str, dict[str, zipfile.ZipInfo]]:
     infos = archive.infolist()
     if len(infos) > MAX_ENTRIES:
         raise ArchiveError(f"the archive has {len(infos)} entries, at most {MAX_ENTRIES} are allowed")
@@ -106,6 +109,8 @@ def _checked_entries(archive: zipfile.ZipFile) -> tuple[str, dict[str, zipfile.Z
                 f"the archive holds {info.filename!r}, which is no part of an exported model: {HOW_TO_EXPORT}"
             )
         entries[name] = info
+    if sum(info.file_size for info in infos) > archive_bytes:  # entries that overlap unpack to more than was sent
+        raise ArchiveError("the entries of the archive are larger than the archive itself: it is no export of torch")
     if _MODEL not in entries or "archive_format" not in entries:
         raise ArchiveError(f"the archive is a zip file but holds no exported model ({_MODEL}): {HOW_TO_EXPORT}")
     if archive.read(entries["archive_format"]) != b"pt2":
