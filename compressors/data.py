@@ -75,15 +75,16 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
     """
     arrays = _read(path)
     _check_names(arrays, signature)
-    rows = _check_rows(arrays)
+    rows = _check_rows(arrays, {spec.name for spec in signature.inputs})
     for spec in signature.inputs:
         arrays[spec.name] = _check_input(arrays[spec.name], spec)
     target = _check_target(arrays[TARGET], task, signature)
-    group = _codes(arrays["group"], "group") if "group" in arrays else np.arange(rows)
-    query = _codes(arrays["query"], "query") if "query" in arrays else None
-    if query is not None and "group" not in arrays:
+    extras = {name: arrays[name] for name in EXTRAS & arrays.keys() if name not in {i.name for i in signature.inputs}}
+    group = _codes(extras["group"], "group") if "group" in extras else np.arange(rows)
+    query = _codes(extras["query"], "query") if "query" in extras else None
+    if query is not None and "group" not in extras:
         group = query  # the items of one query belong together
-    split = _splits_given(arrays["split"]) if "split" in arrays else _splits_made(group)
+    split = _splits_given(extras["split"]) if "split" in extras else _splits_made(group)
     _check_splits(split, group)
     parts = []
     for number, name in enumerate(SPLITS):
@@ -98,7 +99,7 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
                 query=None if query is None else query[chosen],
             )
         )
-    names = labels or tuple(str(label) for label in arrays.get("labels", np.array([])))
+    names = labels or tuple(str(label) for label in extras.get("labels", np.array([])))
     _check_labels(names, task, signature)
     return EvaluationData(parts[0], parts[1], parts[2], names, len(np.unique(group)))
 
@@ -128,6 +129,8 @@ def _read(path: Path) -> dict[str, Array]:
 
 def _check_names(arrays: Mapping[str, Array], signature: ModelSignature) -> None:
     inputs = [spec.name for spec in signature.inputs]
+    if TARGET in inputs:
+        raise DataError(f"an input of the model is called {TARGET}, as the answers are: rename it and export again")
     missing = [name for name in [*inputs, TARGET] if name not in arrays]
     if missing:
         raise DataError(f"the data have no array {missing[0]!r}; they need {', '.join(inputs)} and {TARGET}")
@@ -139,8 +142,10 @@ def _check_names(arrays: Mapping[str, Array], signature: ModelSignature) -> None
         )
 
 
-def _check_rows(arrays: Mapping[str, Array]) -> int:
-    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items() if name != "labels"}
+def _check_rows(arrays: Mapping[str, Array], inputs: set[str]) -> int:
+    counts = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if "labels" not in inputs:
+        counts.pop("labels", None)
     rows = counts[TARGET]
     different = [name for name, count in counts.items() if count != rows]
     if different:

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from compressors.contract import Figure, Origin, Verdict
+from compressors.judge import Candidate, Judgement, choose, judge, refuse
+from compressors.metrics import METRICS
+from edge_agent.protocol.profile import Arch, Cpu, DeviceProfile, Limits, RuntimeName
+
+if TYPE_CHECKING:
+    from random import Random
+
+OWN_CPU, OTHER_CPU = "Cortex-A72", "Xeon"
+GOOD = Candidate(
+    "float32-litert-xnnpack-1",
+    error=None,
+    latency_p95_ms=Figure(value=7.0),
+    host_latency_p95_ms=7.0,
+    metric=0.90,
+    metric_drop=0.0,
+    metric_drop_at_least=0.0,
+    unasked_drop=0.02,
+    ram_bytes=30_000_000,
+    download_bytes=17_000_000,
+    storage_bytes=18_000_000,
+)
+SMALL = replace(
+    GOOD,
+    variant_id="static-int8-litert-xnnpack-2",
+    latency_p95_ms=Figure(value=4.0),
+    host_latency_p95_ms=4.0,
+    metric=0.89,
+    metric_drop=0.01,
+    ram_bytes=9_000_000,
+    download_bytes=4_500_000,
+    storage_bytes=5_000_000,
+)
+TOP1, RMSE = METRICS["top1"], METRICS["rmse"]
+
+
+def board(*, device_ram: float = 1 << 30, device_storage: float = 1 << 30, **limits: float) -> DeviceProfile:
+    return DeviceProfile(
+        name="board",
+        arch=Arch.AARCH64,
+        cpu=Cpu(model=OWN_CPU, cores=4),
+        ram_bytes=int(device_ram),
+        storage_bytes=int(device_storage),
+        runtimes=(RuntimeName.LITERT,),
+        limits=Limits.model_validate(limits),
+    )
+
+
+def verdict(candidate: Candidate, profile: DeviceProfile, *, host: str | None = OTHER_CPU) -> Judgement:
+    return judge(candidate, profile, TOP1, host_cpu_model=host)
+
+
+@pytest.mark.parametrize(
+    ("limits", "limit"),
+    [
+        ({"ram_bytes": 20_000_000}, "ram_bytes"),
+        ({"download_bytes": 5_000_000}, "download_bytes"),
+        ({"storage_bytes": 6_000_000}, "storage_bytes"),
+    ],
+)
+def test_profile_too_small_for_float_gets_int8(limits: dict[str, float], limit: str) -> None:
+    judgements = [verdict(one, board(**limits)) for one in (GOOD, SMALL)]
+    assert [one.verdict for one in judgements] == [Verdict.MISSES, Verdict.FITS]
+    assert [miss.limit for miss in judgements[0].misses] == [limit]
+    chosen = choose(judgements)
+    assert chosen is not None
+    assert chosen.candidate is SMALL
+
+
+def test_budget_of_the_device_itself_is_a_limit() -> None:
+    assert [m.limit for m in verdict(GOOD, board(device_ram=20_000_000)).misses] == ["ram_bytes"]
+    assert [m.limit for m in verdict(GOOD, board(device_storage=6_000_000)).misses] == ["storage_bytes"]
+
+
+def test_profile_that_nothing_fits_is_refused_with_the_limit_that_binds_and_the_nearest_miss() -> None:
+    profile = board(download_bytes=4_000_000)
+    judgements = [verdict(one, profile) for one in (GOOD, SMALL)]
+    assert choose(judgements) is None
+    refusal = refuse(judgements, profile)
+    assert (refusal.limit, refusal.allowed, refusal.nearest) == ("download_bytes", 4_000_000, 4_500_000)
+    assert refusal.nearest_variant_id == SMALL.variant_id
+    assert refusal.sentence == (
+        "no variant fits board: download_bytes may be 4,000,000, "
+        "and the nearest miss (static-int8-litert-xnnpack-2) has 4,500,000"
+    )
+
+
+def test_refusal_names_the_worst_miss_of_the_candidate_that_came_nearest() -> None:
+    profile = board(download_bytes=4_400_000, metric_floor=0.8999)
+    judgements = [verdict(one, profile) for one in (GOOD, SMALL)]
+    refusal = refuse(judgements, profile)
+    assert (refusal.limit, refusal.nearest_variant_id) == ("download_bytes", SMALL.variant_id)
+
+
+def test_profile_on_whose_runtimes_nothing_ran_is_refused_with_the_reason() -> None:
+    failed = Candidate("a", "litert can't load it", *([None] * 9))
+    judgement = verdict(failed, board())
+    assert judgement.verdict is Verdict.UNMEASURED
+    assert choose([judgement]) is None
+    refusal = refuse([judgement], board())
+    assert refusal.limit == "runtimes"
+    assert "litert can't load it" in refusal.sentence
+
+
+def test_latency_of_another_cpu_never_satisfies_nor_breaks_a_limit() -> None:
+    for limit_ms in (0.001, 1000.0):
+        judgement = verdict(GOOD, board(latency_p95_ms=limit_ms))
+        assert judgement.verdict is Verdict.UNPROVEN
+        assert OWN_CPU in judgement.reason
+
+
+@pytest.mark.parametrize("host", [None, OTHER_CPU, "cortex-a72"])
+def test_latency_of_an_unknown_or_differently_named_cpu_proves_nothing(host: str | None) -> None:
+    assert verdict(GOOD, board(latency_p95_ms=1000.0), host=host).verdict is Verdict.UNPROVEN
+
+
+@pytest.mark.parametrize(("limit_ms", "expected"), [(7.0, Verdict.FITS), (6.9, Verdict.MISSES)])
+def test_latency_of_the_profiles_own_cpu_decides(limit_ms: float, expected: Verdict) -> None:
+    assert verdict(GOOD, board(latency_p95_ms=limit_ms), host=OWN_CPU).verdict is expected
+
+
+@pytest.mark.parametrize("origin", [Origin.DEVICE, Origin.PREDICTED])
+@pytest.mark.parametrize(("value", "expected"), [(40.0, Verdict.FITS), (60.0, Verdict.MISSES)])
+def test_latency_from_a_device_decides(origin: Origin, value: float, expected: Verdict) -> None:
+    candidate = replace(GOOD, latency_p95_ms=Figure(value=value, origin=origin))
+    assert verdict(candidate, board(latency_p95_ms=50.0)).verdict is expected
+
+
+def test_without_a_limit_no_latency_needs_proof() -> None:
+    assert verdict(GOOD, board()).verdict is Verdict.FITS
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({"metric_floor": 0.895}, Verdict.MISSES),
+        ({"metric_floor": 0.89}, Verdict.FITS),
+        ({"metric_max_drop": 0.005}, Verdict.MISSES),
+        ({"metric_max_drop": 0.01}, Verdict.FITS),
+    ],
+)
+def test_metric_limits_where_more_is_better(limits: dict[str, float], expected: Verdict) -> None:
+    assert verdict(SMALL, board(**limits)).verdict is expected
+
+
+@pytest.mark.parametrize(("floor", "expected"), [(0.8, Verdict.MISSES), (0.95, Verdict.FITS)])
+def test_metric_floor_where_less_is_better_is_a_ceiling(floor: float, expected: Verdict) -> None:
+    judgement = judge(SMALL, board(metric_floor=floor), RMSE, host_cpu_model=None)
+    assert judgement.verdict is expected
+
+
+def test_profile_silent_about_the_metric_still_refuses_a_broken_model() -> None:
+    broken = replace(SMALL, metric=0.0, metric_drop=0.90, metric_drop_at_least=0.85)
+    judgements = [verdict(one, board()) for one in (broken, GOOD)]
+    assert judgements[0].verdict is Verdict.MISSES
+    chosen = choose(judgements)
+    assert chosen is not None
+    assert chosen.candidate is GOOD
+
+
+def test_profile_silent_about_the_metric_takes_a_drop_that_may_be_chance() -> None:
+    unlucky = replace(SMALL, metric=0.85, metric_drop=0.05, metric_drop_at_least=0.0)
+    assert verdict(unlucky, board()).verdict is Verdict.FITS
+
+
+def test_fastest_is_chosen_and_among_equally_fast_ones_the_smallest() -> None:
+    as_fast = replace(GOOD, variant_id="c", host_latency_p95_ms=4.2, download_bytes=3_000_000)
+    slow = replace(GOOD, variant_id="d", host_latency_p95_ms=19.0, download_bytes=100)
+    chosen = choose([verdict(one, board()) for one in (GOOD, SMALL, as_fast, slow)])
+    assert chosen is not None
+    assert chosen.candidate is as_fast
+
+
+def test_proven_candidate_is_chosen_before_a_faster_unproven_one() -> None:
+    proven = replace(GOOD, latency_p95_ms=Figure(value=46.0, origin=Origin.DEVICE))
+    chosen = choose([verdict(one, board(latency_p95_ms=50.0)) for one in (proven, SMALL)])
+    assert chosen is not None
+    assert chosen.candidate is proven
+
+
+def test_figures_of_devices_are_not_compared_with_those_of_the_host() -> None:
+    tried = replace(SMALL, latency_p95_ms=Figure(value=46.0, origin=Origin.DEVICE))
+    chosen = choose([verdict(one, board()) for one in (GOOD, tried)])
+    assert chosen is not None
+    assert chosen.candidate is tried  # 4 ms against 7 ms, both on the host
+
+
+@st.composite
+def candidates(draw: st.DrawFn) -> list[Candidate]:
+    sizes = st.integers(1, 10**9)
+    return [
+        replace(
+            GOOD,
+            variant_id=f"v{number}",
+            host_latency_p95_ms=draw(st.floats(0.001, 1e4)),
+            metric=0.9 - (drop := draw(st.floats(0, 0.9))),
+            metric_drop=drop,
+            metric_drop_at_least=drop,
+            ram_bytes=draw(sizes),
+            download_bytes=draw(sizes),
+            storage_bytes=draw(sizes),
+        )
+        for number in range(draw(st.integers(1, 6)))
+    ]
+
+
+@given(candidates(), st.integers(1, 10**9), st.floats(0, 1), st.randoms(use_true_random=False))
+def test_choice_is_within_all_limits_or_explained_whatever_the_order(
+    found: list[Candidate], download_bytes: int, max_drop: float, shuffler: Random
+) -> None:
+    profile = board(download_bytes=download_bytes, metric_max_drop=max_drop)
+    judgements = [verdict(one, profile) for one in found]
+    chosen = choose(judgements)
+    if chosen is None:
+        refusal = refuse(judgements, profile)
+        assert refusal.nearest_variant_id in {one.variant_id for one in found}
+        assert refusal.nearest > refusal.allowed
+        assert all(judgement.misses for judgement in judgements)
+    else:
+        assert (chosen.candidate.download_bytes or 0) <= download_bytes
+        assert (chosen.candidate.metric_drop or 0.0) <= max_drop
+    shuffler.shuffle(judgements)
+    again = choose(judgements)
+    assert (again and again.candidate.variant_id) == (chosen and chosen.candidate.variant_id)
