@@ -368,3 +368,33 @@ def test_statistics_have_triton_s_form_and_count(workshop: Workshop, client: Cli
         assert stats["inference_stats"][outcome]["count"] - before["inference_stats"][outcome]["count"] == count
     assert stats["inference_stats"]["compute_infer"]["ns"] > before["inference_stats"]["compute_infer"]["ns"]
     assert {1, 3} <= {batch["batch_size"] for batch in stats["batch_stats"]}
+
+
+@pytest.mark.parametrize("form", ["json", "binary"])
+def test_infer_of_any_damaged_request_is_never_a_server_error(workshop: Workshop, client: Client, form: str) -> None:
+    rng = np.random.default_rng(5)
+    rows = workshop.network.samples(2)
+    headers: dict[str, str] = {}
+    if form == "json":
+        body = json.dumps({"id": "x", "inputs": [tensor(workshop, 2)], "outputs": []}).encode()
+    else:
+        parameters = {"binary_data_size": rows.nbytes}
+        body, headers = binary({"inputs": [tensor(workshop, 2, data=None, parameters=parameters)]}, rows.tobytes())
+    statuses = set()
+    for _ in range(600):
+        damaged = bytearray(body)
+        for _ in range(rng.integers(1, 4)):
+            at = int(rng.integers(0, len(damaged)))
+            kind = rng.integers(0, 4)
+            if kind == 0:
+                damaged[at] = int(rng.integers(0, 256))
+            elif kind == 1:
+                del damaged[at : at + int(rng.integers(1, 20))]
+            elif kind == 2:
+                damaged[at:at] = damaged[at : at + int(rng.integers(1, 20))]
+            else:
+                damaged[at] = int(rng.choice(np.frombuffer(b'[]{}",:-.e019ntf', dtype=np.uint8)))
+            damaged = damaged or bytearray(b" ")
+        statuses.add(client.ask("POST", INFER, bytes(damaged), headers)[0])
+    assert 400 in statuses
+    assert statuses <= {200, 400}
