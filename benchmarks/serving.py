@@ -414,7 +414,8 @@ def show(results: list[dict[str, Any]], goals: dict[str, dict[str, Any]]) -> Non
         cells += [f"{result[name]:.1f}" if name in result else "-" for name in ("rss_mb", "pss_mb")]
         print(f"{result['name']:26}" + "".join(f"{cell:>12}" for cell in cells))
     print(f"requests/s: {LOAD_CONNECTIONS} connections; the two in-process rows stand under binary: they take arrays.")
-    print("MLServer can't read the binary tensors that tritonclient sends by default: it answers 422, or 500 as here.")
+    if any(result["refused"] for result in results):
+        print("MLServer can't read the binary tensors that tritonclient sends by default: it answers 422 or 500.")
     for name, goal in goals.items():
         limit = f"at most {goal['at_most']}" if "at_most" in goal else f"at least {goal['at_least']}"
         print(f"{'met   ' if goal['met'] else 'MISSED'} {name}: {goal['got']:.3f} ({limit})")
