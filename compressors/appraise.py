@@ -90,7 +90,7 @@ class Appraisal:
             variant_id,
             error=None,
             latency_p95_ms=self._device_latency(variant_id) or Figure(value=result.p95_ms),
-            host_latency_p95_ms=result.p95_ms,
+            host_latency_p50_ms=result.p50_ms,
             metric=scores.selection.value,
             metric_drop=metric.loss_against(float_value, scores.selection.value),
             metric_drop_at_least=metric.loss_against(float_value, self._favourable(scores.selection)),

@@ -35,7 +35,7 @@ class Candidate:
     variant_id: str
     error: str | None
     latency_p95_ms: Figure | None
-    host_latency_p95_ms: float | None  # for ranking, whatever the limit is held against
+    host_latency_p50_ms: float | None  # for ranking only: a busy host moves the p95 of one candidate, not of another
     metric: float | None
     metric_drop: float | None
     metric_drop_at_least: float | None  # the drop at the favourable end of the metric's interval
@@ -114,7 +114,7 @@ def _comparable_ms(candidates: Sequence[Candidate]) -> dict[str, float]:
     if len(of_devices) == len(candidates):
         return {c.variant_id: figure.value for c, figure in zip(candidates, of_devices, strict=True)}
     unknown = float("inf")
-    return {c.variant_id: unknown if c.host_latency_p95_ms is None else c.host_latency_p95_ms for c in candidates}
+    return {c.variant_id: unknown if c.host_latency_p50_ms is None else c.host_latency_p50_ms for c in candidates}
 
 
 def _rank(candidate: Candidate, speed: dict[str, float]) -> tuple[float, float, float, str]:

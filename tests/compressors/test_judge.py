@@ -20,7 +20,7 @@ GOOD = Candidate(
     "float32-litert-xnnpack-1",
     error=None,
     latency_p95_ms=Figure(value=7.0),
-    host_latency_p95_ms=7.0,
+    host_latency_p50_ms=7.0,
     metric=0.90,
     metric_drop=0.0,
     metric_drop_at_least=0.0,
@@ -33,7 +33,7 @@ SMALL = replace(
     GOOD,
     variant_id="static-int8-litert-xnnpack-2",
     latency_p95_ms=Figure(value=4.0),
-    host_latency_p95_ms=4.0,
+    host_latency_p50_ms=4.0,
     metric=0.89,
     metric_drop=0.01,
     ram_bytes=9_000_000,
@@ -173,8 +173,8 @@ def test_profile_silent_about_the_metric_takes_a_drop_that_may_be_chance() -> No
 
 
 def test_fastest_is_chosen_and_among_equally_fast_ones_the_smallest() -> None:
-    as_fast = replace(GOOD, variant_id="c", host_latency_p95_ms=4.2, download_bytes=3_000_000)
-    slow = replace(GOOD, variant_id="d", host_latency_p95_ms=19.0, download_bytes=100)
+    as_fast = replace(GOOD, variant_id="c", host_latency_p50_ms=4.2, download_bytes=3_000_000)
+    slow = replace(GOOD, variant_id="d", host_latency_p50_ms=19.0, download_bytes=100)
     chosen = choose([verdict(one, board()) for one in (GOOD, SMALL, as_fast, slow)])
     assert chosen is not None
     assert chosen.candidate is as_fast
@@ -201,7 +201,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
         replace(
             GOOD,
             variant_id=f"v{number}",
-            host_latency_p95_ms=draw(st.floats(0.001, 1e4)),
+            host_latency_p50_ms=draw(st.floats(0.001, 1e4)),
             metric=0.9 - (drop := draw(st.floats(0, 0.9))),
             metric_drop=drop,
             metric_drop_at_least=drop,
