@@ -7,16 +7,18 @@ the backlog to the others. Knows no model.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
 import os
 import socket
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 if TYPE_CHECKING:
@@ -25,9 +27,12 @@ if TYPE_CHECKING:
     Application = Callable[..., Awaitable[None]]
 
 KEEP_ALIVE_S = 600  # an idle connection costs little, and one that closes may meet a request on its way
-SETTLE_S = 0.05  # until a connection that was accepted just now is known
 ANSWER_S = 10.0  # for requests that run when the deadline of a drain is over
-POLL_S = 0.02
+ACCEPT_AT_ONCE = 64
+PAUSE_S = 1.0  # without descriptors or memory for another connection
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+HEAD_LIMIT_BYTES = 64 << 10  # the parser itself takes headers of any length
+CHUNK_OVERHEAD = 8  # bytes around each byte of a body that may come one byte at a time
 
 
 @dataclass(slots=True)
@@ -39,20 +44,26 @@ class Gate:
 
 
 class Listener:
-    """Accepts connections for an application `app(gate, scope, receive, send)`."""
+    """Accepts connections for an application `app(gate, scope, receive, send)`.
+
+    Not by `asyncio.Server`: one that closes loses what it has accepted in the same turn of the loop (Python 3.11 makes
+    the transport in a later turn, which finds the server closed, and nobody answers that client for ever).
+    """
 
     def __init__(self, app: Application) -> None:
         self._app = app
         self._state = ServerState()
-        self._open: dict[int, tuple[asyncio.Server, Gate]] = {}
+        self._open: dict[int, tuple[socket.socket, Gate]] = {}
         self._gates: list[Gate] = []
+        self._accepted: set[asyncio.Task[Any]] = set()  # not yet connections
+        self._changed = asyncio.Event()
         for name in ("uvicorn.error", "uvicorn.asgi"):
             logging.getLogger(name).setLevel(logging.ERROR)  # malformed requests are the client's news, not ours
 
     @property
     def connections(self) -> int:
         """Open connections."""
-        return len(self._state.connections)
+        return len(self._state.connections) + len(self._accepted)
 
     async def accept(self, descriptors: Iterable[int]) -> None:
         """Accept on these listening sockets too."""
@@ -74,43 +85,100 @@ class Listener:
                 timeout_keep_alive=KEEP_ALIVE_S,
             )
             config.load()
-            server = await asyncio.get_running_loop().create_server(
-                partial(_protocol, config, self._state), sock=_duplicate(descriptor), backlog=socket.SOMAXCONN
-            )
-            self._open[descriptor] = (server, gate)
+            listening = socket.socket(fileno=os.dup(descriptor))  # closing it closes nothing for the others
+            listening.setblocking(False)
+            self._open[descriptor] = (listening, gate)
             self._gates.append(gate)
+            self._listen(listening, partial(_Connection, config, self._state, self._changed.set))
 
     def stop(self, descriptors: Iterable[int]) -> None:
         """Leave these sockets to others; their open connections are asked to connect again."""
         for descriptor in descriptors:
             entry = self._open.pop(descriptor, None)
             if entry is not None:
-                server, gate = entry
+                listening, gate = entry
                 gate.closing = gate.given_up = True
-                server.close()
+                asyncio.get_running_loop().remove_reader(listening)
+                listening.close()
 
     async def drain(self, deadline_s: float) -> None:
         """Stop accepting, answer who is connected, return when the last one has gone or the time is over."""
-        ends_s = time.monotonic() + deadline_s
         self.stop(tuple(self._open))
         for gate in self._gates:
             gate.closing = True
-        await asyncio.sleep(SETTLE_S)
-        await self._until_empty(ends_s)
+        await self._until_empty(deadline_s)
         for connection in tuple(self._state.connections):
             connection.shutdown()  # idle: closed; busy: closed after its answer
-        await self._until_empty(time.monotonic() + ANSWER_S)
+        await self._until_empty(ANSWER_S)
 
-    async def _until_empty(self, ends_s: float) -> None:
-        while self._state.connections and time.monotonic() < ends_s:  # noqa: ASYNC110  the set tells nobody
-            await asyncio.sleep(POLL_S)
+    async def _until_empty(self, timeout_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.connections:
+                    self._changed.clear()
+                    await self._changed.wait()
+
+    def _listen(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+        if listening.fileno() >= 0:  # not stopped meanwhile
+            asyncio.get_running_loop().add_reader(listening, self._accept_some, listening, factory)
+
+    def _accept_some(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+        loop = asyncio.get_running_loop()
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                connection, _ = listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except ConnectionAbortedError:
+                continue
+            except OSError as exc:
+                if exc.errno not in NO_ROOM:
+                    raise
+                loop.remove_reader(listening)  # it stays readable: others may accept, or we in a moment
+                loop.call_later(PAUSE_S, self._listen, listening, factory)
+                return
+            connection.setblocking(False)
+            task = loop.create_task(loop.connect_accepted_socket(factory, connection))
+            self._accepted.add(task)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[Any]) -> None:
+        self._accepted.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._changed.set()  # it went away before it was a connection
 
 
-def _protocol(config: Config, state: ServerState) -> HttpToolsProtocol:
-    return HttpToolsProtocol(config=config, server_state=state, app_state={})
+class _Connection(HttpToolsProtocol):
+    """A connection that bounds the head of a request, and refuses in the protocol's own words."""
 
+    def __init__(self, config: Config, state: ServerState, on_lost: Callable[[], None]) -> None:
+        super().__init__(config=config, server_state=state, app_state={})
+        self._on_lost = on_lost
+        self._overhead_bytes = 0  # since the request began, without its body
 
-def _duplicate(descriptor: int) -> socket.socket:
-    """A socket of our own on the same open file: closing it closes nothing for the others."""
-    duplicate: Any = os.dup(descriptor)
-    return socket.socket(fileno=duplicate)
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._on_lost()
+
+    def data_received(self, data: bytes) -> None:
+        self._overhead_bytes += len(data)
+        super().data_received(data)
+        if self._overhead_bytes > HEAD_LIMIT_BYTES and not self.transport.is_closing():
+            self._refuse(431, f"the head of a request may have {HEAD_LIMIT_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        self._overhead_bytes = 0
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        self._overhead_bytes = max(0, self._overhead_bytes - (1 + CHUNK_OVERHEAD) * len(body))
+        super().on_body(body)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, f"this is no HTTP request: {msg}")
+
+    def _refuse(self, status: int, words: str) -> None:
+        body = orjson.dumps({"error": words})
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.transport.write(STATUS_LINE[status] + head + body)
+        self.transport.close()

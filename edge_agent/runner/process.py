@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge_agent.runner.channel import ControlChannel, leave_when_orphaned
+from edge_agent.runner.channel import ControlChannel, ControlError, leave_when_orphaned
 from edge_agent.runner.control import (
     BEAT_INTERVAL_S,
     TO_RUNNER,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from edge_agent.runner.selftest import ProvenModel
     from edge_agent.runner.windows import WindowMeter
 
+log = logging.getLogger(__name__)
 ORPHAN_DRAIN_S = 2.0  # for open connections when the supervisor has gone
 ORPHAN_LIMIT_S = 5.0  # after which even a hanging runner ends
 TERMINATE_DRAIN_S = 5.0
@@ -106,8 +108,13 @@ class RunnerProcess:
         return task
 
     async def _listen(self) -> None:
+        message: ToRunner | None
         while True:
-            message = await self._channel.receive()
+            try:
+                message = await self._channel.receive()
+            except ControlError as exc:
+                log.warning("%s", exc)  # an order that nobody understands changes nothing
+                continue
             self._inbox.put_nowait(message)
             if message is None:
                 return
@@ -184,17 +191,18 @@ class RunnerProcess:
 
 async def drain_until_told(listener: Listener, inbox: asyncio.Queue[Any], message: Drain | None) -> None:
     """Drain within the deadline of a `Drain`; a later one, or a supervisor that has gone (None), sets a new one."""
+    ends_s = time.monotonic() + (ORPHAN_DRAIN_S if message is None else message.deadline_s)
     while True:
-        deadline_s = ORPHAN_DRAIN_S if message is None else message.deadline_s
-        draining = asyncio.ensure_future(listener.drain(deadline_s))
+        draining = asyncio.ensure_future(listener.drain(max(0.0, ends_s - time.monotonic())))
         order = asyncio.ensure_future(inbox.get())
         await asyncio.wait({draining, order}, return_when=asyncio.FIRST_COMPLETED)
         if draining.done():
             order.cancel()
             return
         draining.cancel()
-        if (told := order.result()) is None or isinstance(told, Drain):
-            message = told
+        told = order.result()
+        if told is None or isinstance(told, Drain):
+            ends_s = time.monotonic() + (ORPHAN_DRAIN_S if told is None else told.deadline_s)
 
 
 async def run(control_descriptor: int) -> None:

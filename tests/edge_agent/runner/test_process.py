@@ -3,15 +3,18 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 import pytest
 
 from edge_agent.protocol.profile import Limits, RuntimeName
 from edge_agent.protocol.states import Reason
-from edge_agent.runner.control import Beat, Drained, RunnerSpec, SetWindow, Window
+from edge_agent.runner.control import Beat, Drained, RunnerSpec, SetWindow, Window, line
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,6 +192,31 @@ def test_runner_when_its_supervisor_dies_leaves_by_itself(
     began = time.monotonic()
     runner.process.wait(8)
     assert time.monotonic() - began < 6
+
+
+SUPERVISOR = """
+import pathlib, socket, subprocess, sys
+ours, theirs = socket.socketpair()
+command = [sys.executable, "-m", "edge_agent.runner", "--control-fd", str(theirs.fileno())]
+runner = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+theirs.close()
+ours.sendall(pathlib.Path(sys.argv[1]).read_bytes())
+for text in ours.makefile():
+    if '"proven"' in text:
+        print(runner.pid, flush=True)
+"""
+
+
+def test_runner_when_its_supervisor_is_killed_minus_nine_follows(
+    tmp_path: Path, spec_of: Callable[..., RunnerSpec]
+) -> None:
+    order = tmp_path / "spec"
+    order.write_bytes(line(spec_of()))
+    with subprocess.Popen([sys.executable, "-c", SUPERVISOR, str(order)], stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout is not None
+        runner = psutil.Process(int(supervisor.stdout.readline()))
+        supervisor.kill()
+        assert psutil.wait_procs([runner], timeout=8)[1] == []
 
 
 def test_runner_that_hangs_when_its_supervisor_dies_ends_too(

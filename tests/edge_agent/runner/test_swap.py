@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edge_agent.runner.control import Beat, Drain, Drained, Serve, Serving, StopAccepting, Window
+from edge_agent.runner.control import Beat, Drain, Drained, Serve, Serving, SetWindow, StopAccepting, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,6 +138,21 @@ def test_drain_whose_deadline_is_over_closes_idle_connections(
     began = time.monotonic()
     runner.drain(deadline_s=0.5)
     assert 0.4 < time.monotonic() - began < 5
+
+
+def test_drain_told_again_takes_the_new_deadline_and_nothing_else_moves_it(
+    start: Callable[..., Runner], connect: Callable[..., Client], spec_of: Callable[..., RunnerSpec]
+) -> None:
+    runner = start()
+    runner.prove(spec_of())
+    runner.serve()
+    connect().get("/v2")
+    runner.send(Drain(deadline_s=60))
+    runner.control.sendall(b'{"kind":"of tomorrow"}\nnot json\n')
+    runner.send(SetWindow(window_s=5))
+    time.sleep(0.3)
+    assert runner.process.poll() is None
+    runner.drain(deadline_s=0.2)
 
 
 def test_drain_leaves_the_backlog_to_the_successor(
