@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import socket
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from edge_agent.runner.http import json_answer, read_body, send_answer
+from edge_agent.runner.listener import HEAD_LIMIT_BYTES, Listener
+from tests.edge_agent.runner.conftest import listen
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from edge_agent.runner.listener import Gate
+
+REQUEST = b"POST /v2 HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
+
+
+async def echo(gate: Gate, scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401  ASGI callables
+    body = await read_body(scope["headers"], receive)
+    await send_answer(send, json_answer({"bytes": len(body or b"")}), close=gate.closing)
+
+
+def run(story: Callable[[Listener, socket.socket], Coroutine[None, None, None]]) -> None:
+    async def whole() -> None:
+        with listen() as listening:
+            listener = Listener(echo)
+            await listener.accept([listening.fileno()])
+            async with asyncio.timeout(20):
+                await story(listener, listening)
+                await listener.drain(0.0)
+
+    asyncio.run(whole())
+
+
+async def answer_to(connection: socket.socket) -> bytes:
+    """A whole answer; what came of it when the other side hung up."""
+    connection.settimeout(5)
+    answer = b""
+    while not answer.endswith(b"}"):
+        data = await asyncio.to_thread(connection.recv, 65536)
+        if not data:
+            break
+        answer += data
+    return answer
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_stop_in_any_turn_of_the_loop_loses_no_connection(turns: int) -> None:
+    async def story(listener: Listener, listening: socket.socket) -> None:
+        other = Listener(echo)  # as another process does: it accepts on the same socket from now on
+        with socket.create_connection(listening.getsockname()) as client:
+            client.sendall(REQUEST)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            listener.stop([listening.fileno()])
+            await other.accept([listening.fileno()])
+            assert (await answer_to(client)).startswith(b"HTTP/1.1 200 ")
+        await other.drain(1.0)
+
+    run(story)
+
+
+def test_drain_waits_for_a_connection_that_has_just_been_accepted() -> None:
+    async def story(listener: Listener, listening: socket.socket) -> None:
+        with socket.create_connection(listening.getsockname()) as client:
+            client.sendall(REQUEST)
+            for _ in range(2):
+                await asyncio.sleep(0)
+            drained = asyncio.create_task(listener.drain(5.0))
+            answer = await answer_to(client)
+            assert b"connection: close" in answer
+        await drained
+        assert listener.connections == 0
+
+    run(story)
+
+
+def test_accept_again_after_stop_answers() -> None:
+    async def story(listener: Listener, listening: socket.socket) -> None:
+        listener.stop([listening.fileno()])
+        await listener.accept([listening.fileno(), listening.fileno()])
+        with socket.create_connection(listening.getsockname()) as client:
+            client.sendall(REQUEST)
+            assert b'{"bytes":2}' in await answer_to(client)
+
+    run(story)
+
+
+def test_accept_without_a_descriptor_left_waits_until_there_is_one() -> None:
+    async def story(listener: Listener, listening: socket.socket) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.create_connection(listening.getsockname()) as client:
+            client.sendall(REQUEST)
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+                await asyncio.sleep(0.2)
+                assert listener.connections == 0
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert b'{"bytes":2}' in await answer_to(client)
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n" + b"a: " + b"x" * 4096 + b"\r\n", 431),
+        (b"GET /" + b"x" * 4096, 431),
+        (b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n" + b"trailer: " + b"x" * 4096, 431),
+        (b"\x16\x03\x01\x02\x00", 400),
+        (b"GET http://[ HTTP/1.1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\ncontent-length: -1\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
+    ],
+    ids=["headers", "path", "trailers", "tls", "url", "negative", "two-lengths"],
+)
+def test_hostile_heads_are_refused_in_the_protocol_s_words(sent: bytes, status: int) -> None:
+    async def story(_listener: Listener, listening: socket.socket) -> None:
+        with socket.create_connection(listening.getsockname()) as client:
+            client.settimeout(5)
+            try:
+                await asyncio.to_thread(client.sendall, sent)
+                for _ in range(2 * HEAD_LIMIT_BYTES // 4096 if status == 431 else 0):
+                    await asyncio.to_thread(client.sendall, b"x" * 4096)
+                    await asyncio.sleep(0)
+            except ConnectionError:
+                pass  # it hung up in the middle of it, as it should
+            head, _, body = (await answer_to(client)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert set(json.loads(body)) == {"error"}
+
+    run(story)
+
+
+def test_body_that_comes_one_byte_at_a_time_is_no_head() -> None:
+    async def story(_listener: Listener, listening: socket.socket) -> None:
+        with socket.create_connection(listening.getsockname()) as client:
+            chunks = b"1\r\nx\r\n" * 40_000
+            client.sendall(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+            await asyncio.to_thread(client.sendall, chunks + b"0\r\n\r\n")
+            assert b'{"bytes":40000}' in await answer_to(client)
+
+    run(story)
