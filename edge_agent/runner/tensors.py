@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from edge_agent.protocol.signature import Datatype
-from edge_agent.runner.http import BINARY, JSON_LENGTH, Answer, BadRequestError
+from edge_agent.runner.http import BINARY, JSON_LENGTH, Answer, BadRequestError, TooLargeError
 from edge_agent.runtimes.convert import fits
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edge_agent.protocol.signature import ModelSignature, TensorSpec
     from edge_agent.runtimes.base import Array
 
+MAX_JSON_BYTES = 16 << 20  # parsing takes up to twelve times as much address space
 ID_LIMIT = 256
 SHOWN = 64  # characters of a client's text that an error repeats
 
@@ -54,11 +55,19 @@ class TensorCodec:
 
         Raises:
             BadRequestError: what is wrong, in one sentence.
+            TooLargeError: the JSON part is beyond `MAX_JSON_BYTES`.
+            MemoryError: there is no room to parse it.
         """
         head, tail = _split(body, json_length)
+        if len(head) > MAX_JSON_BYTES:
+            raise TooLargeError(
+                f"the JSON of a request may take {MAX_JSON_BYTES} bytes: send the tensors as binary data"
+            )
         try:
             document = orjson.loads(head)
         except (orjson.JSONDecodeError, RecursionError) as exc:
+            if "Not enough memory" in str(exc):  # the parser's own words for it
+                raise MemoryError(str(exc)) from exc
             raise BadRequestError(f"the request is not JSON: {str(exc)[:SHOWN]}") from exc
         if not isinstance(document, dict):
             raise BadRequestError("the request must be a JSON object with a list of inputs")

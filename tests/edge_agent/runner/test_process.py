@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -281,3 +281,36 @@ def test_runner_given_an_id_that_the_table_does_not_have_says_so_and_lives(
     client.close()
     runner.drain()
     assert runner.wait_for(Window).report.errors == {"invoke_failed": 3, "bad_request": 1}
+
+
+def test_runner_without_memory_for_a_request_refuses_it_and_serves_the_next(
+    workshop: Workshop,
+    start: Callable[..., Runner],
+    connect: Callable[..., Client],
+    manifest_of: Callable[..., VariantManifest],
+) -> None:
+    wide = workshop.with_network(features=1024)
+    path = wide.float_file()
+    spec = RunnerSpec(
+        deployment_id="d", manifest=manifest_of(path, wide.network.signature), model_path=path, probe_runs=1
+    )
+    first = start()
+    first.prove(spec)
+    status = psutil.Process(first.process.pid).memory_info()
+    runner = start()
+    runner.prove(spec.model_copy(update={"address_space_bytes": status.vms + (64 << 20)}))
+    runner.serve()
+    client = connect()
+
+    def ask(rows: int) -> tuple[int, Any]:
+        data = wide.network.samples(rows).ravel().tolist()
+        return client.infer({"inputs": [{"name": "features", "shape": [rows, 1024], "datatype": "FP32", "data": data}]})
+
+    status_code, answer = ask(500)
+    assert status_code == 413
+    assert "not enough memory" in answer["error"]
+    assert ask(1)[0] == 200
+    status_code, answer = ask(1000)
+    assert status_code == 413
+    assert "send the tensors as binary data" in answer["error"]
+    assert ask(1)[0] == 200
