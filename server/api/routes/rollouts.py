@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from edge_agent.protocol.base import Name
 from server.api.ports import PortsOf
-from server.fleet import rollout_plans, rollout_views
+from server.rollouts import requests, views
 from server.schemas.rollouts import ActionRequest, Rollout, RolloutRequest
 
 router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
@@ -15,24 +15,24 @@ router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 @router.post("", operation_id="start_rollout", status_code=HTTPStatus.CREATED)
 def start_rollout(rollout: RolloutRequest, ports: PortsOf) -> Rollout:
     """Start a rollout; missing variants are built first."""
-    rollout_id = rollout_plans.start_rollout(ports.catalogue, rollout, now=ports.clock())
-    return rollout_views.get_rollout(ports.catalogue, rollout_id)
+    rollout_id = requests.start_rollout(ports.catalogue, rollout, now=ports.clock())
+    return views.get_rollout(ports.catalogue, rollout_id)
 
 
 @router.get("", operation_id="list_rollouts")
 def list_rollouts(ports: PortsOf) -> list[Rollout]:
     """All rollouts, newest first, without their devices."""
-    return rollout_views.list_rollouts(ports.catalogue)
+    return views.list_rollouts(ports.catalogue)
 
 
 @router.get("/{rollout_id}", operation_id="get_rollout")
 def get_rollout(rollout_id: Name, ports: PortsOf) -> Rollout:
     """One rollout with its waves, devices and decisions."""
-    return rollout_views.get_rollout(ports.catalogue, rollout_id)
+    return views.get_rollout(ports.catalogue, rollout_id)
 
 
 @router.post("/{rollout_id}/actions", operation_id="command_rollout", status_code=HTTPStatus.ACCEPTED)
 def command_rollout(rollout_id: Name, command: ActionRequest, ports: PortsOf) -> Rollout:
     """Pause, resume, abort or roll back; the controller obeys in order."""
-    rollout_plans.command_rollout(ports.catalogue, rollout_id, command.action, now=ports.clock())
-    return rollout_views.get_rollout(ports.catalogue, rollout_id)
+    requests.command_rollout(ports.catalogue, rollout_id, command.action, now=ports.clock())
+    return views.get_rollout(ports.catalogue, rollout_id)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from server.database.tables import decisions, deployments, rollout_states, rollouts
-from server.fleet.rollout_plans import unknown_rollout
 from server.rollouts.facts import Deployment
 from server.rollouts.gate import count_wave
+from server.rollouts.requests import unknown_rollout
 from server.schemas.rollouts import DecisionView, DeploymentView, Rollout, RolloutState, WaveView
 
 if TYPE_CHECKING:
