@@ -28,7 +28,7 @@ from compressors.steps.feature_scaling import is_unevenly_scaled, scaling_operat
 from compressors.tflite_file import read_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from compressors.data import Split
     from compressors.steps.base import Context, Model
@@ -63,11 +63,9 @@ def quantize_static(model: Model, context: Context, parameters: Mapping[str, Any
             _leave_in_float(quantizer, qtyping.TFLOperationName(operator.kind), f"^{re.escape(operator.output)};?$")
     manager = RecipeManager()
     manager.load_quantization_recipe(quantizer.get_quantization_recipe())
-    calibrator = Calibrator(file, num_threads=context.threads, qsv_update_func=qsv_utils.min_max_update)
-    interpreter = Interpreter(model_content=file)
-    key, signature = next(iter(interpreter.get_signature_list().items()))
-    # the interpreter warns that it keeps every tensor (it must, here), the calibrator draws a progress bar
-    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stderr(io.StringIO()):
+    key, signature = next(iter(Interpreter(model_content=file).get_signature_list().items()))
+    with _quiet():
+        calibrator = Calibrator(file, num_threads=context.threads, qsv_update_func=qsv_utils.min_max_update)
         calibrator.calibrate({key: _samples(context.calibration, signature["inputs"])}, manager)
     outcome = _outcome(model, file, _quantize(quantizer, calibrator.get_model_qsvs()))
     if not kept:
@@ -92,9 +90,17 @@ def _samples(split: Split, names: list[str]) -> list[dict[str, np.ndarray[Any, A
     return [dict(zip(names, (array[row : row + 1] for array in split.inputs.values()), strict=True)) for row in rows]
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The library draws progress bars, and its interpreter warns that it keeps every tensor (it must, here)."""
+    sink = io.StringIO()
+    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
+        yield
+
+
 def _quantize(quantizer: Quantizer, calibration: dict[str, Any] | None) -> bytes:
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with _quiet():
             result = quantizer.quantize(calibration, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError) as exc:
         raise CompressorError(f"the quantizer refuses this network: {' '.join(str(exc).split())[:300]}") from exc

@@ -95,7 +95,7 @@ def shape_network() -> torch.nn.Module:
             return self.layers(picture)
 
     network: Any = _fit(
-        Shapes(), torch.nn.functional.cross_entropy, torch.from_numpy(pictures), torch.from_numpy(classes), epochs=12
+        Shapes(), torch.nn.functional.cross_entropy, torch.from_numpy(pictures), torch.from_numpy(classes), epochs=25
     )
     with torch.no_grad():
         network.layers[0].weight[-1] = 0.0
