@@ -1,0 +1,130 @@
+"""One registry and its devices, in the words of a story."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from server.client import RegistryClientError
+from server.schemas.rollouts import Rollout, RolloutOptions, RolloutRequest
+from tests.e2e.processes import COMMANDS, RunningAgent, RunningRegistry, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from server.schemas.telemetry import TelemetryRow
+
+
+@dataclass
+class Fleet:
+    """One registry and its agents, for one test."""
+
+    registry: RunningRegistry
+    folder: Path
+    agents: list[RunningAgent] = field(default_factory=list)
+
+    def join(
+        self,
+        device_id: str,
+        profile: str = "bench",
+        *,
+        commands: Path = COMMANDS,
+        flags: tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
+        labels: tuple[str, ...] = (),
+        host: str = "127.0.0.1",
+    ) -> RunningAgent:
+        """Start a new device; `wait_online` waits until the registry has heard of it."""
+        with self.registry.client() as client:
+            token = client.create_token(profile=profile).token
+        agent = RunningAgent(
+            data_dir=self.folder / device_id,
+            registry_url=self.registry.url,
+            device_id=device_id,
+            commands=commands,
+            flags=flags,
+            prefix=prefix,
+            host=host,
+        )
+        self.agents.append(agent)
+        joining = ["--token", token, "--device-id", device_id]
+        for label in labels:
+            joining += ["--label", label]
+        agent.start(*joining)
+        return agent
+
+    def wait_online(self, *agents: RunningAgent) -> None:
+        """Wait until the registry has heard of these devices."""
+        for agent in agents:
+            wait_until(lambda a=agent: self.presence(a.device_id) == "online", f"{agent.device_id} is online")
+
+    def presence(self, device_id: str) -> str:
+        """What the registry knows of a device's connection."""
+        with self.registry.client() as client:
+            return next((d.presence for d in client.list_devices() if d.device_id == device_id), "never")
+
+    def roll_out(
+        self, version: str, *, model: str = "tiny", to: str = "", waves: str = "100%", **options: float
+    ) -> str:
+        """Start a rollout; its id."""
+        from server.rollouts.plan import parse_waves  # noqa: PLC0415  as the CLI does
+
+        request = RolloutRequest(
+            model=model,
+            version=version,
+            selector=to,
+            waves=parse_waves(waves),
+            options=RolloutOptions.model_validate(options),
+        )
+        with self.registry.client() as client:
+            return client.start_rollout(request).rollout_id
+
+    def rollout(self, rollout_id: str) -> Rollout:
+        """Where it stands."""
+        with self.registry.client() as client:
+            return client.get_rollout(rollout_id)
+
+    def wait_for(self, rollout_id: str, state: str = "finished", *, timeout_s: float = 60.0) -> Rollout:
+        """Wait until a rollout is in a state; the API may be away meanwhile."""
+        last: list[Rollout] = []
+
+        def reached() -> bool:
+            with contextlib.suppress(RegistryClientError):
+                last[:] = [self.rollout(rollout_id)]
+            return bool(last) and last[0].state == state
+
+        deadline_s = time.monotonic() + timeout_s
+        while not reached():
+            assert time.monotonic() < deadline_s, f"the rollout is not {state} after {timeout_s:g} s: {last}"
+            time.sleep(0.1)
+        return last[0]
+
+    def telemetry(self, *by: str, **which: str) -> list[TelemetryRow]:
+        """What the registry has counted."""
+        with self.registry.client() as client:
+            return client.get_telemetry(by=by or ("device",), **which)
+
+    def counted(self, device_id: str, version: str | None = None) -> int:
+        """Inferences of one device that the registry has counted."""
+        which: dict[str, Any] = {} if version is None else {"version": version}
+        rows = self.telemetry("device", **which)
+        return sum(row.inferences for row in rows if row.group.get("device") == device_id)  # type: ignore[call-overload]
+
+    def wait_counted(self, device_id: str, expected: int, *, version: str | None = None) -> None:
+        """Wait until as many inferences are counted; then for two windows, so that one too many would be seen."""
+        wait_until(
+            lambda: self.counted(device_id, version) >= expected,
+            f"{expected} inferences of {device_id} are counted (the registry has {self.counted(device_id, version)})",
+            timeout_s=20.0,
+        )
+        time.sleep(1.5)
+        assert self.counted(device_id, version) == expected
+
+    def close(self) -> None:
+        """Stop the agents, then the registry; all are stopped even if one does not like it."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.registry.stop)
+            for agent in self.agents:
+                stack.callback(agent.stop)
