@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_agent.protocol.profile import Arch, Cpu, DeviceProfile, Limits, RuntimeName
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOST_CPU = "Test-CPU"
+RUNTIMES = ("litert", "tflite")
+Request = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,28 @@ class JobRun:
     result: dict[str, Any]
     progress: list[dict[str, Any]]
     stderr: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """A build that all tests share: its folder and how it ended."""
+
+    folder: Path
+    run: JobRun
+
+    def variants(self, profile: str) -> dict[tuple[str, str, str], dict[str, Any]]:
+        """The variants of a profile by recipe, runtime and delegate."""
+        assert self.run.code == 0, self.run.stderr
+        found = [one for one in self.run.result["variants"] if one["profile"] == profile]
+        return {(one["recipe"], one["runtime"], one["delegate"]): one for one in found}
+
+    def choice(self, profile: str) -> dict[str, Any]:
+        """What a profile gets."""
+        return next(one for one in self.run.result["choices"] if one["profile"] == profile)
+
+    def written(self, sha256: str) -> bytes:
+        """A file of the output folder."""
+        return (self.folder / "output" / sha256).read_bytes()
 
 
 class Shared:
@@ -97,23 +119,20 @@ def pythons() -> dict[str, str]:
     return {"litert": sys.executable, "tflite": str(tflite)}
 
 
-def profile(name: str, *, limits: Limits | None = None, cpu: str = "Cortex-A72", **fields: Any) -> DeviceProfile:  # noqa: ANN401
-    """A small board."""
-    return DeviceProfile(
-        **{
-            "name": name,
-            "arch": Arch.AARCH64,
-            "cpu": Cpu(model=cpu, cores=4),
-            "ram_bytes": 1 << 30,
-            "storage_bytes": 1 << 30,
-            "runtimes": (RuntimeName.LITERT, RuntimeName.TFLITE),
-            "limits": limits or Limits(),
-            **fields,
-        }
-    )
+def board(name: str, *, cpu: str = "Cortex-A72", runtimes: tuple[str, ...] = RUNTIMES, **limits: float) -> Request:
+    """A profile as it stands in a request."""
+    return {
+        "name": name,
+        "arch": "aarch64",
+        "cpu": {"model": cpu, "cores": 4},
+        "ram_bytes": 1 << 30,
+        "storage_bytes": 1 << 30,
+        "runtimes": list(runtimes),
+        "limits": limits,
+    }
 
 
-def run_job(verb: str, request: dict[str, Any], folder: Path) -> JobRun:
+def run_job(verb: str, request: Request, folder: Path) -> JobRun:
     """Run a job as a worker would."""
     folder.mkdir(parents=True, exist_ok=True)
     asked, told = folder / "request.json", folder / "result.json"
@@ -131,7 +150,13 @@ def run_job(verb: str, request: dict[str, Any], folder: Path) -> JobRun:
     return JobRun(ended.returncode, result, [json.loads(line) for line in ended.stdout.splitlines()], ended.stderr)
 
 
-def inputs_of(upload: Upload, *, task: str, metric: str) -> dict[str, Any]:
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[[str, Request], JobRun]:
+    """Run a job of this test's own."""
+    return lambda verb, request: run_job(verb, request, tmp_path / "job")
+
+
+def inputs_of(upload: Upload, *, task: str, metric: str) -> Request:
     """The part of a request that both verbs share."""
     return {
         "model": "net",
@@ -143,12 +168,53 @@ def inputs_of(upload: Upload, *, task: str, metric: str) -> dict[str, Any]:
     }
 
 
-def written(shared: Shared, name: str, verb: str, request: Callable[[Path], dict[str, Any]]) -> tuple[Path, JobRun]:
-    """A job that is run once for all tests: its folder and how it ended."""
+@pytest.fixture(scope="session")
+def price_request(price: Upload, pythons: dict[str, str]) -> Request:
+    """A build of the price network for five kinds of devices, without the folders."""
+    return {
+        "inputs": inputs_of(price, task="regression", metric="r2"),
+        "profiles": [
+            board("free"),
+            board("another-cpu", latency_p95_ms=5.0),
+            board("this-cpu", cpu=HOST_CPU, latency_p95_ms=500.0),
+            board("impossible", download_bytes=100),
+            board("thrifty", download_bytes=5000, runtimes=("tflite",)),
+        ],
+        "pythons": pythons,
+        "host_cpu_model": HOST_CPU,
+    }
 
+
+@pytest.fixture(scope="session")
+def price_build(shared: Shared, price_request: Request) -> Built:
+    """That build, done once for all tests."""
+    return _built(shared, "price-build", price_request)
+
+
+@pytest.fixture(scope="session")
+def shapes_build(shared: Shared, shapes: Upload, pythons: dict[str, str]) -> Built:
+    """The convnet on LiteRT, with every recipe, and a runtime that is not installed."""
+    request = {
+        "inputs": inputs_of(shapes, task="classification", metric="top1"),
+        "profiles": [board("camera", runtimes=("litert",)), board("no-runtime", runtimes=("tflite",))],
+        "recipes": ["float32", "dynamic-int8", "static-int8", "static-int8-floatio"],
+        "pythons": {"litert": pythons["litert"], "tflite": pythons["litert"]},
+    }
+    return _built(shared, "shapes-build", request)
+
+
+def _built(shared: Shared, name: str, request: Request) -> Built:
     def make(folder: Path) -> None:
-        ended = run_job(verb, request(folder), folder)
+        folders = {"output_dir": str(folder / "output"), "cache_dir": str(folder / "cache")}
+        ended = run_job("build", {**request, **folders}, folder)
         (folder / "run.json").write_text(json.dumps([ended.code, ended.result, ended.progress, ended.stderr]))
 
     folder = shared.once(name, make)
-    return folder, JobRun(*json.loads((folder / "run.json").read_text()))
+    return Built(folder, JobRun(*json.loads((folder / "run.json").read_text())))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whoever comes first builds for all, and the others wait for it, on a busy machine for minutes."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.timeout(400))

@@ -1,46 +1,279 @@
-"""Jobs as a worker runs them: a process, a request, a result; shared by all tests of a run."""
+"""Jobs as a worker runs them: a process, a request, a result."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import zstandard
 
+from compressors.contract import BuildResult, InspectResult
 from edge_agent.protocol.manifest import FileRole, VariantManifest
 
 if TYPE_CHECKING:
-    from conftest import JobRun, Shared, Upload
+    from collections.abc import Callable
+    from pathlib import Path
 
-HOST_CPU = "Test-CPU"
-TWO_RUNTIMES = ("litert", "tflite")
+    from tests.compressors.conftest import Built, JobRun, Request
+
+    Job = Callable[[str, Request], JobRun]
+
+CODE_OF_FAILURE = 2
 
 
-def profile(name: str, *, cpu: str = "Cortex-A72", runtimes: tuple[str, ...] = TWO_RUNTIMES, **limits: float) -> Any:
-    return {
-        "name": name,
-        "arch": "aarch64",
-        "cpu": {"model": cpu, "cores": 4},
-        "ram_bytes": 1 << 30,
-        "storage_bytes": 1 << 30,
-        "runtimes": list(runtimes),
-        "limits": limits,
+def inspect_request(model: Path, data: Path, *, task: str = "regression", metric: str = "r2") -> Request:
+    names = {"model": "net", "version": "1", "task": task, "metric": metric}
+    return {"inputs": {**names, "model_path": str(model), "data_path": str(data)}}
+
+
+def failure(run: JobRun, code: str) -> str:
+    """The sentence of a job that failed as it should."""
+    assert run.code == CODE_OF_FAILURE, run.stderr
+    assert run.result["error"]["code"] == code
+    sentence: str = run.result["error"]["message"]
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize("model", ["price.pt2", "price-batch-1.pt2"])
+def test_inspect_tells_signature_size_and_splits(uploads: Path, job: Job, model: str) -> None:
+    run = job("inspect", inspect_request(uploads / model, uploads / "price.npz"))
+    assert run.code == 0, run.stderr
+    result = InspectResult.model_validate(run.result)
+    (taken,), (given,) = result.signature.inputs, result.signature.outputs
+    assert (taken.name, taken.shape, given.name, given.shape) == ("features", (-1, 8), "output_0", (-1, 1))
+    assert result.parameters == 8 * 32 + 32 + 32 * 32 + 32 + 32 + 1
+    assert result.splits.calibration + result.splits.selection + result.splits.test == 1200
+
+
+def test_inspect_reads_labels_and_groups(uploads: Path, job: Job) -> None:
+    request = inspect_request(uploads / "shapes.pt2", uploads / "shapes.npz", task="classification", metric="top1")
+    result = InspectResult.model_validate(job("inspect", request).result)
+    assert result.labels == ("lying", "standing", "slanted")
+    assert result.splits.groups == 100
+
+
+def test_inspect_of_a_constant_batch_says_the_line_that_mends_it(uploads: Path, job: Job) -> None:
+    run = job("inspect", inspect_request(uploads / "price-batch-4.pt2", uploads / "price.npz"))
+    said = failure(run, "bad_signature")
+    assert "the constant batch 4" in said
+    assert "dynamic_shapes={'features': {0: torch.export.Dim('batch')}}" in said
+
+
+def test_inspect_of_a_pickle_is_refused_and_nothing_runs(uploads: Path, tmp_path: Path, job: Job) -> None:
+    path = tmp_path / "model.pt2"
+    path.write_bytes(b"\x80\x04cos\nsystem\n(S'touch executed'\ntR.")
+    assert "is a pickle" in failure(job("inspect", inspect_request(path, uploads / "price.npz")), "bad_archive")
+    assert not list(tmp_path.rglob("executed"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "says"),
+    [
+        ({"metric": "top1"}, "bad_metric", "does not fit regression"),
+        ({"metric": "f1"}, "bad_metric", "there is no metric 'f1'"),
+        ({"model": "../etc"}, "bad_request", "the request does not fit"),
+        ({"data_path": "/nowhere/data.npz"}, "bad_data", "np.savez"),
+    ],
+)
+def test_inspect_of_a_wrong_request_fails_with_one_sentence(
+    uploads: Path, job: Job, changes: dict[str, Any], code: str, says: str
+) -> None:
+    request = inspect_request(uploads / "price.pt2", uploads / "price.npz")
+    request["inputs"] |= changes
+    assert says in failure(job("inspect", request), code)
+
+
+def test_inspect_with_data_of_another_model_is_refused(uploads: Path, job: Job) -> None:
+    run = job("inspect", inspect_request(uploads / "price.pt2", uploads / "shapes.npz"))
+    assert "no array 'features'" in failure(run, "bad_data")
+
+
+def test_build_chooses_for_each_profile(price_build: Built) -> None:
+    result = BuildResult.model_validate(price_build.run.result)
+    assert result.float_metric.value > 0.9
+    chosen = {choice.profile: choice.variant_id for choice in result.choices}
+    assert chosen["impossible"] is None
+    for name in ("free", "another-cpu", "this-cpu", "thrifty"):
+        picked = [one for one in result.variants if one.profile == name and one.chosen]
+        assert [one.variant_id for one in picked] == [chosen[name]]
+
+
+def test_build_names_the_limit_that_binds_where_nothing_fits(price_build: Built) -> None:
+    refusal = price_build.choice("impossible")["refusal"]
+    assert (refusal["limit"], refusal["allowed"]) == ("download_bytes", 100)
+    assert refusal["nearest"] > 1000
+    assert "no variant fits impossible: download_bytes may be 100" in refusal["sentence"]
+
+
+def test_build_where_float_is_too_large_ends_with_int8(price_build: Built) -> None:
+    found = price_build.variants("thrifty")
+    assert found["float32", "tflite", "xnnpack"]["verdict"] == "misses"
+    (chosen,) = [one for one in found.values() if one["chosen"]]
+    assert chosen["recipe"] == "static-int8"
+    assert chosen["wire_bytes"] <= 5000
+
+
+def test_build_calls_a_latency_of_another_cpu_unproven(price_build: Built) -> None:
+    verdicts = {one["verdict"] for one in price_build.variants("another-cpu").values() if one["runtime"] == "litert"}
+    assert verdicts == {"unproven"}
+    assert {one["verdict"] for one in price_build.variants("this-cpu").values() if one["runtime"] == "litert"} == {
+        "fits"
     }
 
 
-PROFILES = [
-    profile("free"),
-    profile("slow-board", latency_p95_ms=5.0),
-    profile("this-host", cpu=HOST_CPU, latency_p95_ms=500.0),
-    profile("impossible", download_bytes=100),
-    profile("thrifty", download_bytes=6000, runtimes=("tflite",)),
-]
+def test_build_refuses_what_a_runtime_computes_wrongly(price_build: Built) -> None:
+    # tflite-runtime 2.14 runs int8 weights with one scale per channel without an error, and answers nonsense
+    broken = price_build.variants("free")["dynamic-int8", "tflite", "none"]
+    assert broken["metric"]["value"] < 0.5
+    assert broken["verdict"] == "misses"
+    assert broken["reason"].startswith("metric_max_drop is")
+
+
+def test_build_measures_everything_about_a_variant(price_build: Built) -> None:
+    found = price_build.variants("free")
+    assert len(found) == 3 * 2 * 2
+    small, plain = found["static-int8", "litert", "xnnpack"], found["float32", "litert", "xnnpack"]
+    assert small["raw_bytes"] < plain["raw_bytes"]
+    assert small["wire_bytes"] < plain["wire_bytes"]
+    assert small["macs"] == plain["macs"] == 8 * 32 + 32 * 32 + 32
+    assert (small["quantized_operators"], plain["quantized_operators"]) == (3, 0)
+    assert plain["delegate_partitions"] == 1
+    assert found["float32", "litert", "none"]["delegate_partitions"] == 0
+    for one in (small, plain):
+        assert 0 < one["latency_p50_ms"]["value"] <= one["latency_p95_ms"]["value"]
+        assert one["load_ms"]["value"] > 0
+        assert one["peak_rss_bytes"]["value"] > 0
+        assert one["metric"]["low"] <= one["metric"]["value"] <= one["metric"]["high"]
+        assert one["agreement"]["value"] > 0.99
+        assert {one[name]["origin"] for name in ("latency_p95_ms", "metric", "peak_rss_bytes")} == {"host"}
+    assert abs(small["metric_drop"]["value"]) < 0.005
+
+
+def test_build_records_what_each_step_did_to_each_layer(price_build: Built) -> None:
+    steps = price_build.variants("free")["static-int8", "litert", "none"]["steps"]
+    assert [step["step"] for step in steps] == ["export-litert", "static-int8"]
+    assert len(steps[1]["layers"]) == 3
+    assert set(steps[1]["layers"].values()) == {"FULLY_CONNECTED int8 x int8"}
+
+
+def test_manifest_describes_the_object_to_the_last_byte(price_build: Built) -> None:
+    for one in price_build.variants("free").values():
+        raw = price_build.written(one["manifest_sha256"])
+        assert hashlib.sha256(raw).hexdigest() == one["manifest_sha256"]
+        manifest = VariantManifest.model_validate_json(raw)
+        content = price_build.written(one["object_sha256"])
+        assert manifest.object.sha256 == hashlib.sha256(content).hexdigest()
+        assert manifest.object.size_bytes == len(content) == one["wire_bytes"]
+        payload = zstandard.ZstdDecompressor().decompress(content)
+        assert hashlib.sha256(payload).hexdigest() == manifest.payload_sha256
+        start = 0
+        for file in manifest.files:
+            part = payload[start : start + file.size_bytes]
+            assert hashlib.sha256(part).hexdigest() == file.sha256
+            start += file.size_bytes
+        assert start == len(payload)
+        assert (manifest.variant_id, manifest.recipe) == (one["variant_id"], one["recipe"])
+
+
+def test_golden_samples_are_real_and_answered_within_tolerance_by_the_same_runtime(price_build: Built) -> None:
+    found = price_build.variants("free")
+    answers = {}
+    for delegate in ("none", "xnnpack"):
+        manifest, arrays = golden_of(price_build, found["static-int8", "litert", delegate])
+        assert manifest.golden is not None
+        assert arrays["in_0"].shape == (manifest.golden.samples, 8)
+        assert arrays["out_0"].shape == (manifest.golden.samples, 1)
+        answers[delegate] = (arrays, manifest.golden.atol)
+    (first, atol), (second, _) = answers["none"], answers["xnnpack"]
+    assert np.array_equal(first["in_0"], second["in_0"])
+    assert np.abs(first["out_0"] - second["out_0"]).max() <= atol
+    assert atol < 0.2 * np.abs(first["out_0"]).max()  # a wrong answer is further off
+
+
+def golden_of(build: Built, variant: dict[str, Any]) -> tuple[VariantManifest, dict[str, Any]]:
+    manifest = VariantManifest.model_validate_json(build.written(variant["manifest_sha256"]))
+    payload = zstandard.ZstdDecompressor().decompress(build.written(variant["object_sha256"]))
+    start = 0
+    for file in manifest.files:
+        if file.role is FileRole.GOLDEN:
+            with np.load(io.BytesIO(payload[start : start + file.size_bytes]), allow_pickle=False) as archive:
+                return manifest, {name: archive[name] for name in archive.files}
+        start += file.size_bytes
+    raise AssertionError("no golden file")
+
+
+def test_progress_is_one_object_a_line_and_reaches_its_end(price_build: Built) -> None:
+    progress = price_build.run.progress
+    assert [line["done"] for line in progress] == sorted(line["done"] for line in progress)
+    assert progress[-1]["done"] == progress[-1]["of"] - 1
+    assert {line["of"] for line in progress} == {progress[0]["of"]}
+
+
+def test_build_again_gives_the_same_variants_bytes_and_choices(
+    price_build: Built, price_request: Request, tmp_path: Path, job: Job
+) -> None:
+    shutil.copytree(price_build.folder / "cache", tmp_path / "cache")
+    folders = {"output_dir": str(tmp_path / "output"), "cache_dir": str(tmp_path / "cache")}
+    again = job("build", {**price_request, **folders})
+    assert again.code == 0, again.stderr
+    assert again.result == price_build.run.result
+    before = {path.name for path in (price_build.folder / "output").iterdir()}
+    assert {path.name for path in (tmp_path / "output").iterdir()} == before
+
+
+def test_figure_of_a_device_settles_what_was_unproven(
+    price_build: Built, price_request: Request, tmp_path: Path, job: Job
+) -> None:
+    shutil.copytree(price_build.folder / "cache", tmp_path / "cache")
+    found = price_build.variants("another-cpu")
+    quick, slow = (found["float32", "litert", delegate]["variant_id"] for delegate in ("none", "xnnpack"))
+    figures = [
+        {"profile": "another-cpu", "variant_id": quick, "p50_ms": 1.0, "p95_ms": 2.0},
+        {"profile": "another-cpu", "variant_id": slow, "p50_ms": 6.0, "p95_ms": 9.0},
+    ]
+    folders = {"output_dir": str(tmp_path / "output"), "cache_dir": str(tmp_path / "cache")}
+    run = job("build", {**price_request, **folders, "device_figures": figures})
+    verdicts = {one["variant_id"]: one for one in run.result["variants"]}
+    assert (verdicts[quick]["verdict"], verdicts[quick]["chosen"]) == ("fits", True)
+    assert verdicts[quick]["latency_p95_ms"]["origin"] == "device"
+    assert verdicts[slow]["verdict"] == "misses"
+    assert verdicts[slow]["manifest_sha256"] is not None  # a device runs it, and may have to fetch it again
+
+
+def test_runtime_that_is_not_installed_is_unmeasured_and_never_chosen(shapes_build: Built) -> None:
+    found = shapes_build.variants("no-runtime")
+    assert {one["verdict"] for one in found.values()} == {"unmeasured"}
+    assert "not installed" in next(iter(found.values()))["reason"]
+    refusal = shapes_build.choice("no-runtime")["refusal"]
+    assert refusal["limit"] == "runtimes"
+    assert shapes_build.choice("camera")["variant_id"] is not None
+
+
+def test_convnet_survives_every_recipe(shapes_build: Built) -> None:
+    found = shapes_build.variants("camera")
+    assert shapes_build.run.result["float_metric"]["value"] > 0.8
+    assert {recipe for recipe, _, _ in found} == {"float32", "dynamic-int8", "static-int8", "static-int8-floatio"}
+    for one in found.values():
+        assert one["agreement"]["value"] > 0.9, one["variant_id"]
+        assert one["macs"] == 12 * 12 * (8 * 9 + 8 * 9 + 16 * 8) + 144 * 3
+
+
+def test_manifest_of_an_int8_file_tells_the_runner_how_to_convert(shapes_build: Built) -> None:
+    manifest, _ = golden_of(shapes_build, shapes_build.variants("camera")["static-int8", "litert", "none"])
+    assert manifest.signature.inputs[0].datatype == "FP32"
+    assert (manifest.inputs[0].datatype, manifest.outputs[0].datatype) == ("INT8", "INT8")
+    assert manifest.inputs[0].scale is not None
+    assert manifest.labels == ("lying", "standing", "slanted")
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, compressors, compressors.contract; print(sorted({'torch', 'jax', 'numpy'} & set(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout.strip() == "[]"
