@@ -17,7 +17,7 @@ app = typer.Typer(help="Inspections and builds.", no_args_is_help=True)
 @app.command("list")
 def list_(
     model: Annotated[str | None, typer.Option("--model", help="Only of this model.")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=500)] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=500, help="How many at most.")] = 20,
     registry: RegistryOption = None,
     *,
     as_json: JsonOption = False,

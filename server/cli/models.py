@@ -44,7 +44,9 @@ def push(  # noqa: PLR0913, PLR0917  a flag for each field of a push
     version: Annotated[str, typer.Option("--version", help="Name of this version; versions never change.")],
     data: Annotated[Path, typer.Option("--data", help="Evaluation data (.npz).")],
     task: Annotated[TaskName, typer.Option("--task", help="What the model is for.")],
-    metric: Annotated[str, typer.Option("--metric", help="top1, accuracy, rmse, mae, r2, auc, hr@10, agreement.")],
+    metric: Annotated[
+        str, typer.Option("--metric", help="top1, accuracy, auc, rmse, mae, r2, or hr@K with K 1, 5, 10, 20, 50.")
+    ],
     train: Annotated[Path | None, typer.Option("--train", help="Training data (.npz).")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Class names: one a line, or a JSON list.")] = None,
     mean: Annotated[str, typer.Option("--mean", help="Preprocessing: value(s) to subtract, comma-separated.")] = "",

@@ -29,12 +29,16 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     model: ModelVersionArgument,
     to: Annotated[str, typer.Option("--to", help="Selector, for example site=berlin; empty: every device.")] = "",
     waves: Annotated[str, typer.Option("--waves", help="Shares or counts of devices, growing.")] = "100%",
-    max_failures: Annotated[int, typer.Option("--max-failures", min=0, help="That still let a wave pass.")] = 0,
-    probe_inferences: Annotated[
-        int, typer.Option("--probe-inferences", min=0, help="A device must have answered so many.")
+    max_failures: Annotated[
+        int, typer.Option("--max-failures", min=0, help="Failed devices that still let a wave pass.")
     ] = 0,
-    silence_s: Annotated[float, typer.Option("--silence-deadline-s", min=1.0, help="Then a device timed out.")] = 600.0,
-    seed: Annotated[int, typer.Option("--seed", help="Decides who comes first.")] = 0,
+    probe_inferences: Annotated[
+        int, typer.Option("--probe-inferences", min=0, help="What a device must have answered to count.")
+    ] = 0,
+    silence_s: Annotated[
+        float, typer.Option("--silence-deadline-s", min=1.0, help="Silent for so long: timed out.")
+    ] = 600.0,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which devices come first.")] = 0,
     registry: RegistryOption = None,
     *,
     watch: WatchOption = False,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from server.schemas.common import Figure
 
 app = typer.Typer(help="What was built of a model for each profile, and measured.", no_args_is_help=True)
+_NONE_YET = "none yet: `edge-registry job list` shows builds under way, `edge-registry variant build` starts one"
 ProfileOption = Annotated[list[str] | None, typer.Option("--profile", help="Only this profile; may be repeated.")]
 
 
@@ -68,7 +69,7 @@ def list_(
         show_documents(found)
         return
     columns = ("", "profile", "variant", "recipe", "runtime", "verdict", "wire", "p95 ms", "ram", "metric", "drop")
-    show_table(columns, [_row(variant) for variant in found], empty="no variants: `edge-registry variant build`")
+    show_table(columns, [_row(variant) for variant in found], empty=_NONE_YET)
     for sentence in _refusals(choices):
         say(sentence)
 
@@ -107,7 +108,7 @@ def choices(model: ModelVersionArgument, registry: RegistryOption = None, *, as_
         show_json([choice.model_dump(mode="json") for choice in found])
         return
     rows = [(choice.profile, choice.variant_id or "no_variant", _refusal(choice)) for choice in found]
-    show_table(("profile", "variant", "why not"), rows, empty="no choices: `edge-registry variant build`")
+    show_table(("profile", "variant", "why not"), rows, empty=_NONE_YET)
 
 
 def _row(variant: "Variant") -> tuple[str, ...]:
