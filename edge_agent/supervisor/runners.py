@@ -97,6 +97,7 @@ class Runners:
         self._served: dict[str, str] = {}  # model -> the deployment that answers
         self._front: Child | None = None
         self._front_serves = False
+        self._unannounced: set[str] = set()  # runners that serve, but not yet on the shared port
         self._front_retry_s = 0.0
         self._window_s = 10.0
 
@@ -251,8 +252,17 @@ class Runners:
         if old is not None:
             self.stop(old.deployment_id, at_once=False)
         if first:
-            self._deliver(RunnerServing(runner.deployment_id))
+            self._unannounced.add(runner.deployment_id)
         self._arrange()
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell who serves by now: with several models that is so on the shared port only once the front serves."""
+        if len(self._served) > 1 and self._listeners.tcp is not None and not self._front_serves:
+            return
+        for deployment_id in self._unannounced & self._runners.keys():
+            self._deliver(RunnerServing(deployment_id))
+        self._unannounced.clear()
 
     def _gone(self, runner: _Runner) -> None:
         self._unwatch(runner.child.control.fileno())
@@ -332,6 +342,7 @@ class Runners:
         if any(isinstance(message, Serving) for message in messages) and not self._front_serves:
             self._front_serves = True
             self._arrange()
+            self._announce()
         if front.ended:
             self._unwatch(front.control.fileno())
             detail = front.reap()
