@@ -16,7 +16,7 @@ __all__ = ["build", "inspect"]
 
 def inspect(request: InspectRequest) -> InspectResult:
     """Look into a `.pt2` and its evaluation data; raises `compressors.errors.CompressorError` with one sentence."""
-    from compressors.building import run_inspect  # noqa: PLC0415  torch takes seconds to import
+    from compressors.inspection import run_inspect  # noqa: PLC0415  torch takes seconds to import
 
     return run_inspect(request)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from compressors import data, program
 from compressors.appraise import Appraisal, Built, Reference
-from compressors.contract import BuildResult, BuiltVariant, InspectResult, ProfileChoice, ProgressLine
+from compressors.contract import BuildResult, BuiltVariant, ProfileChoice, ProgressLine
 from compressors.errors import CompressorError
 from compressors.golden import golden_file, sample_count
 from compressors.measure import Bench, Measurement, Target
@@ -23,24 +23,9 @@ from edge_agent.protocol.profile import Delegate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compressors.contract import BuildRequest, Inputs, InspectRequest
+    from compressors.contract import BuildRequest, Inputs
 
     Progress = Callable[[ProgressLine], None]
-
-
-def run_inspect(request: InspectRequest) -> InspectResult:
-    """Look into a model and its data."""
-    inputs = request.inputs
-    metric_for(inputs.metric, inputs.task)
-    network = program.load(inputs.model_path)
-    evaluation = data.load(inputs.data_path, network.signature, inputs.task, labels=inputs.labels)
-    network.check_samples_are_independent(evaluation.selection.inputs)
-    return InspectResult(
-        signature=network.signature,
-        parameters=network.parameters,
-        splits=evaluation.counts(),
-        labels=evaluation.labels,
-    )
 
 
 def run_build(request: BuildRequest, on_progress: Progress = lambda _line: None) -> BuildResult:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from compressors.building import run_build, run_inspect
 from compressors.contract import (
     FAILED_EXIT_CODE,
     BuildRequest,
@@ -40,8 +39,12 @@ def main(arguments: list[str]) -> int:
     code = 0
     try:
         if verb == "inspect":
+            from compressors.inspection import run_inspect  # noqa: PLC0415  seconds, each verb for its own
+
             result = run_inspect(InspectRequest.model_validate_json(raw))
         else:
+            from compressors.building import run_build  # noqa: PLC0415
+
             result = run_build(BuildRequest.model_validate_json(raw), print_progress)
     except CompressorError as exc:
         result, code = JobFailure(error=FailureBody(code=exc.code, message=str(exc))), FAILED_EXIT_CODE

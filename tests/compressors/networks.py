@@ -30,7 +30,7 @@ def shape_rows() -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.int
     """Noisy pictures (1, 12, 12) with a bright bar: lying, standing, or slanted; each source gives three pictures."""
     rng = np.random.default_rng(SEED)
     classes = np.arange(SHAPE_ROWS) // 3 % 3
-    pictures = rng.normal(0, 0.6, size=(SHAPE_ROWS, 1, 12, 12)).astype(np.float32)
+    pictures = rng.normal(0, 0.3, size=(SHAPE_ROWS, 1, 12, 12)).astype(np.float32)
     for picture, kind in zip(pictures[:, 0], classes, strict=True):
         at = int(rng.integers(2, 10))
         line = {0: (at, slice(None)), 1: (slice(None), at), 2: (np.arange(12), np.arange(12))}[int(kind)]

@@ -1,0 +1,27 @@
+"""Look into an upload: may it be loaded, what does it take and give, do the data and the metric fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compressors import data, program
+from compressors.contract import InspectResult
+from compressors.metrics import metric_for
+
+if TYPE_CHECKING:
+    from compressors.contract import InspectRequest
+
+
+def run_inspect(request: InspectRequest) -> InspectResult:
+    """Look into a model and its data."""
+    inputs = request.inputs
+    metric_for(inputs.metric, inputs.task)
+    network = program.load(inputs.model_path)
+    evaluation = data.load(inputs.data_path, network.signature, inputs.task, labels=inputs.labels)
+    network.check_samples_are_independent(evaluation.selection.inputs)
+    return InspectResult(
+        signature=network.signature,
+        parameters=network.parameters,
+        splits=evaluation.counts(),
+        labels=evaluation.labels,
+    )
