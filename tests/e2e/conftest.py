@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORM = PushForm(task=Task.REGRESSION, metric="r2")
-LOG_TAIL_BYTES = 3000
+LOG_TAIL_BYTES = 1500
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.client import RegistryClientError
 from server.schemas.rollouts import Rollout, RolloutOptions, RolloutRequest
-from tests.e2e.processes import COMMANDS, RunningAgent, RunningRegistry, wait_until
+from tests.e2e.processes import COMMANDS, TELEMETRY_WINDOW_S, RunningAgent, RunningRegistry, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,6 +121,15 @@ class Fleet:
         )
         time.sleep(1.5)
         assert self.counted(device_id, version) == expected
+
+    def settled_count(self, device_id: str) -> int:
+        """What the registry has counted once nothing has come for three windows."""
+        last, quiet_since_s = -1, time.monotonic()
+        while time.monotonic() - quiet_since_s < 3 * TELEMETRY_WINDOW_S:
+            if (now := self.counted(device_id)) != last:
+                last, quiet_since_s = now, time.monotonic()
+            time.sleep(0.1)
+        return last
 
     def close(self) -> None:
         """Stop the agents, then the registry; all are stopped even if one does not like it."""
