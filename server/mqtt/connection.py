@@ -41,7 +41,7 @@ LONGEST_SLEEP_S: Final = 1.0  # paho wants loop_misc about once a second
 
 
 class BrokerConnection:
-    """Publishes, receives, reconnects; subscribes again where the broker has forgotten the session.
+    """Publishes, receives, reconnects; subscribes again after each connect.
 
     `on_message` runs in the thread of `run`, outside of paho: what it raises leaves `run`.
     """
@@ -295,14 +295,19 @@ class BrokerConnection:
     # -- paho's callbacks: in the loop's thread, and inside paho, so that they must not raise ----------------------
 
     def _on_connect(
-        self, client: Client, _: object, flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+        self, client: Client, _: object, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
     ) -> None:
         if reason.is_failure:
             self.last_error = f"{self._url} refused the connection: {reason}"
             return
         self._inflight_limit = min(MAX_INFLIGHT, int(getattr(properties, "ReceiveMaximum", MAX_INFLIGHT)))
-        if self._subscriptions and not (flags.session_present and self._subscribed_once):
-            wanted = [(one.topic_filter, SubscribeOptions(qos=one.qos)) for one in self._subscriptions]
+        if self._subscriptions:
+            # Also where the session is still there: a Mosquitto that reads it back from its file after `kill -9` has
+            # lost its shared subscriptions (seen in 2.0.11). What was retained comes again only where it is new.
+            again = SubscribeOptions.RETAIN_SEND_IF_NEW_SUB if self._subscribed_once else 0
+            wanted = [
+                (one.topic_filter, SubscribeOptions(qos=one.qos, retainHandling=again)) for one in self._subscriptions
+            ]
             _, self._subscribe_mid = client.subscribe(wanted)
         else:
             self._became_ready()
