@@ -63,10 +63,12 @@ def quantize_static(model: Model, context: Context, parameters: Mapping[str, Any
             _leave_in_float(quantizer, qtyping.TFLOperationName(operator.kind), f"^{re.escape(operator.output)};?$")
     manager = RecipeManager()
     manager.load_quantization_recipe(quantizer.get_quantization_recipe())
-    key, signature = next(iter(Interpreter(model_content=file).get_signature_list().items()))
+    interpreter = Interpreter(model_content=file)
+    key = next(iter(interpreter.get_signature_list()))
+    samples = _samples(context.calibration, _file_inputs(interpreter, key))
     with _quiet():
         calibrator = Calibrator(file, num_threads=context.threads, qsv_update_func=qsv_utils.min_max_update)
-        calibrator.calibrate({key: _samples(context.calibration, signature["inputs"])}, manager)
+        calibrator.calibrate({key: samples}, manager)
     outcome = _outcome(model, file, _quantize(quantizer, calibrator.get_model_qsvs()))
     if not kept:
         return outcome
@@ -84,10 +86,26 @@ def _need_file(model: Model, step: str) -> bytes:
     return model.file
 
 
-def _samples(split: Split, names: list[str]) -> list[dict[str, np.ndarray[Any, Any]]]:
+def _file_inputs(interpreter: Interpreter, key: str) -> list[tuple[str, np.dtype[Any]]]:
+    """Name and type of each input in the order of the file, which is that of the model's arguments.
+
+    A signature lists them by name, where `args_10` comes before `args_2`.
+    """
+    by_index = {
+        details["index"]: name for name, details in interpreter.get_signature_runner(key).get_input_details().items()
+    }
+    return [(by_index[one["index"]], np.dtype(one["dtype"])) for one in interpreter.get_input_details()]
+
+
+def _samples(split: Split, inputs: list[tuple[str, np.dtype[Any]]]) -> list[dict[str, np.ndarray[Any, Any]]]:
     """Calibration samples, spread evenly; a list, because the calibrator goes over them twice."""
     rows = np.unique(np.linspace(0, split.rows - 1, min(split.rows, MAX_CALIBRATION_SAMPLES)).astype(int))
-    return [dict(zip(names, (array[row : row + 1] for array in split.inputs.values()), strict=True)) for row in rows]
+    arrays = list(split.inputs.values())
+    # int64 arguments become int32 in the file
+    return [
+        {name: array[row : row + 1].astype(kind) for (name, kind), array in zip(inputs, arrays, strict=True)}
+        for row in rows
+    ]
 
 
 @contextlib.contextmanager

@@ -203,6 +203,17 @@ def shapes_build(shared: Shared, shapes: Upload, pythons: dict[str, str]) -> Bui
     return _built(shared, "shapes-build", request)
 
 
+@pytest.fixture(scope="session")
+def films_build(shared: Shared, uploads: Path, pythons: dict[str, str]) -> Built:
+    """A recommender with whole numbers as inputs, on both runtimes."""
+    request = {
+        "inputs": inputs_of(Upload(uploads / "films.pt2", uploads / "films.npz"), task="ranking", metric="hr@1"),
+        "profiles": [board("shop")],
+        "pythons": pythons,
+    }
+    return _built(shared, "films-build", request)
+
+
 def _built(shared: Shared, name: str, request: Request) -> Built:
     def make(folder: Path) -> None:
         folders = {"output_dir": str(folder / "output"), "cache_dir": str(folder / "cache")}

@@ -103,6 +103,37 @@ def shape_network() -> torch.nn.Module:
     return network  # type: ignore[no-any-return]
 
 
+def recommender() -> torch.nn.Module:
+    """Two whole numbers in, one score out."""
+    torch.manual_seed(SEED)
+
+    class Recommender(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.users, self.items = torch.nn.Embedding(50, 8), torch.nn.Embedding(70, 8)
+            self.layers = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
+
+        def forward(self, user: torch.Tensor, item: torch.Tensor) -> Any:  # noqa: ANN401
+            return self.layers(torch.cat([self.users(user), self.items(item)], dim=1))
+
+    return Recommender().eval()
+
+
+def write_recommender(folder: Path) -> None:
+    """An untrained network knows its own order of items: relevant is what it scores highest."""
+    network, rng = recommender(), np.random.default_rng(SEED)
+    user, item, query = rng.integers(0, 50, 400), rng.integers(0, 70, 400), np.arange(400) // 20
+    with torch.no_grad():
+        scores = network(torch.from_numpy(user), torch.from_numpy(item)).numpy()[:, 0]
+    best = [scores[q * 20 : q * 20 + 20].max() for q in query]
+    relevant = (scores == best).astype(np.float32)
+    np.savez(folder / "films.npz", user=user, item=item, query=query, target=relevant)
+    free = {0: torch.export.Dim("batch", max=4096)}
+    example = (torch.zeros(2, dtype=torch.int64), torch.ones(2, dtype=torch.int64))
+    program = torch.export.export(network, example, dynamic_shapes={"user": free, "item": free})
+    torch.export.save(program, folder / "films.pt2")
+
+
 def export(
     network: torch.nn.Module, path: Path, name: str, shape: tuple[int, ...], *, batch: int | None = None
 ) -> None:
@@ -129,6 +160,7 @@ def main(folder: Path) -> None:
     export(price, folder / "price-batch-1.pt2", "features", (8,), batch=1)
     export(price, folder / "price-batch-4.pt2", "features", (8,), batch=4)
     export(shapes, folder / "shapes.pt2", "picture", (1, 12, 12))
+    write_recommender(folder)
 
 
 if __name__ == "__main__":

@@ -265,6 +265,18 @@ def test_convnet_survives_every_recipe(shapes_build: Built) -> None:
         assert one["macs"] == 12 * 12 * (8 * 9 + 8 * 9 + 16 * 8) + 144 * 3
 
 
+def test_recommender_with_whole_numbers_is_built_and_ranks_as_before(films_build: Built) -> None:
+    found = films_build.variants("shop")
+    assert films_build.run.result["float_metric"]["value"] == 1.0
+    for (recipe, runtime, _), one in found.items():
+        assert one["verdict"] != "unmeasured", one["reason"]
+        if recipe != "dynamic-int8" or runtime != "tflite":
+            assert one["metric"]["value"] > 0.6, one["variant_id"]
+    manifest, arrays = golden_of(films_build, found["float32", "litert", "none"])
+    assert [spec.datatype for spec in manifest.signature.inputs] == ["INT64", "INT64"]
+    assert arrays["in_0"].dtype == np.int64
+
+
 def test_manifest_of_an_int8_file_tells_the_runner_how_to_convert(shapes_build: Built) -> None:
     manifest, _ = golden_of(shapes_build, shapes_build.variants("camera")["static-int8", "litert", "none"])
     assert manifest.signature.inputs[0].datatype == "FP32"

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressors.contract import Figure, Origin, Verdict
@@ -213,6 +213,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
     ]
 
 
+@settings(deadline=None, max_examples=50)
 @given(candidates(), st.integers(1, 10**9), st.floats(0, 1), st.randoms(use_true_random=False))
 def test_choice_is_within_all_limits_or_explained_whatever_the_order(
     found: list[Candidate], download_bytes: int, max_drop: float, shuffler: Random

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -116,6 +116,7 @@ def _width(low: float | None, high: float | None) -> float:
     return high - low
 
 
+@settings(deadline=None, max_examples=50)
 @given(hnp.arrays(np.float64, (12, 4), elements=st.floats(-100, 100)), st.integers(0, 2**32 - 1))
 def test_top1_does_not_depend_on_the_order_of_rows(outputs: np.ndarray, seed: int) -> None:
     target = np.arange(12) % 4
@@ -123,6 +124,7 @@ def test_top1_does_not_depend_on_the_order_of_rows(outputs: np.ndarray, seed: in
     assert score("top1", outputs, target) == score("top1", outputs[order], target[order])
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=30).filter(
         lambda rows: len({positive for _, positive in rows}) == 2
@@ -136,6 +138,7 @@ def test_auc_is_the_share_of_pairs_in_the_right_order(rows: list[tuple[int, bool
     assert measured == pytest.approx(sum(pairs) / len(pairs))
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-3, 3), st.booleans()), min_size=1, max_size=30))
 def test_hit_rate_agrees_with_a_plain_loop(rows: list[tuple[int, int, bool]]) -> None:
     hits = []
