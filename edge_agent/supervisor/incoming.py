@@ -67,7 +67,7 @@ class Incoming:
             case PassEnded():
                 self._event(self._transfers.pass_ended(item, now_s=moment.now_s))
             case ManifestText():
-                self._event(self._manifests.arrived(item))
+                self._event(self._manifests.arrived(item, now_s=moment.now_s))
             case Connected():
                 self._connection.came_up(item, moment)
                 self._transfers.connected(moment.now_s)

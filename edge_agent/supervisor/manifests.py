@@ -15,6 +15,7 @@ from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.messages import Ask, AskKind, Reply, ReplyStatus
 from edge_agent.protocol.states import Reason
 from edge_agent.supervisor import registry_http
+from edge_agent.supervisor.backoff import Backoff
 from edge_agent.supervisor.events import ManifestArrived, ManifestFailed
 from edge_agent.supervisor.fetch import ASK_AGAIN
 from edge_agent.supervisor.registry_http import RegistryRefusedError, RegistryUnreachableError
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from edge_agent.supervisor.inbox import Inbox
     from edge_agent.supervisor.variants import VariantFolders
 
-_GONE, _NOT_FOUND = 410, 404
+_GONE, _NOT_FOUND, _TOO_MANY_REQUESTS, _SERVER_ERROR = 410, 404, 429, 500
+HTTPS_AGAIN = Backoff(first_s=1.0, cap_s=60.0)
+HTTPS_ATTEMPTS = 5  # without an answer, after which the deployment has failed for now
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,12 @@ class ManifestText:
     text: bytes | None
     reason: Reason = Reason.NONE
     detail: str = ""
+    passing: bool = False  # nobody answered, or the registry could not: asking again may help
 
 
 @dataclass(slots=True)
 class _Waiting:
-    ask_at_s: float
+    ask_at_s: float | None  # None: an HTTPS request is under way
     attempt: int = 0
 
 
@@ -94,10 +98,6 @@ class ManifestFetches:
             if isinstance(event, ManifestArrived):
                 self._texts[manifest_sha256] = kept
                 return event
-        if self._over_https:
-            target = self._fetch_https
-            threading.Thread(target=target, args=(manifest_sha256,), name="manifest", daemon=True).start()
-            return None
         self._waiting[manifest_sha256] = _Waiting(ask_at_s=now_s)
         self.tick(now_s)
         return None
@@ -109,7 +109,11 @@ class ManifestFetches:
     def tick(self, now_s: float) -> None:
         """Ask for what is due."""
         for sha256, waiting in self._waiting.items():
-            if now_s < waiting.ask_at_s:
+            if waiting.ask_at_s is None or now_s < waiting.ask_at_s:
+                continue
+            if self._over_https:
+                waiting.attempt, waiting.ask_at_s = waiting.attempt + 1, None
+                threading.Thread(target=self._fetch_https, args=(sha256,), name="manifest", daemon=True).start()
                 continue
             if self._asks.send(Ask(kind=AskKind.MANIFEST, sha256=sha256)):
                 waiting.attempt += 1
@@ -118,7 +122,8 @@ class ManifestFetches:
     def connected(self, now_s: float) -> None:
         """The connection is new: what was asked before may be lost."""
         for waiting in self._waiting.values():
-            waiting.ask_at_s = now_s
+            if waiting.ask_at_s is not None:
+                waiting.ask_at_s = now_s
         self.tick(now_s)
 
     def answered(self, sha256: str, reply: Reply, *, now_s: float) -> ManifestArrived | ManifestFailed | None:
@@ -132,12 +137,17 @@ class ManifestFetches:
             return None
         del self._waiting[sha256]
         if reply.status is ReplyStatus.OK and reply.manifest is not None:
-            return self.arrived(ManifestText(sha256, reply.manifest.encode()))
+            return self.arrived(ManifestText(sha256, reply.manifest.encode()), now_s=now_s)
         reason = Reason.OBJECT_GONE if reply.status is ReplyStatus.GONE else Reason.OBJECT_NOT_FOUND
         return ManifestFailed(sha256, reason, reply.detail or "the registry has no such manifest")
 
-    def arrived(self, found: ManifestText) -> ManifestArrived | ManifestFailed:
-        """What the network gave."""
+    def arrived(self, found: ManifestText, *, now_s: float) -> ManifestArrived | ManifestFailed | None:
+        """What the network gave; None when it is asked again later."""
+        waiting = self._waiting.pop(found.manifest_sha256, None)
+        if found.passing and waiting is not None and waiting.attempt < HTTPS_ATTEMPTS:
+            waiting.ask_at_s = now_s + HTTPS_AGAIN.delay_s(waiting.attempt, self._chance())
+            self._waiting[found.manifest_sha256] = waiting
+            return None
         if found.text is None:
             return ManifestFailed(found.manifest_sha256, found.reason, found.detail)
         event = read_manifest(found.manifest_sha256, found.text)
@@ -150,10 +160,11 @@ class ManifestFetches:
         try:
             answer = registry_http.request("GET", url, headers={"Authorization": self._identity.authorization})
         except RegistryUnreachableError as exc:
-            self._inbox.put(ManifestText(sha256, None, Reason.TRANSFER_FAILED, str(exc)))
+            self._inbox.put(ManifestText(sha256, None, Reason.TRANSFER_FAILED, str(exc), passing=True))
         except RegistryRefusedError as exc:
             reasons = {_NOT_FOUND: Reason.OBJECT_NOT_FOUND, _GONE: Reason.OBJECT_GONE}
             reason = reasons.get(exc.status, Reason.TRANSFER_FAILED)
-            self._inbox.put(ManifestText(sha256, None, reason, str(exc)))
+            passing = exc.status >= _SERVER_ERROR or exc.status == _TOO_MANY_REQUESTS
+            self._inbox.put(ManifestText(sha256, None, reason, str(exc), passing=passing))
         else:
             self._inbox.put(ManifestText(sha256, answer.body))
