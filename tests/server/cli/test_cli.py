@@ -193,7 +193,7 @@ def test_push_waits_for_the_inspection_and_starts_the_builds(
     assert as_json("model", "show", "net")[0]["version"] == "1"
     assert "input" in run("model", "show", "net@1").stdout
     assert "build net@1: done" in run("variant", "build", "net@1").stdout
-    assert "no variants" in run("variant", "list", "net@1").stdout
+    assert "none yet" in run("variant", "list", "net@1").stdout
     assert as_json("variant", "choices", "net@1") == []
     assert [job["kind"] for job in as_json("job", "list", "--model", "net")] == ["build", "inspect"]
     assert as_json("job", "show", pushed["job_id"], "--wait")["state"] == "done"
