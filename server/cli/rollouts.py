@@ -41,6 +41,9 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     seed: Annotated[int, typer.Option("--seed", help="Decides which devices come first.")] = 0,
     registry: RegistryOption = None,
     *,
+    progress_s: Annotated[
+        float, typer.Option("--progress-deadline-s", min=1.0, help="Heard, but no further for so long: stuck.")
+    ] = 3600.0,
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,6 +52,7 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
         "max_failures": max_failures,
         "probe_inferences": probe_inferences,
         "silence_deadline_s": silence_s,
+        "progress_deadline_s": progress_s,
     }
     request = _request(model, to, waves, seed, options)
     with connected(registry) as client:

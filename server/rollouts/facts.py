@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WAITING = "waiting"  # planned; its wave or its turn has not come
 OFFERED = "offered"  # in the device's desired state; nothing heard yet
 RUNNING = "running"  # verified: right file, self-test passed, serving, enough inferences answered
-TIMED_OUT = "timed_out"  # silent beyond the deadline
+TIMED_OUT = "timed_out"  # silent, or without progress, beyond the deadline
 NO_VARIANT = "no_variant"  # nothing fits its profile: counted apart
 CANCELLED = "cancelled"  # it will not be offered, or the offer was withdrawn before it ran
 
@@ -33,6 +33,8 @@ class Why(StrEnum):
 
     SILENT = "silent"  # never took the offer
     LOST = "lost"  # took it, then fell silent
+    IGNORED = "ignored"  # is heard, and does not take the offer
+    STUCK = "stuck"  # took it, is heard, and comes no further
     LANE_STOPPED = "lane_stopped"
     ROLLOUT_STOPPED = "rollout_stopped"
     ROLLBACK = "rollback"
@@ -152,6 +154,8 @@ class Deployment:
     canary: bool = False
     opened_at: float | None = None
     running_at: float | None = None
+    changed_at: float | None = None
+    """When its row was last written: since then its device has said the same."""
 
 
 @dataclass(frozen=True, slots=True)

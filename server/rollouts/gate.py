@@ -32,7 +32,7 @@ class WaveCounts:
     in_progress: int = 0
     running: int = 0
     failed: int = 0
-    """Failures that count against the rollout, devices lost after they took the offer among them."""
+    """Failures that count against the rollout; devices lost or stuck after they took the offer are among them."""
     refused: int = 0
     """The first of a lane that found the variant unfit: this stops the lane, not the rollout."""
     timed_out: int = 0
@@ -68,7 +68,7 @@ def bucket(row: Deployment) -> str:
     if row.state in FAILED_STATES:
         return "refused" if is_lane_verdict(row) else "failed" if row.reason != Why.ROLLBACK else "left"
     if row.state == TIMED_OUT:
-        return "failed" if row.reason == Why.LOST else "timed_out"
+        return "failed" if row.reason in {Why.LOST, Why.STUCK} else "timed_out"
     if row.state in {CANCELLED, DeploymentState.SUPERSEDED}:
         return "left"
     return _BUCKETS.get(row.state, "in_progress")

@@ -360,6 +360,7 @@ def _deployment(row: sa.Row[Any]) -> facts.Deployment:
         canary=row.canary,
         opened_at=row.opened_at,
         running_at=row.running_at,
+        changed_at=row.updated_at,
     )
 
 

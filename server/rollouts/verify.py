@@ -39,9 +39,12 @@ def judge(
     if found.state == RUNNING or found.state in FAILED_STATES:
         return found
     silent_s = now - max(row.opened_at or now, heard.last_seen_at if heard else 0.0)
-    if silent_s <= options.silence_deadline_s:
-        return found
     took = heard is not None and heard.observed >= (epoch, row.offered_generation or 0)
+    if silent_s <= options.silence_deadline_s:
+        if found.state == DeploymentState.ACTIVE and (variant is None or variant.model_file_sha256 is None):
+            return found  # it is the registry that can't go on
+        patience_s = max(options.progress_deadline_s, 2 * status_interval_s)
+        return _stuck(row, found, took=took, patience_s=patience_s, now=now) or found
     if took:
         # before two intervals are over it need not have said anything, and to be lost is a failure
         patience_s = max(options.silence_deadline_s, 2 * status_interval_s)
@@ -49,6 +52,26 @@ def judge(
             return found
         return Judgement(TIMED_OUT, Why.LOST, f"took the offer, then was silent for more than {patience_s:g} s")
     return Judgement(TIMED_OUT, Why.SILENT, f"not heard within {options.silence_deadline_s:g} s of the offer")
+
+
+def _stuck(row: Deployment, found: Judgement, *, took: bool, patience_s: float, now: float) -> Judgement | None:
+    """The verdict on a device that is heard, and has said the same for too long: it would hold its wave for ever.
+
+    Any other word of it begins the time anew: also that of a device which comes back after a long silence.
+    """
+    said = f"{found.state} ({found.detail})" if found.detail else found.state
+    verdict = Judgement(
+        TIMED_OUT,
+        Why.STUCK if took else Why.IGNORED,
+        f"took the offer, then was {said} for more than {patience_s:g} s"
+        if took
+        else f"is heard, but did not take the offer within {patience_s:g} s",
+    )
+    before = Judgement(row.state, row.reason, row.detail)
+    if before == verdict:
+        return verdict
+    since = max(row.opened_at or now, row.changed_at or 0.0)
+    return verdict if before == found and now - since > patience_s else None
 
 
 def missing_proof(

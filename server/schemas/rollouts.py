@@ -32,6 +32,9 @@ class RolloutOptions(RequestDocument):
     silence_deadline_s: float = Field(
         default=600.0, gt=0, description="a device that is silent for so long is timed out"
     )
+    progress_deadline_s: float = Field(
+        default=3600.0, gt=0, description="a device that reports the same state for so long, and does not run, is stuck"
+    )
 
 
 class RolloutRequest(RequestDocument):

@@ -114,6 +114,8 @@ class Paper:
             advance(self.facts(name), self.ledger, epoch=EPOCH, now=self.now)
         for device in self.ledger.changed_devices:
             self.ledger.generations[device] = self.ledger.generations.get(device, 0) + 1
+        for deployment_id in self.ledger.changed_deployments:
+            self.ledger.deployments[deployment_id].changed_at = self.now
         self.sentences += [(decision.action, decision.sentence) for decision in self.ledger.decisions]
 
     def facts(self, name: str) -> Facts:

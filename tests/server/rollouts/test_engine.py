@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from edge_agent.protocol.states import DeploymentState, Reason
+from server.rollouts import gate
 from server.rollouts.facts import ChoiceFact
 from server.schemas.rollouts import RolloutState
 
@@ -163,6 +164,85 @@ def test_advance_deadline_shorter_than_the_reporting_interval_calls_nobody_lost(
     assert (paper.row(r, "d0").state, paper.row(r, "d1").state) == ("downloading", "timed_out")
     paper.tick(21)
     assert paper.row(r, "d0").reason == "lost"
+
+
+@pytest.mark.parametrize(
+    "said", [DeploymentState.DOWNLOADING, DeploymentState.SELF_TESTING, DeploymentState.ACTIVE], ids=str
+)
+def test_advance_device_that_comes_no_further_is_stuck_and_counts_as_a_failure(
+    make_paper: Make, said: DeploymentState
+) -> None:
+    paper = make_paper()
+    r = paper.start("r", waves="20%,100%", max_failures=1, progress_deadline_s=600)
+    paper.tick()
+    stuck, other = wave(paper, r, 0)
+    paper.report(other)
+    paper.report(stuck, said, serving=False)
+    for _ in range(11):
+        paper.tick(60)
+        paper.report(stuck, said, serving=False)
+    assert (paper.row(r, stuck).state, paper.row(r, stuck).reason) == (str(said), "none")
+    assert len(offered(paper, r)) == 2
+    paper.tick(60)
+    assert (paper.row(r, stuck).state, paper.row(r, stuck).reason) == ("timed_out", "stuck")
+    assert f"was {said}" in paper.row(r, stuck).detail
+    assert gate.count_wave(row for row in paper.ledger.rows_of(r) if row.wave == 0).failed == 1
+    assert len(offered(paper, r)) == 10
+    # it stays so for as long as it says the same, and counts once it runs
+    paper.report(stuck, said, serving=False)
+    paper.tick(60)
+    assert paper.row(r, stuck).reason == "stuck"
+    assert not paper.ledger.changed
+    paper.report(stuck)
+    paper.tick()
+    assert paper.states(r)[stuck] == "running"
+
+
+def test_advance_device_that_goes_on_slowly_is_not_stuck(make_paper: Make) -> None:
+    paper = make_paper(1)
+    r = paper.start("r", progress_deadline_s=600)
+    paper.tick()
+    for state in (DeploymentState.DOWNLOADING, DeploymentState.VERIFYING, DeploymentState.SELF_TESTING):
+        paper.report("d0", state)
+        paper.tick()
+        for _ in range(9):
+            paper.tick(60)
+            paper.report("d0", state)
+        paper.tick()
+        assert paper.states(r)["d0"] == str(state)
+    # one that ran for long, and whose runner starts again, has its time too
+    paper.report("d0")
+    paper.tick()
+    paper.tick(5000)
+    paper.report("d0", serving=False)
+    paper.tick()
+    assert paper.states(r)["d0"] == "active"
+
+
+def test_advance_device_that_is_heard_and_ignores_the_offer_holds_no_wave(make_paper: Make) -> None:
+    paper = make_paper()
+    r = paper.start("r", waves="20%,100%", progress_deadline_s=600)
+    paper.tick()
+    deaf, other = wave(paper, r, 0)
+    paper.report(other)
+    for _ in range(12):
+        paper.seen(deaf)
+        paper.tick(60)
+    assert (paper.row(r, deaf).state, paper.row(r, deaf).reason) == ("timed_out", "ignored")
+    assert len(offered(paper, r)) == 10
+
+
+def test_advance_registry_that_can_not_read_a_manifest_calls_nobody_stuck(make_paper: Make) -> None:
+    paper = make_paper(1)
+    r = paper.start("r", progress_deadline_s=600)
+    choice = paper.choices["1"]["pi"].variant
+    assert choice is not None
+    paper.choices["1"]["pi"] = ChoiceFact(variant=replace(choice, model_file_sha256=None))
+    paper.tick()
+    for _ in range(12):
+        paper.report("d0")
+        paper.tick(60)
+    assert paper.states(r)["d0"] == "active"
 
 
 def test_advance_refused_profile_is_counted_apart_and_holds_nothing(make_paper: Make) -> None:

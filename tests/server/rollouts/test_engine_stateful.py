@@ -53,7 +53,14 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
 
         @initialize(waves=st.sampled_from(["100%", "1,100%", "20%,50%,100%"]), failures=st.integers(0, 2))
         def first(self, waves: str, failures: int) -> None:
-            self.paper.start("r1", waves=waves, max_failures=failures, silence_deadline_s=30, unproven=True)
+            self.paper.start(
+                "r1",
+                waves=waves,
+                unproven=True,
+                max_failures=failures,
+                silence_deadline_s=30,
+                progress_deadline_s=45,
+            )
             self.paper.choices["1"]["zero"] = ChoiceFact(variant=self.paper.choices["1"]["zero"].variant)
 
         @precondition(lambda self: len(self.paper.rollouts) < 3)
