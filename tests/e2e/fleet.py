@@ -25,6 +25,24 @@ class Fleet:
     folder: Path
     agents: list[RunningAgent] = field(default_factory=list)
 
+    def device(
+        self,
+        device_id: str,
+        *,
+        commands: Path = COMMANDS,
+        flags: tuple[str, ...] = (),
+        prefix: tuple[str, ...] = (),
+    ) -> RunningAgent:
+        """An agent that was not started yet."""
+        return RunningAgent(
+            data_dir=self.folder / device_id,
+            registry_url=self.registry.url,
+            device_id=device_id,
+            commands=commands,
+            flags=flags,
+            prefix=prefix,
+        )
+
     def join(
         self,
         device_id: str,
@@ -32,27 +50,15 @@ class Fleet:
         *,
         commands: Path = COMMANDS,
         flags: tuple[str, ...] = (),
-        prefix: tuple[str, ...] = (),
         labels: tuple[str, ...] = (),
-        host: str = "127.0.0.1",
     ) -> RunningAgent:
         """Start a new device; `wait_online` waits until the registry has heard of it."""
         with self.registry.client() as client:
             token = client.create_token(profile=profile).token
-        agent = RunningAgent(
-            data_dir=self.folder / device_id,
-            registry_url=self.registry.url,
-            device_id=device_id,
-            commands=commands,
-            flags=flags,
-            prefix=prefix,
-            host=host,
-        )
+        agent = self.device(device_id, commands=commands, flags=flags)
         self.agents.append(agent)
-        joining = ["--token", token, "--device-id", device_id]
-        for label in labels:
-            joining += ["--label", label]
-        agent.start(*joining)
+        labelled = [part for label in labels for part in ("--label", label)]
+        agent.start("--token", token, "--device-id", device_id, *labelled)
         return agent
 
     def wait_online(self, *agents: RunningAgent) -> None:

@@ -41,7 +41,7 @@ def test_rollout_is_paused_resumed_rolled_back_and_aborted_and_a_device_is_remov
     fleet.wait_for(rollout_id, "rolled_back")
     for agent in agents:
         wait_until(lambda a=agent: a.serves("tiny", "1"), f"{agent.device_id} is back")
-        assert _received(fleet, agent, "1") == received[agent.device_id]
+        assert _received(fleet, agent, "1") in {0, received[agent.device_id]}
 
     # aborted: who has it keeps it, nobody else gets it
     rollout_id = fleet.roll_out("2", waves="1,100%", probe_inferences=1)
