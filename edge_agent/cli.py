@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
@@ -21,6 +21,22 @@ class UsageError(EdgeAgentError):
     """The command line says what can't be."""
 
     code = "usage"
+
+
+class _Help(argparse.HelpFormatter):
+    """As argparse's, but `os` tells the width: `shutil` brings every compression along, 0.5 MB of each supervisor."""
+
+    def __init__(self, prog: str) -> None:
+        try:
+            columns = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+        except (OSError, ValueError):
+            columns = 80
+        super().__init__(prog, width=max(20, columns - 2))
+
+
+class _Command(argparse.ArgumentParser):
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401  argparse's own options
+        super().__init__(formatter_class=_Help, **options)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,9 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-agent", description="Run models on this device as a registry wants it.")
+    description = "Run models on this device as a registry wants it."
+    parser = argparse.ArgumentParser(prog="edge-agent", description=description, formatter_class=_Help)
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
 
     start = commands.add_parser("start", help="join a registry (the first time) and run until stopped")
     start.add_argument("--registry", required=True, metavar="URL", help="the registry's address")
@@ -90,7 +107,15 @@ def _data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def _start(options: argparse.Namespace) -> int:
-    from pydantic import ValidationError  # noqa: PLC0415  --help needs none of this
+    from edge_agent.supervisor import late  # noqa: PLC0415  --help needs none of this
+
+    late.postpone(*late.UNUSED_WHEN_IDLE)  # before anything imports them
+
+    from pydantic import ValidationError  # noqa: PLC0415
+
+    from edge_agent.protocol.base import build_late  # noqa: PLC0415
+
+    build_late()
 
     from edge_agent.layout import default_data_dir  # noqa: PLC0415
     from edge_agent.settings import AgentSettings  # noqa: PLC0415
@@ -112,6 +137,10 @@ def _start(options: argparse.Namespace) -> int:
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise UsageError(
+                f"--set: there is no setting {name}; there are {', '.join(AgentSettings.model_fields)}"
+            ) from exc
         raise UsageError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from exc
     return start(
         settings,
