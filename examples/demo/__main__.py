@@ -285,7 +285,7 @@ def show(rows: list[Row]) -> None:
     for row in rows:
         table.add_row(
             f"{row.device}",
-            f"{row.model}@{row.version}",
+            row.model if row.version == "-" else f"{row.model}@{row.version}",
             row.variant if row.variant != "-" else "[yellow]no variant fits[/yellow]",
             row.metric,
             "-" if row.agreement is None else f"{row.agreement:.3f}",
@@ -299,7 +299,7 @@ def show(rows: list[Row]) -> None:
     console.print(table)
     for row in rows:
         if row.note:
-            console.print(f"  {row.device}: {row.note}")
+            console.print(f"{row.device}, {row.model}: {row.note}")
 
 
 def fresh_folder() -> Path:
