@@ -10,6 +10,7 @@ from edge_agent.protocol.messages import Status
 from server.database.tables import desired, device_states, devices
 from server.errors import InvalidError, NotFoundError
 from server.fleet.join import MAX_LABELS
+from server.ingest.presence import presence_of
 from server.schemas.fleet import Device
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from server.database.connect import Database
     from server.fleet.selector import Selector
-
-UNKNOWN_AFTER_INTERVALS: Final = 2
 
 _ALL: Final = devices.outerjoin(device_states, devices.c.device_id == device_states.c.device_id).outerjoin(
     desired, devices.c.device_id == desired.c.device_id
@@ -28,21 +27,13 @@ _COLUMNS: Final[tuple[sa.ColumnElement[Any], ...]] = (
     devices.c.profile,
     devices.c.labels,
     devices.c.joined_at,
+    device_states.c.session_id,
     device_states.c.online,
     device_states.c.last_seen_at,
     device_states.c.status,
     device_states.c.observed_generation,
     desired.c.generation,
 )
-
-
-def presence(*, online: bool | None, last_seen_at: float | None, now: float, interval_s: float) -> str:
-    """Presence is a lease: `online` counts only as long as the device is heard; None: it never was."""
-    if online is None or last_seen_at is None:
-        return "never"
-    if not online:
-        return "offline"
-    return "online" if now - last_seen_at <= UNKNOWN_AFTER_INTERVALS * interval_s else "unknown"
 
 
 def list_devices(database: Database, selector: Selector, *, now: float, interval_s: float) -> list[Device]:
@@ -122,7 +113,7 @@ def _view(row: sa.Row[Any], *, now: float, interval_s: float) -> Device:
         device_id=row.device_id,
         profile=row.profile,
         labels=row.labels,
-        presence=presence(online=row.online, last_seen_at=row.last_seen_at, now=now, interval_s=interval_s),
+        presence=presence_of(row._asdict(), now=now, interval=interval_s),
         last_seen_at=row.last_seen_at,
         joined_at=row.joined_at,
         observed_generation=row.observed_generation,

@@ -167,21 +167,24 @@ def test_join_with_a_well_known_profile_registers_it(http: httpx.Client, token: 
 def test_devices_are_listed_by_selector_and_labelled(
     http: httpx.Client, joined: Callable[..., dict[str, Any]], registry: Registry
 ) -> None:
-    for number, site in enumerate(("berlin", "paris", "berlin")):
+    for number, site in enumerate(("berlin", "paris", "berlin", "rome")):
         joined(f"dev-{number}", labels={"site": site})
     with registry.catalogue.write() as connection:
-        for number, (online, seen) in enumerate(((True, 4e9), (True, 1.0), (False, 4e9))):
-            row = {"device_id": f"dev-{number}", "online": online, "last_seen_at": seen}
+        # the last one was heard, but its birth was lost
+        for number, (online, seen) in enumerate(((True, 4e9), (True, 1.0), (False, 4e9), (False, 4e9))):
+            session_id = None if number == 3 else "a" * 32
+            row = {"device_id": f"dev-{number}", "session_id": session_id, "online": online, "last_seen_at": seen}
             connection.execute(sa.insert(device_states).values(row))
 
     def found(selector: str) -> list[str]:
         answer = http.get("/v1/devices", params={"selector": selector})
         return [device["device_id"] for device in answer.json()]
 
-    assert found("") == ["dev-0", "dev-1", "dev-2"]
+    assert found("") == ["dev-0", "dev-1", "dev-2", "dev-3"]
     assert found("site=berlin") == ["dev-0", "dev-2"]
-    assert found("site!=berlin,profile=pi-x") == ["dev-1"]
-    assert [device["presence"] for device in http.get("/v1/devices").json()] == ["online", "unknown", "offline"]
+    assert found("site!=berlin,profile=pi-x") == ["dev-1", "dev-3"]
+    presences = [device["presence"] for device in http.get("/v1/devices").json()]
+    assert presences == ["online", "unknown", "offline", "online"]
     bad = http.get("/v1/devices", params={"selector": "site"})
     assert bad.status_code == 422
     assert "KEY=VALUE" in message_of(bad)
