@@ -15,7 +15,13 @@ from pydantic import BaseModel, ValidationError
 from compressors.contract import BuildRequest, BuildResult, Inputs, InspectRequest, InspectResult, ProgressLine, Task
 from edge_agent.protocol.profile import RuntimeName
 from server.database.connect import Database
-from server.errors import DigestMismatchError, ObjectNotFoundError, RegistryError, StorageUnavailableError
+from server.errors import (
+    DigestMismatchError,
+    ObjectNotFoundError,
+    RegistryError,
+    StorageRefusedError,
+    StorageUnavailableError,
+)
 from server.jobs import claims, reading, register
 from server.jobs.claims import Claim
 from server.jobs.errors import BadResultError, JobError
@@ -88,7 +94,7 @@ class JobRunner:
                     self._build(claim, lease, folder)
         except JobError as exc:
             self._fail(claim, lease, exc.wire_code, str(exc))
-        except (StorageUnavailableError, ObjectNotFoundError, DigestMismatchError) as exc:
+        except (StorageUnavailableError, StorageRefusedError, ObjectNotFoundError, DigestMismatchError) as exc:
             self._fail(claim, lease, exc.code, f"{exc} Then push or build again.")
         except OSError as exc:
             self._fail(

@@ -63,10 +63,17 @@ class Worker:
             with Lease(self._catalogue, claim, stop=stop, lease_s=self._lease_s, clock=self._clock) as lease:
                 self._runner.run(claim, lease)
         except StopRequestedError:
-            claims.give_back(self._catalogue, claim)
-            log.info("Job %s: given back", claim.job_id)
+            self._give_back(claim)
         except LeaseLostError as exc:
             log.warning("%s", exc)
         else:
             log.info("Job %s: ended", claim.job_id)
         return True
+
+    def _give_back(self, claim: claims.Claim) -> None:
+        try:
+            claims.give_back(self._catalogue, claim)
+        except LeaseLostError as exc:
+            log.warning("%s", exc)
+        else:
+            log.info("Job %s: given back", claim.job_id)

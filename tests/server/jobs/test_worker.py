@@ -192,6 +192,20 @@ def test_worker_a_missing_object_fails_the_job_with_its_name(
     assert (run["state"], run["error"]["code"]) == ("failed", "object_not_found")
 
 
+def test_worker_an_s3_that_refuses_its_keys_fails_the_job_and_not_the_worker(
+    catalogue: Catalogue, object_store: S3ObjectStore, s3_server: S3Server, program: MakeProgram
+) -> None:
+    job_id = catalogue.add_job("inspect", inspect_request(object_store, b"one", b"two"))
+    stranger = S3ObjectStore(
+        endpoint=s3_server.endpoint, bucket="shoal", access_key="nobody", secret_key="wrong", region="us-east-1"
+    )
+    assert in_process(catalogue, stranger, program("")).run_one(threading.Event())
+    stranger.close()
+    run = catalogue.run(job_id)
+    assert (run["state"], run["error"]["code"]) == ("failed", "storage_refused")
+    assert "check the S3 keys" in run["error"]["message"]
+
+
 @pytest.mark.parametrize(
     "result",
     [
