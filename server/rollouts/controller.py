@@ -102,8 +102,9 @@ class Controller:
         news = self._manifests.fetch(snapshot.manifests, now=self._clock()) if snapshot else False
         acknowledged = self._doorbell.take_acknowledged()
         half_over = self._clock() > self._until - self._pace.lease_s / 2
-        if acknowledged or half_over or news or (snapshot and snapshot.ledger.changed):
-            self._write(acknowledged)
+        changed = news or (snapshot is not None and snapshot.ledger.changed)
+        if acknowledged or half_over or changed:
+            self._write(acknowledged, changed=changed)
         with self._database.read() as connection:
             self._doorbell.ring(connection)
 
@@ -132,8 +133,11 @@ class Controller:
         log.info("leads from now on, term %d", self._term)
         return True
 
-    def _write(self, acknowledged: dict[str, int]) -> None:
-        """Decide again inside the transaction that proves the lease: what was read before it may be old."""
+    def _write(self, acknowledged: dict[str, int], *, changed: bool) -> None:
+        """Prolong the lease, and decide again inside the transaction that proves it: what was read before may be old.
+
+        Where nothing has changed nothing is read again: that would hold the write lock for as long as a fleet is large.
+        """
         now = self._clock()
         if self._term is None:
             return
@@ -141,7 +145,7 @@ class Controller:
             lease.check(connection, holder=self._holder, term=self._term, now=now, lease_s=self._pace.lease_s)
             if acknowledged:
                 mark_published(connection, acknowledged)
-            snapshot = self._decide(connection)
+            snapshot = self._decide(connection) if changed else None
             if snapshot is not None:
                 save(connection, snapshot.ledger, self._intervals, epoch=snapshot.epoch, now=now)
         self._until = now + self._pace.lease_s

@@ -310,7 +310,11 @@ def _choices(
 
 
 def _build_failures(connection: sa.Connection, rollout: facts.Rollout, missing: set[str]) -> dict[str, str]:
-    """By profile: why the last job that should have built for it failed, unless another is queued or running."""
+    """By profile: why the last job that should have built for it failed, unless another is queued or running.
+
+    A profile that no job was asked to build for would be waited for without end: that is a failure, too. (A rollout
+    asks for its builds when it starts; a label that changes before the plan is made can bring in another profile.)
+    """
     jobs, runs = tables.jobs.c, tables.job_runs.c
     query = (
         sa.select(jobs.request, runs.state, runs.error)
@@ -318,7 +322,10 @@ def _build_failures(connection: sa.Connection, rollout: facts.Rollout, missing: 
         .where(jobs.kind == "build", jobs.model == rollout.model, jobs.version == rollout.version)
         .order_by(jobs.created_at)
     )
-    failures: dict[str, str] = {}
+    unasked = (
+        f"nobody asked for it: run `edge-registry variant build {rollout.model}@{rollout.version}`, then start again"
+    )
+    failures = dict.fromkeys(missing, unasked)
     for row in connection.execute(query):
         covered = missing & set(row.request.get("profiles") or missing)
         for profile in covered:
@@ -329,14 +336,17 @@ def _build_failures(connection: sa.Connection, rollout: facts.Rollout, missing: 
 
 
 def _newly_removed(connection: sa.Connection) -> list[str]:
-    """Devices that were removed after their desired state was last written: its topics are still to be cleared."""
+    """Devices whose desired state is of a life that has ended: they were removed, or have joined again, since then."""
     desired, devices = tables.desired.c, tables.devices.c
     query = (
         sa.select(devices.device_id)
         .outerjoin(tables.desired, desired.device_id == devices.device_id)
         .where(
-            devices.removed_at.is_not(None),
-            sa.or_(desired.device_id.is_(None), desired.updated_at < devices.removed_at),
+            sa.or_(
+                sa.and_(devices.removed_at.is_not(None), desired.device_id.is_(None)),
+                desired.updated_at < devices.removed_at,
+                desired.updated_at < devices.joined_at,
+            )
         )
     )
     return list(connection.execute(query).scalars())

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from server.rollouts.reading import Snapshot
     from server.stack.child import Child
     from server.storage import ObjectStore
     from tests.server.conftest import S3Server
@@ -109,11 +110,13 @@ def linked(registry: Registry) -> Iterator[BrokerConnection]:
     connection = BrokerConnection(registry.broker, f"ctl-{registry.salt}-{random.random()}", (), lambda _: None)
     thread = threading.Thread(target=connection.run, args=(stop,))
     thread.start()
-    assert connection.wait_ready(10)
-    yield connection
-    stop.set()
-    connection.wake()
-    thread.join()
+    try:
+        assert connection.wait_ready(10)
+        yield connection
+    finally:  # also when the test fails: the process would never end
+        stop.set()
+        connection.wake()
+        thread.join()
 
 
 def controller(
@@ -291,6 +294,61 @@ def test_controller_removed_device_has_its_retained_topics_cleared(make_registry
     assert seen == []
     assert {row.state for row in registry.rows(tables.deployments)} == {"cancelled"}
     assert {row.generation for row in registry.rows(tables.desired)} == {2}, "cleared once"
+
+
+def test_controller_device_that_joins_again_is_not_given_what_its_former_life_ran(
+    make_registry: Callable[[int], Registry],
+) -> None:
+    registry = make_registry(1)
+    registry.start("r1")
+    with linked(registry) as connection, Fleet(registry):
+        one = controller(registry, connection)
+        tick_until(one, lambda: registry.state("r1") == "finished")
+        # removed and back before the controller looked
+        with registry.database.write() as database:
+            database.execute(sa.update(tables.devices).values(removed_at=None, joined_at=time.time()))
+        one.tick()
+        one.tick()
+    (row,) = registry.rows(tables.desired)
+    assert (row.generation, row.document["deployments"]) == (2, [])
+    assert {row.state for row in registry.rows(tables.deployments)} == {"cancelled"}
+
+
+def test_controller_profile_that_nobody_builds_for_stops_the_rollout_and_says_what_to_do(
+    make_registry: Callable[[int], Registry],
+) -> None:
+    registry = make_registry(1)
+    with registry.database.write() as database:
+        database.execute(sa.delete(tables.choices))
+        job = {"job_id": "j1", "kind": "build", "model": "m", "version": "1", "created_at": 1.0}
+        database.execute(sa.insert(tables.jobs).values(**job, dedupe_key="1" * 64, request={"profiles": ["other"]}))
+    with linked(registry) as connection:
+        registry.start("r1")
+        controller(registry, connection).tick()
+    assert registry.state("r1") == "stopped"
+    assert "edge-registry variant build m@1" in registry.rows(tables.decisions)[-1].sentence
+
+
+def test_controller_that_only_prolongs_its_lease_reads_no_fleet_under_the_write_lock(
+    make_registry: Callable[[int], Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, clock = make_registry(1), Clock()
+    with linked(registry) as connection:
+        one = controller(registry, connection, clock=clock)
+        one.tick()
+        clock.now += 4.0
+        read_in_transaction: list[bool] = []
+        snapshot = Reader.snapshot
+
+        def watched(self: Reader, connection: sa.Connection) -> Snapshot | None:
+            read_in_transaction.append(bool(connection.info.get("immediate")))
+            return snapshot(self, connection)
+
+        monkeypatch.setattr(Reader, "snapshot", watched)
+        one.tick()
+        assert read_in_transaction == [False]
+        (lease,) = registry.rows(tables.leases)
+        assert lease.until == clock.now + 5.0
 
 
 def test_controller_s3_down_verifies_nobody_until_it_is_back(make_registry: Callable[[int], Registry]) -> None:
