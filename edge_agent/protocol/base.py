@@ -21,6 +21,15 @@ class StrictWire(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def build_late() -> None:
+    """Let the models that are defined from now on build their validators at first use: an agent needs few of them.
+
+    Only for a process in which one thread alone reads and writes models: pydantic doesn't lock what it builds late.
+    """
+    Wire.model_config["defer_build"] = True
+    StrictWire.model_config["defer_build"] = True
+
+
 def _no_dot_dot(value: str) -> str:
     if ".." in value:
         raise ValueError("two dots in a row are not allowed in a name")

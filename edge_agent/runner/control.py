@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from edge_agent.protocol.base import Bytes, Count, Milliseconds, Name, Seconds, Wire
 from edge_agent.protocol.manifest import VariantManifest
@@ -35,6 +35,7 @@ class RunnerSpec(Wire):
     limits: Limits = Limits()
     address_space_bytes: Bytes | None = None  # RLIMIT_AS; None leaves it as it is
     window_s: Seconds = 10.0
+    journal_dir: Path | None = None  # where what is counted is written down as well, so that a kill costs no count
     probe_runs: Annotated[int, Field(ge=1, le=10_000)] = 30  # latency runs of the self-test
     probe_budget_s: Seconds = 5.0  # and the time after which it stops counting them
     serving: bool = True  # False: a self-test only, then exit
@@ -112,6 +113,7 @@ class Window(Wire):
 
     kind: Literal["window"] = "window"
     report: TelemetryReport
+    journal: str | None = None  # the file that holds the same; the supervisor removes it once it has the report
 
 
 class Drained(Wire):
@@ -123,9 +125,10 @@ class Drained(Wire):
 ToRunner = Annotated[RunnerSpec | Serve | StopAccepting | Drain | SetWindow, Field(discriminator="kind")]
 ToFront = Annotated[Routes | Serve | StopAccepting | Drain, Field(discriminator="kind")]
 FromRunner = Annotated[Proven | Refused | Serving | Beat | Window | Drained, Field(discriminator="kind")]
-TO_RUNNER: TypeAdapter[ToRunner] = TypeAdapter(ToRunner)
-TO_FRONT: TypeAdapter[ToFront] = TypeAdapter(ToFront)
-FROM_RUNNER: TypeAdapter[FromRunner] = TypeAdapter(FromRunner)
+_LATE = ConfigDict(defer_build=True)  # each process reads one of them
+TO_RUNNER: TypeAdapter[ToRunner] = TypeAdapter(ToRunner, config=_LATE)
+TO_FRONT: TypeAdapter[ToFront] = TypeAdapter(ToFront, config=_LATE)
+FROM_RUNNER: TypeAdapter[FromRunner] = TypeAdapter(FromRunner, config=_LATE)
 
 
 def line(message: Wire) -> bytes:

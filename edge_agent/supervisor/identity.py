@@ -107,7 +107,7 @@ def ensure(
         _same(identity, layout, registry_url=registry_url, device_id=device_id)
         return identity
     if token is None:
-        raise NotJoinedError("this device has not joined a registry: give --token once (edge-registry device token)")
+        raise NotJoinedError("this device has not joined a registry: give --token once (edge-registry token create)")
     document = {
         "token": token,
         "device_id": device_id,

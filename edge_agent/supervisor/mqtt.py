@@ -11,7 +11,7 @@ import queue
 import threading
 import urllib.parse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -150,29 +150,31 @@ class MqttLink:
         if correlation is not None:
             properties = _properties(PacketTypes.PUBLISH)
             properties.CorrelationData = correlation
-        if self._client is not None:
-            self._client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
+        if (client := self._client) is not None:  # read once: the other thread sets it to None at any moment
+            client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
 
     def subscribe(self, topic: str, *, qos: int) -> None:
         """Receive a topic."""
-        if self._client is not None:
-            self._client.subscribe(topic, options=SubscribeOptions(qos=qos))
+        if (client := self._client) is not None:
+            client.subscribe(topic, options=SubscribeOptions(qos=qos))
 
     def unsubscribe(self, topic: str) -> None:
         """Receive a topic no longer."""
-        if self._client is not None:
-            self._client.unsubscribe(topic)
+        if (client := self._client) is not None:
+            client.unsubscribe(topic)
 
     def _run(self) -> None:
         while (session := self._sessions.get()) is not None:
-            client = self._new_client(session)
             properties = _properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = self._session_expiry_s
             properties.MaximumPacketSize = MAX_PACKET_BYTES
             address = self._address
             try:
-                client.connect(address.host, address.port, self._keepalive_s, clean_start=False, properties=properties)
-            except (OSError, ValueError) as exc:
+                client = self._new_client(session)
+                client.connect(
+                    _plain(address.host), address.port, self._keepalive_s, clean_start=False, properties=properties
+                )
+            except Exception as exc:  # noqa: BLE001  no address, no certificates: this thread must live to try again
                 self._inbox.put(Disconnected(session, str(exc), spent=False))
                 continue
             self._client = client
@@ -212,10 +214,21 @@ class MqttLink:
             correlation = getattr(message.properties, "CorrelationData", None)
             self._inbox.put(Received(message.topic, bytes(message.payload), correlation))
 
+        # without it `publish` writes to the socket itself, in the worker's thread: two writers of one stream
+        client.on_socket_register_write = _leave_writing_to_the_loop
         client.on_connect = on_connect
         client.on_disconnect = on_disconnect
         client.on_message = on_message
         return client
+
+
+def _plain(host: str) -> str:
+    """A host's name as the socket wants it in the end: of text it would import `idna` and `unicodedata`, 0.7 MB."""
+    return cast("str", host.encode()) if host.isascii() else host
+
+
+def _leave_writing_to_the_loop(_client: Client, _data: object, _socket: object) -> None:
+    """A socket wants to be written: paho's own loop sees to it, `publish` has woken it."""
 
 
 def _properties(packet_type: int) -> Properties:
