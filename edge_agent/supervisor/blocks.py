@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -79,12 +80,12 @@ class BlockFile:
             return False
         try:
             os.pwrite(self._file, payload, start)
+            self._present.add(index)
+            self._unsaved += 1
+            if self._unsaved >= BITMAP_EVERY_BLOCKS:
+                self.save()
         except OSError as exc:
             raise _translated(exc) from exc
-        self._present.add(index)
-        self._unsaved += 1
-        if self._unsaved >= BITMAP_EVERY_BLOCKS:
-            self.save()
         return True
 
     def save(self) -> None:
@@ -97,10 +98,11 @@ class BlockFile:
         self._unsaved = 0
 
     def close(self) -> None:
-        """Save and let go of the file."""
+        """Save and let go of the file; where nothing can be saved, blocks are fetched again."""
         if self._file < 0:
             return
-        self.save()
+        with contextlib.suppress(OSError):
+            self.save()
         os.close(self._file)
         self._file = -1
 

@@ -42,10 +42,18 @@ def _open(path: Path, schema: str, synchronous: str) -> sqlite3.Connection:
         connection.execute(f"PRAGMA synchronous = {synchronous}")
         connection.execute("PRAGMA cache_size = -256")  # KiB: these files are small, and so are the devices
         connection.executescript(schema)
+        _check(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Find damage now: the statement that met it later would end the agent, at every start again."""
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
 
 
 @contextmanager
@@ -54,7 +62,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk can have rolled it back already, or have refused only the commit
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")

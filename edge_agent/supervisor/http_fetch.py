@@ -85,14 +85,16 @@ class HttpPass(threading.Thread):
             ended = PassEnded(sha256)
         except _RefusedError as exc:
             ended = PassEnded(sha256, exc.reason, str(exc))
-        except (OSError, http.client.HTTPException, EdgeAgentError) as exc:
-            ended = PassEnded(sha256, None, str(exc))
+        except Exception as exc:  # noqa: BLE001  top of this thread: a pass that never ends would hold its transfer for ever
+            ended = PassEnded(sha256, None, f"{type(exc).__name__}: {exc}")
         if not self._cancelled.is_set():
             self._inbox.put(ended)
 
     def _fetch_all(self) -> None:
         url = self._presigned_url()
         for run in runs(self._missing):
+            if self._cancelled.is_set():
+                return
             try:
                 self._fetch_run(url, *run)
             except _ExpiredError:

@@ -166,5 +166,8 @@ class ManifestFetches:
             reason = reasons.get(exc.status, Reason.TRANSFER_FAILED)
             passing = exc.status >= _SERVER_ERROR or exc.status == _TOO_MANY_REQUESTS
             self._inbox.put(ManifestText(sha256, None, reason, str(exc), passing=passing))
+        except Exception as exc:  # noqa: BLE001  top of this thread: without a word from it nobody would ask again
+            detail = f"{type(exc).__name__}: {exc}"
+            self._inbox.put(ManifestText(sha256, None, Reason.TRANSFER_FAILED, detail, passing=True))
         else:
             self._inbox.put(ManifestText(sha256, answer.body))

@@ -11,7 +11,7 @@ import queue
 import threading
 import urllib.parse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -171,9 +171,7 @@ class MqttLink:
             address = self._address
             try:
                 client = self._new_client(session)
-                client.connect(
-                    _plain(address.host), address.port, self._keepalive_s, clean_start=False, properties=properties
-                )
+                client.connect(address.host, address.port, self._keepalive_s, clean_start=False, properties=properties)
             except Exception as exc:  # noqa: BLE001  no address, no certificates: this thread must live to try again
                 self._inbox.put(Disconnected(session, str(exc), spent=False))
                 continue
@@ -220,11 +218,6 @@ class MqttLink:
         client.on_disconnect = on_disconnect
         client.on_message = on_message
         return client
-
-
-def _plain(host: str) -> str:
-    """A host's name as the socket wants it in the end: of text it would import `idna` and `unicodedata`, 0.7 MB."""
-    return cast("str", host.encode()) if host.isascii() else host
 
 
 def _leave_writing_to_the_loop(_client: Client, _data: object, _socket: object) -> None:

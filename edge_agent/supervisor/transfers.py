@@ -118,6 +118,8 @@ class Transfers:
             new = transfer.blocks.write(index, payload)
         except DiskFullError as exc:
             return self._failed(object_sha256, Reason.DISK_FULL, str(exc))
+        except OSError as exc:  # a card that fails: this transfer ends, the agent and what it serves do not
+            return self._failed(object_sha256, Reason.INTERNAL, f"the disk failed: {exc.strerror}")
         transfer.new_in_pass += new
         if transfer.fetch is not None:
             transfer.fetch.block_arrived(now_s, new=new)

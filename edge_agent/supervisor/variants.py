@@ -133,7 +133,7 @@ class VariantFolders:
         """Bytes that variants and transfers take on the disk."""
         skipped = self._layout.transfer_dir(except_object) if except_object is not None else None
         return sum(
-            entry.stat().st_blocks * 512
+            _disk_bytes(entry)
             for root in (self._variants, self._transfers)
             for folder in root.iterdir()
             if folder != skipped
@@ -144,6 +144,13 @@ class VariantFolders:
         """Bytes that the file system has left."""
         stats = os.statvfs(self._layout.root)
         return stats.f_bavail * stats.f_frsize
+
+
+def _disk_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except OSError:  # a process that unpacks has just renamed or removed its folder
+        return 0
 
 
 def _files(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sqlite3
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -16,8 +17,10 @@ from edge_agent.errors import DigestMismatchError, EdgeAgentError
 from edge_agent.layout import Layout
 from edge_agent.protocol.manifest import Encoding, ObjectDescriptor, VariantManifest
 from edge_agent.protocol.messages import Ack, AckRange, Reply, ReplyStatus, TelemetryReport, decode
+from edge_agent.supervisor import variants
 from edge_agent.supervisor.blocks import BlockFile, DiskFullError
 from edge_agent.supervisor.board import parse_memory_available_bytes, parse_throttled
+from edge_agent.supervisor.database import open_database, transaction
 from edge_agent.supervisor.fetch import BlockFetch
 from edge_agent.supervisor.http_fetch import runs
 from edge_agent.supervisor.spool import CLOCK_FLOOR, Spool
@@ -113,6 +116,53 @@ def test_counter_never_gives_a_number_twice_whatever_is_lost(tmp_path: Path) -> 
     assert seen == sorted(set(seen))
 
 
+def test_store_damaged_in_the_middle_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = StateStore(path)
+    store.reserve("session", 1)
+    store.close()
+    with path.open("r+b") as file:  # the header and the schema stay good: only the pages of the tables are lost
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    again = StateStore(path)
+    again.load()
+    assert again.reserve("session", 1) == 1
+    again.close()
+    assert (tmp_path / "state.db.damaged").exists()
+
+
+def test_transaction_whose_commit_is_refused_leaves_room_for_the_next(tmp_path: Path) -> None:
+    connection = open_database(tmp_path / "x.db", "CREATE TABLE IF NOT EXISTS t (x INTEGER)", synchronous="FULL")
+    connection.executescript(
+        "PRAGMA foreign_keys = ON; CREATE TABLE child (x INTEGER REFERENCES parent (x) DEFERRABLE INITIALLY DEFERRED);"
+        "CREATE TABLE parent (x INTEGER PRIMARY KEY);"
+    )
+    with pytest.raises(sqlite3.IntegrityError), transaction(connection):
+        connection.execute("INSERT INTO child VALUES (1)")  # refused by COMMIT, as a full disk can be
+    with transaction(connection):
+        connection.execute("INSERT INTO t VALUES (1)")
+    assert connection.execute("SELECT COUNT(*) FROM child").fetchone() == (0,)
+    connection.close()
+
+
+def test_used_bytes_counts_on_while_another_process_renames_what_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout(tmp_path)
+    folders = VariantFolders(layout)
+    half = tmp_path / "variants" / ".new-half"
+    half.mkdir()
+    (half / "model").write_bytes(bytes(8192))
+    used = folders.used_bytes()
+    assert used >= 8192
+
+    def listed_before_the_rename(folder: Path) -> list[Path]:
+        return [folder / "model", folder / "renamed-meanwhile"]
+
+    monkeypatch.setattr(variants, "_files", listed_before_the_rename)
+    assert folders.used_bytes() == used
+
+
 def test_block_file_believes_only_blocks_whose_hash_is_right(tmp_path: Path) -> None:
     variant = make_variant(filler_bytes=50_000)
     described = variant.manifest.object
@@ -145,6 +195,28 @@ def test_block_file_on_a_full_disk_says_so(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "posix_fallocate", no_room)
     with pytest.raises(DiskFullError):
         BlockFile(tmp_path / "t", make_variant().manifest.object)
+
+
+def test_block_file_on_a_disk_that_fills_up_meanwhile_says_so_and_can_be_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variant = make_variant(filler_bytes=50_000)
+    described = variant.manifest.object
+    blocks = BlockFile(tmp_path / "t", described)
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_bytes", no_room)  # the blocks have their room, the bitmap has none
+
+    def fill() -> None:
+        for index in range(described.block_count):
+            start, length = described.block_span(index)
+            blocks.write(index, variant.travelling[start : start + length])
+
+    with pytest.raises(DiskFullError):
+        fill()
+    blocks.close()
 
 
 def changed(variant: ToyVariant, travelling: bytes, **update: object) -> ToyVariant:
