@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 
 from edge_agent.front.process import main
+from edge_agent.runner.channel import die_with_the_supervisor
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="edge_agent.front", description="Forwards to runners; started by edge-agent.")
     parser.add_argument("--control-fd", type=int, required=True, help="inherited socket to the supervisor")
-    main(parser.parse_args().control_fd)
+    control_descriptor = parser.parse_args().control_fd
+    die_with_the_supervisor(control_descriptor)
+    main(control_descriptor)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
+from edge_agent.runner.channel import die_with_the_supervisor
 from edge_agent.runner.process import main
 
 if __name__ == "__main__":
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy only converts here: its threads would cost memory
     parser = argparse.ArgumentParser(prog="edge_agent.runner", description="Holds one model; started by edge-agent.")
     parser.add_argument("--control-fd", type=int, required=True, help="inherited socket to the supervisor")
-    main(parser.parse_args().control_fd)
+    control_descriptor = parser.parse_args().control_fd
+    die_with_the_supervisor(control_descriptor)
+    main(control_descriptor)

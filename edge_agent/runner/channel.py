@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import signal
 import socket
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 LINE_LIMIT_BYTES = 32 << 20  # a manifest of 2 GiB in 64 KiB blocks lists 32,768 hashes
 ORPHAN_EXIT = 3
+_PR_SET_PDEATHSIG = 1  # Linux, <linux/prctl.h>
 
 M = TypeVar("M")
 
@@ -74,6 +77,25 @@ class ControlChannel(Generic[M]):
             await self._writer.wait_closed()
         except (ConnectionError, OSError):
             return
+
+
+def die_with_the_supervisor(descriptor: int) -> None:
+    """Let the kernel kill this process when the supervisor ends, even while native code holds the interpreter.
+
+    The kernel means the thread that started this process: the supervisor starts all children from its main thread,
+    which lives as long as the supervisor. Between a launcher and the supervisor it means the launcher, and on another
+    kernel nobody: then `leave_when_orphaned` remains.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes  # noqa: PLC0415  numpy brings it anyway, and elsewhere nobody needs it
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    # it may have ended before: not by `getppid`, which tells of a launcher what it would tell of init
+    poll = select.poll()
+    poll.register(descriptor, select.POLLRDHUP | select.POLLHUP)
+    if poll.poll(0):
+        os._exit(ORPHAN_EXIT)
 
 
 def leave_when_orphaned(descriptor: int, grace_s: float) -> None:
