@@ -91,6 +91,8 @@ TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
     DeploymentState.SUPERSEDED: frozenset({DeploymentState.QUEUED, DeploymentState.ALREADY_INSTALLED}),
 }
 
+# Where an attempt comes to rest. None is for ever: a failed one is tried again, and a superseded one may be wanted once
+# more, so whoever keeps such a record must let it come back to life.
 FINAL_STATES = frozenset(
     {
         DeploymentState.ACTIVE,

@@ -197,6 +197,18 @@ def test_server_imports_of_the_agent_only_the_protocol() -> None:
     assert named == set()
 
 
+def test_server_jobs_import_of_compressors_only_the_contract() -> None:
+    # a job is a process of its own: whoever starts it knows what goes in and comes out, and nothing that needs torch
+    named = {
+        f"{module} -> {name}"
+        for module, imports in modules().items()
+        if within(module, "server.jobs")
+        for name in imports.everything
+        if within(name, "compressors") and name != "compressors" and not within(name, "compressors.contract")
+    }
+    assert named == set()
+
+
 def test_protocol_imports_only_pydantic_ddsketch_and_the_standard_library() -> None:
     allowed = {"pydantic", "pydantic_core", "ddsketch"} | sys.stdlib_module_names
     named = {
@@ -218,6 +230,7 @@ def test_protocol_imports_only_pydantic_ddsketch_and_the_standard_library() -> N
         pytest.param("server.client", {"sqlalchemy", "alembic", "boto3", "fastapi", "compressors"}, id="client"),
         pytest.param("server.schemas", {"sqlalchemy", "alembic", "boto3", "fastapi", "compressors"}, id="schemas"),
         pytest.param("server.api", {"compressors", "torch"}, id="api"),
+        pytest.param("compressors.contract", {"numpy", "torch", "zstandard"} | INTERPRETERS, id="compressors-contract"),
     ],
 )
 def test_import_of_a_part_loads_nothing_it_must_not_know(start: str, never_loaded: set[str]) -> None:

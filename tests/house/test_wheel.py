@@ -118,5 +118,8 @@ def test_server_without_compressors_imports_all_but_the_job(install: Callable[[s
     failed, loaded = import_all(server, "server", skip=("server.jobs",))
     assert failed == {}
     assert not loaded & {"compressors", "torch", "jax", "litert_torch"}
+    failed, loaded = import_all(server, "server.jobs", skip=())
+    assert failed == {}, "the contract of the jobs asks for pydantic alone"
+    assert not loaded & {"torch", "jax", "litert_torch", "litert_quantizer", "ai_edge_litert"}
     assert "server.api" in loaded
     assert "usage" in server.run("edge-registry", "--help").lower()

@@ -57,4 +57,5 @@ def test_transitions_name_every_state_and_lead_out_of_each_unfinished_one() -> N
     for state in set(DeploymentState) - FINAL_STATES:
         assert may_follow(state, DeploymentState.SUPERSEDED)
         assert any(after in FINAL_STATES for after in TRANSITIONS[state])
+    assert may_follow(DeploymentState.SUPERSEDED, DeploymentState.QUEUED), "wanted once more"
     assert not may_follow(DeploymentState.REJECTED, DeploymentState.QUEUED), "never again"
