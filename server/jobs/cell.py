@@ -19,6 +19,8 @@ from typing import Final, NoReturn
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
+CLONE_NEWUSER: Final = 0x10000000
+CLONE_NEWNET: Final = 0x40000000
 CANNOT_START: Final = 127
 CPU_GRACE_S: Final = 5
 WATCHED_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGCHLD})
@@ -28,6 +30,17 @@ def _prctl(option: int, value: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl({option})")
+
+
+def _leave_network() -> None:
+    """Take the network away from this process and its children: a job needs none, an attacked one would reach S3.
+
+    Root may do so; others may in a user namespace of their own, unless the kernel forbids that: then it stays.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    for flags in (CLONE_NEWNET, CLONE_NEWUSER | CLONE_NEWNET):
+        if libc.unshare(flags) == 0:
+            return
 
 
 def _limit(kind: int, value: int, *, extra: int = 0) -> None:
@@ -40,6 +53,7 @@ def _limit(kind: int, value: int, *, extra: int = 0) -> None:
 def _become_job(limits: dict[str, int], argv: list[str], cell_pid: int) -> NoReturn:
     try:
         os.setsid()
+        _leave_network()  # before the next line: new credentials may clear what it sets
         _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != cell_pid:
             os._exit(CANNOT_START)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -51,6 +52,12 @@ def run(
     )
 
 
+def network_can_be_left() -> bool:
+    """Whether another tool may do here what the cell does."""
+    ways = (["unshare", "--net", "true"], ["unshare", "--user", "--net", "true"])
+    return any(subprocess.run(way, capture_output=True, check=False).returncode == 0 for way in ways)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "job"
@@ -79,6 +86,23 @@ def test_run_job_sees_no_credentials_and_no_core_dumps(
     assert "a secret" not in environment.values()
     assert not [name for name in environment if name.startswith(("SHOAL", "AWS"))]
     assert (environment["HOME"], cwd, core, own_session) == (str(folder), str(folder), [0, 0], True)
+
+
+def test_run_job_reaches_no_server_of_this_machine(folder: Path, program: MakeProgram) -> None:
+    source = (
+        "import socket, sys\n"
+        "try:\n"
+        "    socket.create_connection(('127.0.0.1', PORT), 2)\n"
+        "    said = 'reached it'\n"
+        "except OSError as exc:\n"
+        "    said = 'no network'\n"
+        "open(sys.argv[3], 'w').write(said)"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        said = run(folder, program(source.replace("PORT", str(server.getsockname()[1]))))
+    if not network_can_be_left():
+        pytest.skip("the kernel lets this user make no network of its own")
+    assert said == b"no network"
 
 
 @pytest.mark.parametrize(
