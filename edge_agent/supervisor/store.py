@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import sqlite3
 from typing import TYPE_CHECKING
 
 from edge_agent.supervisor.database import open_database, transaction
+from edge_agent.supervisor.events import Persist
 from edge_agent.supervisor.records import Accepted, DeploymentRecord, ModelSlot, Snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edge_agent.supervisor.events import Persist
-
+log = logging.getLogger(__name__)
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS deployments (deployment_id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS slots (model TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
@@ -19,11 +21,32 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WI
 """
 
 
+def merged(before: Persist, after: Persist) -> Persist:
+    """Two changes as one. Pure."""
+    records = {record.deployment_id: record for record in (*before.records, *after.records)}
+    slots = {slot.model: slot for slot in (*before.slots, *after.slots)}
+    renewed, refilled = {r.deployment_id for r in after.records}, {slot.model for slot in after.slots}
+    return Persist(
+        records=tuple(record for name, record in records.items() if name not in after.forgotten),
+        forgotten=tuple({*before.forgotten, *after.forgotten} - renewed),
+        slots=tuple(slot for model, slot in slots.items() if model not in after.emptied),
+        emptied=tuple({*before.emptied, *after.emptied} - refilled),
+        accepted=after.accepted or before.accepted,
+    )
+
+
 class StateStore:
-    """What must survive a power cut. One thread uses it."""
+    """What must survive a power cut. One thread uses it.
+
+    A disk that is full or takes nothing more does not end what the device runs: changes are kept in memory and written
+    with the first one that the disk takes. A restart before that begins at what was written last; from there every step
+    can be done again.
+    """
 
     def __init__(self, path: Path) -> None:
         self._connection = open_database(path, _SCHEMA, synchronous="FULL")
+        self._unwritten: Persist | None = None
+        self._reserved: dict[str, int] = {}  # the first number of each counter that is still free
 
     def close(self) -> None:
         """Let go of the file."""
@@ -45,7 +68,35 @@ class StateStore:
         )
 
     def persist(self, change: Persist) -> None:
-        """Write a change; it is on disk when this returns."""
+        """Write a change; it is on disk when this returns, if the disk takes anything."""
+        if self._unwritten is not None:
+            change = merged(self._unwritten, change)
+        try:
+            self._write(change)
+        except sqlite3.OperationalError as exc:
+            if self._unwritten is None:
+                log.error("the state can't be written (%s): it is kept in memory until the disk takes it again", exc)  # noqa: TRY400  one sentence says it all
+            self._unwritten = change
+        else:
+            self._unwritten = None
+
+    def reserve(self, counter: str, count: int) -> int:
+        """Take `count` numbers that no process before or after this one gets; the first of them.
+
+        Taken in lots, so that a counter costs few writes; a crash skips the rest of a lot. Only where the disk takes
+        nothing can a restart give numbers again.
+        """
+        row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (counter,)).fetchone()
+        first = max(1 if row is None else int(row[0]), self._reserved.get(counter, 1))
+        self._reserved[counter] = first + count
+        try:
+            with transaction(self._connection) as connection:
+                connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (counter, str(first + count)))
+        except sqlite3.OperationalError as exc:
+            log.warning("the counter %s can't be written: %s", counter, exc)
+        return first
+
+    def _write(self, change: Persist) -> None:
         with transaction(self._connection) as connection:
             connection.executemany(
                 "INSERT OR REPLACE INTO deployments VALUES (?, ?)",
@@ -61,17 +112,6 @@ class StateStore:
                 connection.execute(
                     "INSERT OR REPLACE INTO facts VALUES ('accepted', ?)", (change.accepted.model_dump_json(),)
                 )
-
-    def reserve(self, counter: str, count: int) -> int:
-        """Take `count` numbers that no process before or after this one gets; the first of them.
-
-        Taken in lots, so that a counter costs few writes; a crash skips the rest of a lot.
-        """
-        with transaction(self._connection) as connection:
-            row = connection.execute("SELECT value FROM facts WHERE name = ?", (counter,)).fetchone()
-            first = 1 if row is None else int(row[0])
-            connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (counter, str(first + count)))
-        return first
 
 
 class Counter:

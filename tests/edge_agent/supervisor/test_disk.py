@@ -17,12 +17,15 @@ from edge_agent.errors import DigestMismatchError, EdgeAgentError
 from edge_agent.layout import Layout
 from edge_agent.protocol.manifest import Encoding, ObjectDescriptor, VariantManifest
 from edge_agent.protocol.messages import Ack, AckRange, Reply, ReplyStatus, TelemetryReport, decode
+from edge_agent.protocol.states import DeploymentState
 from edge_agent.supervisor import variants
 from edge_agent.supervisor.blocks import BlockFile, DiskFullError
 from edge_agent.supervisor.board import parse_memory_available_bytes, parse_throttled
 from edge_agent.supervisor.database import open_database, transaction
+from edge_agent.supervisor.events import Persist
 from edge_agent.supervisor.fetch import BlockFetch
 from edge_agent.supervisor.http_fetch import runs
+from edge_agent.supervisor.records import Accepted, DeploymentRecord, ModelSlot
 from edge_agent.supervisor.spool import CLOCK_FLOOR, Spool
 from edge_agent.supervisor.store import Counter, StateStore
 from edge_agent.supervisor.unpack import CorruptObjectError, PayloadSizeError, unpack
@@ -129,6 +132,36 @@ def test_store_damaged_in_the_middle_is_set_aside_at_the_next_start(tmp_path: Pa
     assert again.reserve("session", 1) == 1
     again.close()
     assert (tmp_path / "state.db.damaged").exists()
+
+
+def records_of(store: StateStore) -> dict[str, str]:
+    return {record.deployment_id: record.state.value for record in store.load().records}
+
+
+def test_store_on_a_disk_that_takes_nothing_goes_on_and_catches_up(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "state.db")
+    counter = Counter(store, "status", lot=2)
+    queued = {name: DeploymentRecord(wanted=make_variant().wanted(name)) for name in ("d1", "d2", "d3")}
+    staged = queued["d2"].model_copy(update={"state": DeploymentState.STAGED})
+    store.persist(Persist(records=(queued["d1"],), slots=(ModelSlot(model="net", active="d1"),)))
+    numbers = [counter.take() for _ in range(2)]
+
+    store._connection.execute("PRAGMA query_only = ON")  # as a file system that has become read-only
+    store.persist(Persist(records=(queued["d2"], queued["d3"]), accepted=Accepted(epoch=1, generation=7)))
+    store.persist(Persist(records=(staged,), forgotten=("d1", "d3"), emptied=("net",)))
+    numbers += [counter.take() for _ in range(4)]
+    assert records_of(store) == {"d1": "queued"}
+
+    store._connection.execute("PRAGMA query_only = OFF")
+    store.persist(Persist(records=(queued["d3"],)))
+    numbers += [counter.take() for _ in range(2)]
+    store.close()
+    again = StateStore(tmp_path / "state.db")
+    numbers.append(Counter(again, "status", lot=2).take())
+    assert records_of(again) == {"d2": "staged", "d3": "queued"}
+    assert (again.load().slots, again.load().accepted.generation) == ((), 7)
+    assert numbers == sorted(set(numbers))
+    again.close()
 
 
 def test_transaction_whose_commit_is_refused_leaves_room_for_the_next(tmp_path: Path) -> None:
