@@ -28,7 +28,8 @@ from edge_agent.protocol.manifest import FileRole, VariantManifest
 from edge_agent.protocol.messages import MalformedMessageError, TelemetryReport, encode
 from edge_agent.protocol.signature import FREE
 from edge_agent.runner.selftest import verify_file
-from edge_agent.runner.windows import UNSPOOLED, WindowMeter
+from edge_agent.runner.journal import UNSPOOLED
+from edge_agent.runner.windows import WindowMeter
 from edge_agent.runtimes.convert import BoundModel, InputError, require_finite
 from edge_agent.runtimes.measure import rss_bytes
 from edge_agent.runtimes.registry import open_runtime

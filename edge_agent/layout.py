@@ -62,6 +62,11 @@ class Layout:
         """Where in-process models send their telemetry windows (Unix datagram)."""
         return self.run_dir / "report.sock"
 
+    @property
+    def journal_dir(self) -> Path:
+        """What runners have counted and not yet reported; a few files while there is work."""
+        return self.run_dir / "counted"
+
     def model_socket(self, model: str) -> Path:
         """The Unix socket on which a model answers the inference protocol."""
         return self.run_dir / f"{model}.sock"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edge_agent.runner.app import RunnerApp
     from edge_agent.runner.control import ToRunner
     from edge_agent.runner.engine import Engine, Worker
+    from edge_agent.runner.journal import Journal
     from edge_agent.runner.listener import Listener
     from edge_agent.runner.selftest import ProvenModel
     from edge_agent.runner.windows import WindowMeter
@@ -52,18 +53,25 @@ class ServingRunner:
         # imported while the first beat is on its way: numpy alone takes 0.1 s, on a small board a second
         from edge_agent.runner.app import RunnerApp  # noqa: PLC0415
         from edge_agent.runner.engine import Engine  # noqa: PLC0415
+        from edge_agent.runner.journal import Journal  # noqa: PLC0415
         from edge_agent.runner.listener import Listener  # noqa: PLC0415
         from edge_agent.runner.windows import WindowMeter  # noqa: PLC0415
 
         self.engine: Engine = Engine(proven.model, worker, expected_ms=proven.report.p50_ms)
+        manifest = spec.manifest
+        self.journal: Journal | None = None
+        if spec.journal_dir is not None:
+            about = {"model": manifest.model, "version": manifest.version, "variant_id": manifest.variant_id}
+            self.journal = Journal(spec.journal_dir, {**about, "deployment_id": spec.deployment_id})
         self.meter: WindowMeter = WindowMeter(
-            spec.manifest,
+            manifest,
             deployment_id=spec.deployment_id,
             source="http",
             now_s=time.monotonic(),
             unix_s=time.time(),
+            journal=self.journal,
         )
-        self.app: RunnerApp = RunnerApp(spec.manifest, self.engine, self.meter)
+        self.app: RunnerApp = RunnerApp(manifest, self.engine, self.meter)
         self.listener: Listener = Listener(self.app)
 
 
@@ -169,8 +177,9 @@ class RunnerProcess:
         from edge_agent.runtimes.measure import rss_bytes  # noqa: PLC0415
 
         report = serving.meter.cut(now_s=time.monotonic(), unix_s=time.time(), rss_bytes=rss_bytes())
+        journal = None if serving.journal is None else serving.journal.cut()
         if report is not None:
-            self._channel.send(Window(report=report))
+            self._channel.send(Window(report=report, journal=journal))
 
     async def _beat(self) -> None:
         from edge_agent.runtimes.measure import rss_bytes  # noqa: PLC0415

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from edge_agent.protocol.messages import TelemetryReport
 from edge_agent.protocol.sketch import new_sketch, to_wire
+from edge_agent.runner.journal import UNSPOOLED
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ddsketch.ddsketch import BaseDDSketch
 
     from edge_agent.protocol.manifest import VariantManifest
 
-UNSPOOLED = "0" * 32  # the supervisor gives a report its place in the spool
 KIND_LIMIT = 32  # of the wire format
+
+
+class Written(Protocol):
+    """What outlives the process: told of everything that is counted (see `journal`)."""
+
+    def observed(self, *, samples: int, queue_ms: float, preprocess_ms: float, invoke_ms: float) -> None:
+        """A request was answered."""
+
+    def failed(self, errors: Mapping[str, int], *, requests: int) -> None:
+        """Errors of the window so far, and how many requests more they make."""
 
 
 class WindowMeter:
@@ -27,7 +39,9 @@ class WindowMeter:
         source: Literal["http", "inprocess"],
         now_s: float,
         unix_s: float,
+        journal: Written | None = None,
     ) -> None:
+        self._journal = journal
         self._manifest, self._deployment_id, self._source = manifest, deployment_id, source
         self.inferences = 0  # samples, of every window
         self._begin(now_s, unix_s)
@@ -49,16 +63,23 @@ class WindowMeter:
         self._queue.add(queue_ms)
         self._preprocess.add(preprocess_ms)
         self._invoke.add(invoke_ms)
+        if self._journal is not None:
+            self._journal.observed(samples=samples, queue_ms=queue_ms, preprocess_ms=preprocess_ms, invoke_ms=invoke_ms)
 
     def fail(self, kind: str) -> None:
         """A request was refused or failed."""
         self._requests += 1
-        self.note(kind)
+        self._add_error(kind, requests=1)
 
     def note(self, kind: str) -> None:
         """Something to count about a request that is counted already."""
+        self._add_error(kind, requests=0)
+
+    def _add_error(self, kind: str, *, requests: int) -> None:
         if kind in self._errors or len(self._errors) < KIND_LIMIT:
             self._errors[kind] = self._errors.get(kind, 0) + 1
+        if self._journal is not None:
+            self._journal.failed(self._errors, requests=requests)
 
     def cut(self, *, now_s: float, unix_s: float, rss_bytes: int) -> TelemetryReport | None:
         """End the window and begin the next; None when nothing happened in it."""

@@ -36,6 +36,7 @@ from edge_agent.supervisor.store import StateStore
 from edge_agent.supervisor.transfers import Transfers
 from edge_agent.supervisor.unpacking import Unpackings
 from edge_agent.supervisor.variants import VariantFolders
+from edge_agent.supervisor.windows import Windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,7 +69,6 @@ class Agent:
         self._chance = chance = random.Random().random  # noqa: S311  jitter, not a secret
         self._started_s = time.monotonic()
         self._stopping = False
-        self._windows: list[TelemetryReport] = []
         self._events: list[ev.Event] = []
         self._selector = selectors.DefaultSelector()
         self._inbox = Inbox()
@@ -78,6 +78,7 @@ class Agent:
         self._spool = Spool(
             layout.spool_db, limit_bytes=settings.spool_limit_bytes, limit_age_s=settings.spool_limit_age_s
         )
+        self._windows = Windows(layout.journal_dir, self._spool)
         self._folders = VariantFolders(layout)
         self._link = MqttLink(
             parse_url(identity.mqtt_url),
@@ -126,7 +127,7 @@ class Agent:
             watch=self._watch,
             unwatch=self._unwatch,
             deliver=self._events.append,
-            on_window=self._windows.append,
+            on_window=self._windows.take,
         )
         self._budget_bytes = self._storage_budget()
         rules = Rules(
@@ -316,20 +317,20 @@ class Agent:
         )
 
     def _keep_windows(self, moment: ev.Moment) -> None:
-        if not self._windows:
-            return
-        reading = board.read_board()
-        update = {"temperature_c": reading.temperature_c, "throttled": reading.throttled}
-        filled = [w.model_copy(update=update) for w in self._windows if w.requests or w.inferences or w.errors]
-        self._windows.clear()
-        self._spool.add(filled, unix_s=moment.unix_s)
+        self._windows.look(moment.now_s)
+
+        def fill(window: TelemetryReport) -> TelemetryReport:
+            reading = board.read_board()
+            return window.model_copy(update={"temperature_c": reading.temperature_c, "throttled": reading.throttled})
+
+        self._windows.keep(fill, unix_s=moment.unix_s)
 
     def _read_inbox(self) -> None:
         for item in self._inbox.drain():
             self._incoming.take(item, self._moment())
 
     def _read_reports(self) -> None:
-        self._windows += self._incoming.take_reports(self._reports)
+        self._windows.take_reports(self._incoming.take_reports(self._reports))
 
     def _moment(self) -> ev.Moment:
         available = board.memory_available_bytes()
@@ -368,6 +369,7 @@ class Agent:
         self._runners.close()
         moment = self._moment()
         self._keep_windows(moment)
+        self._windows.close()
         self._connection.send_telemetry(moment)
         self._connection.status_now(moment)
         statuses = tuple(s.model_copy(update={"serving": False}) for s in self._core.statuses())

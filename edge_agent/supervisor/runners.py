@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_agent.layout import Layout
-    from edge_agent.protocol.messages import TelemetryReport
     from edge_agent.settings import AgentSettings
     from edge_agent.supervisor.events import Activate, StartRunner
     from edge_agent.supervisor.listeners import Listeners
@@ -89,7 +88,7 @@ class Runners:
         watch: Callable[[int, Callable[[], None]], None],
         unwatch: Callable[[int], None],
         deliver: Callable[[Event], None],
-        on_window: Callable[[TelemetryReport], None],
+        on_window: Callable[[Window], None],
     ) -> None:
         self._settings, self._layout, self._folders, self._listeners = settings, layout, folders, listeners
         self._watch, self._unwatch, self._deliver, self._on_window = watch, unwatch, deliver, on_window
@@ -132,6 +131,7 @@ class Runners:
             golden_path=self._folders.golden_path(action.manifest_sha256),
             limits=action.limits,
             window_s=self._window_s,
+            journal_dir=self._layout.journal_dir,
         )
         if not action.proving:
             spec = spec.model_copy(update={"probe_runs": RESTART_PROBE_RUNS})
@@ -240,7 +240,7 @@ class Runners:
             case Beat():
                 self._deliver(RunnerBeat(runner.deployment_id, message.inferences))
             case Window():
-                self._on_window(message.report)
+                self._on_window(message)
             case _:  # Drained: its socket ends next
                 pass
 
@@ -287,7 +287,7 @@ class Runners:
 
     def _take_windows(self, runner: _Runner) -> None:
         for window in runner.child.last_windows(FROM_RUNNER, now_s=time.monotonic()):
-            self._on_window(window.report)
+            self._on_window(window)
 
     def _arrange(self) -> None:
         """Decide who accepts where, and tell those for whom it changes."""

@@ -24,6 +24,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
   sequence INTEGER PRIMARY KEY AUTOINCREMENT, created REAL NOT NULL, size INTEGER NOT NULL, payload BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
@@ -47,12 +48,25 @@ class Spool:
         """Let go of the file."""
         self._connection.close()
 
-    def add(self, reports: Sequence[TelemetryReport], *, unix_s: float) -> None:
-        """Take reports in, one commit for all of them; a full disk costs the reports, not the agent."""
+    def taken(self) -> frozenset[str]:
+        """Journals whose windows came in with the last commit: they count no more, though their files may be left."""
+        return frozenset(name for (name,) in self._connection.execute("SELECT name FROM taken"))
+
+    def add(self, reports: Sequence[TelemetryReport], *, unix_s: float, journals: Sequence[str] = ()) -> None:
+        """Take reports in, one commit for all of them; a full disk costs the reports, not the agent.
+
+        Args:
+            reports: windows.
+            unix_s: now.
+            journals: files that hold the same windows; those of the commit before must be gone by now.
+        """
         if not reports:
             return
         try:
             with transaction(self._connection) as connection:
+                if journals:
+                    connection.execute("DELETE FROM taken")
+                    connection.executemany("INSERT OR IGNORE INTO taken VALUES (?)", [(name,) for name in journals])
                 for report in reports:
                     self._insert(connection, report, unix_s)
         except sqlite3.OperationalError as exc:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from server.client import RegistryClientError
 from server.schemas.rollouts import Rollout, RolloutOptions, RolloutRequest
+from server.schemas.telemetry import GroupBy
 from tests.e2e.processes import COMMANDS, TELEMETRY_WINDOW_S, RunningAgent, RunningRegistry, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from server.schemas.telemetry import TelemetryRow
 
 
 @dataclass
@@ -63,8 +63,11 @@ class Fleet:
 
     def wait_online(self, *agents: RunningAgent) -> None:
         """Wait until the registry has heard of these devices."""
-        for agent in agents:
-            wait_until(lambda a=agent: self.presence(a.device_id) == "online", f"{agent.device_id} is online")
+        for device_id in [agent.device_id for agent in agents]:
+            wait_until(partial(self._is_online, device_id), f"{device_id} is online")
+
+    def _is_online(self, device_id: str) -> bool:
+        return self.presence(device_id) == "online"
 
     def presence(self, device_id: str) -> str:
         """What the registry knows of a device's connection."""
@@ -107,16 +110,11 @@ class Fleet:
             time.sleep(0.1)
         return last[0]
 
-    def telemetry(self, *by: str, **which: str) -> list[TelemetryRow]:
-        """What the registry has counted."""
-        with self.registry.client() as client:
-            return client.get_telemetry(by=by or ("device",), **which)
-
     def counted(self, device_id: str, version: str | None = None) -> int:
         """Inferences of one device that the registry has counted."""
-        which: dict[str, Any] = {} if version is None else {"version": version}
-        rows = self.telemetry("device", **which)
-        return sum(row.inferences for row in rows if row.group.get("device") == device_id)  # type: ignore[call-overload]
+        with self.registry.client() as client:
+            rows = client.get_telemetry(by=("device",), version=version)
+        return sum(row.inferences for row in rows if row.group[GroupBy.DEVICE] == device_id)
 
     def wait_counted(self, device_id: str, expected: int, *, version: str | None = None) -> None:
         """Wait until as many inferences are counted; then for two windows, so that one too many would be seen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.e2e.processes import wait_until
@@ -32,7 +33,7 @@ def test_rollout_is_paused_resumed_rolled_back_and_aborted_and_a_device_is_remov
     assert second.serves("tiny", "1")
     assert said("rollout", "resume", rollout_id).returncode == 0
     for agent in (first, second):
-        wait_until(lambda a=agent: a.serves("tiny", "2"), f"{agent.device_id} has version 2")
+        wait_until(partial(agent.serves, "tiny", "2"), f"{agent.device_id} has version 2")
         assert agent.infer("tiny", tiny_model.rows)["model_version"] == "2"
     fleet.wait_for(rollout_id)
 
@@ -40,7 +41,7 @@ def test_rollout_is_paused_resumed_rolled_back_and_aborted_and_a_device_is_remov
     assert said("rollout", "rollback", rollout_id).returncode == 0
     fleet.wait_for(rollout_id, "rolled_back")
     for agent in agents:
-        wait_until(lambda a=agent: a.serves("tiny", "1"), f"{agent.device_id} is back")
+        wait_until(partial(agent.serves, "tiny", "1"), f"{agent.device_id} is back")
         assert _received(fleet, agent, "1") in {0, received[agent.device_id]}
 
     # aborted: who has it keeps it, nobody else gets it
