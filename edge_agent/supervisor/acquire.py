@@ -163,12 +163,17 @@ class Acquisition:
             self._transfers.discard(sha256)
             self.ledger.act(CancelTransfer(sha256))
 
-    def collect(self) -> None:
+    def discard(self, manifest_sha256: str) -> None:
+        """The files of a variant are no longer those that were installed: whoever wants it fetches it again."""
+        if self.installed.pop(manifest_sha256, None) is not None:
+            self.collect(rotten=manifest_sha256)
+
+    def collect(self, *, rotten: str | None = None) -> None:
         """Free what no deployment needs: the active variant, the one before it and what is under way stay."""
         keep_ids = {name for slot in self.ledger.slots.values() for name in (slot.active, slot.previous)}
         open_states = UNFINISHED | {DeploymentState.FAILED}
         needed = [r for r in self.ledger.records.values() if r.deployment_id in keep_ids or r.state in open_states]
-        keep_manifests = frozenset(r.wanted.manifest_sha256 for r in needed)
+        keep_manifests = frozenset(r.wanted.manifest_sha256 for r in needed) - {rotten}
         coming = [r.wanted.manifest_sha256 for r in needed if r.state in open_states]
         if any(sha256 not in self.manifests and sha256 not in self.installed for sha256 in coming):
             keep_objects = None  # a manifest that has not come yet may name an object that is half here

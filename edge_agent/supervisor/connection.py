@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 IN_FLIGHT_LIMIT = 32  # telemetry reports that the registry has not acknowledged
 SESSION_LOT, STATUS_LOT = 16, 256  # numbers taken at a time: fewer writes
+ASK_AGAIN = Backoff(first_s=5.0, cap_s=300.0)  # on top of the time in which an answer should come
 SOON_S = 0.25  # changes within this time go in one status
 
 
@@ -60,6 +61,7 @@ class Connection:
         self._open_at_s: float | None = 0.0
         self._status_at_s = 0.0
         self._ask_at_s = 0.0
+        self._unanswered = 0  # questions for the desired state since the registry was last heard
         self._sent_after = 0  # the last report that was sent on this connection
         self._in_flight = 0
         self._acked_s = 0.0
@@ -92,6 +94,7 @@ class Connection:
         self._link.subscribe(topics.private_blocks(self._device_id), qos=0)
         self._say_presence(event.session, online=True, unix_s=moment.unix_s)
         self._status_at_s = self._ask_at_s = moment.now_s
+        self._unanswered = 0
         self._sent_after = self._in_flight = 0
         self._acked_s = moment.now_s
 
@@ -112,6 +115,7 @@ class Connection:
 
     def heard(self, moment: Moment) -> None:
         """The registry has said something: no need to ask for a while."""
+        self._unanswered = 0
         self._ask_at_s = moment.now_s + self._settings.ask_interval_s * (0.75 + 0.5 * self._chance())
 
     def ask_desired(self, accepted: Accepted, moment: Moment) -> None:
@@ -120,7 +124,10 @@ class Connection:
             return
         epoch, generation = accepted.order
         self._asks.send(Ask(kind=AskKind.DESIRED, observed_epoch=epoch, observed_generation=generation))
-        self._ask_at_s = moment.now_s + self._settings.answer_s * (1.0 + self._chance())
+        # a registry that is away must not come back to the questions of a whole fleet, several of each device
+        wait_s = ASK_AGAIN.delay_s(self._unanswered, self._chance()) if self._unanswered else 0.0
+        self._unanswered += 1
+        self._ask_at_s = moment.now_s + self._settings.answer_s * (1.0 + self._chance()) + wait_s
 
     def say_status(
         self,

@@ -89,10 +89,14 @@ class Serving:
         record = self.ledger.records.get(deployment_id)
         if run is None or record is None or run.phase is Phase.LEAVING:
             return
+        rotten = reason is Reason.DIGEST_MISMATCH  # it was verified when it was installed: the disk has lost it since
         if record.state is DeploymentState.SELF_TESTING:
-            self._acquisition.fail(record, reason, detail, self_test=report)
+            again = Reason.INTERNAL if rotten else reason
+            self._acquisition.fail(record, again, detail, self_test=report)
         elif self.ledger.is_active(record):
             self._fall_back(record, reason, detail)
+        if rotten:
+            self._acquisition.discard(record.wanted.manifest_sha256)
 
     def gone(self, deployment_id: str, reason: Reason, detail: str) -> None:
         """A runner has left, asked or not."""

@@ -405,6 +405,34 @@ def test_core_restarted_with_the_active_files_gone_says_so_and_falls_back() -> N
     assert [a.deployment_id for a in actions if isinstance(a, ev.StartRunner)] == ["d1"]
 
 
+def test_core_whose_files_rotted_before_the_self_test_fetches_them_again() -> None:
+    bench = Bench()
+    bench.run_through(1, "d1", ONE)
+    bench.run_through(2, "d2", TWO)
+    bench.want(3, {"d3": ONE})  # still on the disk, or so it seems
+    bench.tell(ev.RunnerRefused("d3", Reason.DIGEST_MISMATCH, "sha256 is other"))
+
+    assert (bench.state("d3"), bench.reason("d3")) == (DeploymentState.FAILED, Reason.INTERNAL)
+    garbage = next(action for action in bench.last if isinstance(action, ev.CollectGarbage))
+    assert ONE.manifest_sha256 not in garbage.keep_manifests
+    assert TWO.manifest_sha256 in garbage.keep_manifests
+    assert "FetchManifest" in kinds(bench.tick(10.0))
+    bench.give_manifest(ONE)
+    bench.give_object(ONE)
+    bench.install(ONE)
+    bench.prove("d3")
+    assert bench.serving() == {"d3"}
+
+
+def test_core_whose_active_files_rotted_falls_back_and_can_have_the_same_variant_again() -> None:
+    bench = Bench()
+    bench.run_through(1, "d1", ONE)
+    bench.restart()
+    bench.tell(ev.RunnerRefused("d1", Reason.DIGEST_MISMATCH, "sha256 is other"))
+    assert (bench.state("d1"), bench.reason("d1")) == (DeploymentState.ROLLED_BACK, Reason.DIGEST_MISMATCH)
+    assert "FetchManifest" in kinds(bench.want(2, {"d2": ONE}))
+
+
 def test_core_told_of_deployments_it_does_not_know_does_nothing() -> None:
     bench = Bench()
     for event in (
