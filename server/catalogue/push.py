@@ -5,9 +5,10 @@ In this order nothing is half registered: a crash or an S3 that is down leaves a
 
 from __future__ import annotations
 
+import io
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from server.catalogue.jobs import WantedJob, enqueue, standing_job
 from server.errors import ConflictError, DigestMismatchError, InvalidError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from server.database.connect import Database
     from server.storage import ObjectStore
+
+MAX_DIRECTORY_BYTES: Final = 4 * 1024 * 1024  # 20,000 entries of torch need 2.5 MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +106,32 @@ def refuse_by_glance(upload: Upload) -> None:
             )
 
 
+class _DirectoryTooLargeError(Exception):
+    """Listing the entries would take memory out of proportion."""
+
+
+class _ArchiveEnd(io.FileIO):
+    """The file as `zipfile` reads its directory: in one piece, as large as the upload claims, unless this refuses."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """At most MAX_DIRECTORY_BYTES; `zipfile` reads the last bytes of the file without saying how many."""
+        if size is None or size < 0:
+            size = MAX_DIRECTORY_BYTES
+        if size > MAX_DIRECTORY_BYTES:
+            raise _DirectoryTooLargeError
+        return super().read(size) or b""
+
+
 def _entries(file: UploadedFile, kind: str, advice: str) -> list[str]:
     if file.size_bytes == 0:
         raise InvalidError(f"The {kind} file is empty: {advice}.")
     try:
-        with zipfile.ZipFile(file.path) as archive:
+        with _ArchiveEnd(file.path) as end, zipfile.ZipFile(end) as archive:
             return archive.namelist()
+    except _DirectoryTooLargeError as exc:
+        raise InvalidError(
+            f"The {kind} file lists more than {MAX_DIRECTORY_BYTES} bytes of names, which no export has: {advice}."
+        ) from exc
     # a hostile directory makes zipfile raise more than BadZipFile
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, OSError) as exc:
         what = _what_is_it(file.path)

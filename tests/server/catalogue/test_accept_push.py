@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import struct
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -52,6 +54,19 @@ def test_glance_at_any_bytes_refuses_or_accepts(
     bad = Upload(source=uploaded(folder / "any", prefix + content), data=good.data, train=None, form=good.form)
     with suppress(InvalidError):
         refuse_by_glance(bad)
+
+
+def test_glance_at_a_directory_that_fills_the_file_refuses_it_unread(tmp_path: Path) -> None:
+    directory_bytes = 64 << 20
+    end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, directory_bytes, 4, 0)
+    good = upload_in(tmp_path / "good")
+    source = uploaded(tmp_path / "any", b"PK\x03\x04" + bytes(directory_bytes) + end)
+    tracemalloc.start()
+    with pytest.raises(InvalidError, match="bytes of names"):
+        refuse_by_glance(Upload(source=source, data=good.data, train=None, form=good.form))
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 16 << 20
 
 
 def test_two_pushes_of_one_version_at_once_let_one_content_win(
