@@ -75,7 +75,8 @@ class Reader:
             return None
         picture = self._picture(connection)
         ledger = self._ledger(connection, picture, int(epoch))
-        touched = {row.rollout_id for row in picture.rows}
+        # what failed long ago stays failed: only what a device is still wanted to run keeps an ended rollout alive
+        touched = {row.rollout_id for row in picture.rows if ledger.is_wanted(row)}
         alive = [
             rollout
             for rollout in picture.rollouts.values()

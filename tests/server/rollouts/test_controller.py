@@ -233,6 +233,10 @@ def test_controller_failure_of_a_version_gives_the_old_one_back(make_registry: C
         registry.runs(victim, fleet.received[victim][-1])
         one.tick()
         one.tick()
+    with registry.database.read() as database:
+        snapshot = Reader(lambda _: None).snapshot(database)
+    assert snapshot is not None
+    assert [fact.rollout.rollout_id for fact in snapshot.facts] == ["r1"], "nobody is wanted to run what r2 brought"
     states = Counter((row.rollout_id, row.state) for row in registry.rows(tables.deployments))
     assert states == {("r1", "running"): 3, ("r2", "failed"): 1, ("r2", "cancelled"): 2}
 
