@@ -42,6 +42,7 @@ VISION, PRICE = "vision", "price"
 REQUESTS_PER_SECOND = {VISION: 8.0, PRICE: 50.0}
 LOAD_AFTER_UPDATE_S = 5.0
 ROLLOUT_DEADLINE_S = 400.0
+DEVICES = 3
 console = Console(width=None if sys.stdout.isatty() else 124)
 
 
@@ -214,6 +215,13 @@ def update_under_load(client: RegistryClient, folder: Path, devices: list[DemoDe
     return {key: load.stop() for key, load in loads.items()}
 
 
+def all_online(client: RegistryClient) -> bool:
+    """Whether every device that has joined is connected."""
+    return (
+        all(device.presence == "online" for device in client.list_devices()) and len(client.list_devices()) == DEVICES
+    )
+
+
 def counts(rollout: Rollout) -> str:
     """A rollout's devices by state."""
     running = sum(wave.running for wave in rollout.waves)
@@ -335,14 +343,11 @@ def run() -> list[Row]:
                 tflite = RuntimeName.TFLITE in device.profile.runtimes
                 port = stack.start_agent(device.name, registry_url=url, token=token, tflite=tflite)
                 devices.append(DemoDevice(device.name, device.profile, port, device.fits))
+            wait_until(lambda: stack.agents_live() and all_online(client), "all devices are online", timeout_s=60)
+            say("three devices have joined: a till on tflite-runtime, a camera and a badge on LiteRT")
             for model in (VISION, PRICE):
                 for version in ("1", "2"):
                     push(client, models, model, version)
-            wait_until(
-                lambda: sum(d.presence == "online" for d in client.list_devices()) == len(devices),
-                "all devices are online",
-                timeout_s=60,
-            )
             for model in (VISION, PRICE):
                 say(f"{model}@1 is on the fleet: {counts(roll_out(client, model, '1'))}")
             for device in devices:

@@ -71,7 +71,7 @@ class Stack:
         self.folder = folder
         self.data_dir = folder / "registry"
         self._running = ExitStack()
-        self._up: subprocess.Popen[bytes] | None = None
+        self._agents: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
         """Nothing runs yet."""
@@ -109,5 +109,20 @@ class Stack:
         command = (TFLITE_COMMANDS if tflite else COMMANDS) / "edge-agent"
         argv = [str(command), "start", "--registry", registry_url, "--token", token]
         argv += ["--device-id", device, "--data-dir", str(self.folder / device), "--listen", f"127.0.0.1:{port}"]
-        self._running.enter_context(started(device, argv, self.folder / f"{device}.log", {}))
+        self._agents[device] = self._running.enter_context(started(device, argv, self._log_of(device), {}))
         return port
+
+    def agents_live(self) -> bool:
+        """True, as long as it is.
+
+        Raises:
+            DemoError: an agent has ended; with the end of what it said.
+        """
+        for device, process in self._agents.items():
+            if process.poll() is not None:
+                said = self._log_of(device).read_text(errors="replace").strip()
+                raise DemoError(f"the agent {device} ended with {process.returncode}: {said[-600:]}")
+        return True
+
+    def _log_of(self, device: str) -> Path:
+        return self.folder / f"{device}.log"
