@@ -33,6 +33,10 @@ class ModelLoadError(EdgeAgentError):
     code = "load_failed"
 
 
+class ModelLoadUnexplainedError(ModelLoadError):
+    """The runtime failed without a word: so it does when an allocation fails."""
+
+
 class ModelInvokeError(EdgeAgentError):
     """The runtime failed while it ran a model that it had loaded."""
 

@@ -33,7 +33,7 @@ class RunnerSpec(Wire):
     model_path: Path
     golden_path: Path | None = None
     limits: Limits = Limits()
-    address_space_bytes: Bytes | None = None  # RLIMIT_AS; None leaves it as it is
+    address_space_bytes: Bytes | None = None  # that the model may add (RLIMIT_AS); None: as much as there is
     window_s: Seconds = 10.0
     journal_dir: Path | None = None  # where what is counted is written down as well, so that a kill costs no count
     probe_runs: Annotated[int, Field(ge=1, le=10_000)] = 30  # latency runs of the self-test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import resource
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from edge_agent.errors import (
     EdgeAgentError,
     ModelInvokeError,
     ModelLoadError,
+    ModelLoadUnexplainedError,
     RuntimeMissingError,
 )
 from edge_agent.protocol.manifest import FileRole
@@ -103,32 +105,37 @@ def prove(spec: RunnerSpec) -> ProvenModel | Refused:
         model = _prove(spec, figures)
     except MemoryError:
         limit = spec.address_space_bytes
-        reason, detail = Reason.MEMORY_LIMIT, f"no memory left within the runner's limit of {limit} bytes"
+        reason, detail = Reason.MEMORY_LIMIT, f"no memory left: the model may take {limit} bytes of address space"
     except (EdgeAgentError, OSError, RuntimeError) as exc:
         reason, detail = _reason_of(exc), str(exc)
-        if reason in {Reason.LOAD_FAILED, Reason.INTERNAL} and _starved(spec):
+        if reason in {Reason.LOAD_FAILED, Reason.INTERNAL} and _starved(spec, exc):
             reason = Reason.MEMORY_LIMIT
-            detail = f"{detail} (the runner may take {spec.address_space_bytes} bytes of address space)"
+            detail = f"{detail} (the model may take {spec.address_space_bytes} bytes of address space)"
     else:
         return ProvenModel(model, figures.report(spec.manifest, passed=True))
     report = figures.report(spec.manifest, passed=False, detail=detail)
     return Refused(reason=reason, detail=detail[:DETAIL_CHARS], report=report)
 
 
-def limit_memory(address_space_bytes: int | None) -> None:
-    """Let this process take no more than this much address space."""
-    if address_space_bytes is not None:
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = address_space_bytes if hard == resource.RLIM_INFINITY else min(address_space_bytes, hard)
+def limit_memory(more_bytes: int | None) -> None:
+    """Let this process take no more than this much address space beyond what it has now."""
+    if more_bytes is None:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = address_space_bytes() + more_bytes
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    if limit <= sys.maxsize:  # on 32 bits all there is may be less
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def _starved(spec: RunnerSpec) -> bool:
-    """Whether the limit leaves no room for the file and its packed copy: interpreters rarely say why they failed."""
+def _starved(spec: RunnerSpec, exc: Exception) -> bool:
+    """Whether the limit is why it failed: interpreters rarely say so, and an allocation that failed leaves no trace."""
     if spec.address_space_bytes is None:
         return False
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     needed_bytes = 2 * spec.manifest.model_file.size_bytes + LEAST_HEADROOM_BYTES
-    return spec.address_space_bytes - address_space_bytes() < needed_bytes
+    return isinstance(exc, ModelLoadUnexplainedError) or limit - address_space_bytes() < needed_bytes
 
 
 def _reason_of(exc: Exception) -> Reason:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_agent.errors import ModelInvokeError, ModelLoadError
+from edge_agent.errors import ModelInvokeError, ModelLoadError, ModelLoadUnexplainedError
 from edge_agent.protocol.profile import Delegate
 from edge_agent.protocol.signature import Datatype
 from edge_agent.runtimes.base import FileTensor
@@ -55,9 +55,10 @@ class InterpreterRuntime:
             )
             interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as exc:
-            reason = " ".join(str(exc).split()) or "no reason given"
-            raise ModelLoadError(
-                f"{self._name} {self._version} ({delegate}) can't load {path.name}: {reason[:300]}"
+            reason = " ".join(str(exc).split())
+            kind = ModelLoadError if reason else ModelLoadUnexplainedError
+            raise kind(
+                f"{self._name} {self._version} ({delegate}) can't load {path.name}: {reason[:300] or 'no reason given'}"
             ) from exc
         return InterpretedModel(interpreter)
 

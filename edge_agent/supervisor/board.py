@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +58,11 @@ def memory_available_bytes(proc: Path = PROC) -> int | None:
     with contextlib.suppress(OSError):
         return parse_memory_available_bytes((proc / "meminfo").read_text())
     return None
+
+
+def memory_total_bytes() -> int:
+    """The machine's memory."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def rss_bytes(pid: int, proc: Path = PROC) -> int:

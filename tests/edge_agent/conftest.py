@@ -203,6 +203,18 @@ def write_embedding(path: Path) -> Path:
     return writer.write(path, inputs=[ids], outputs=[vectors])
 
 
+def write_hungry(path: Path, rows: int = 1 << 16, columns: int = 1 << 13) -> tuple[Path, ModelSignature]:
+    """2 GiB of output out of a file of 256 KiB: a column and a row, added."""
+    writer = FileWriter()
+    row = writer.tensor("row", [1, columns], "float32")
+    column = writer.tensor("column", [rows, 1], "float32", data=np.ones((rows, 1)))
+    table = writer.operator(ADD, [row, column], writer.tensor("table", [rows, columns], "float32"))
+    signature = ModelSignature(
+        inputs=(TensorSpec(name="row", shape=(1, columns)),), outputs=(TensorSpec(name="table", shape=(rows, columns)),)
+    )
+    return writer.write(path, inputs=[row], outputs=[table]), signature
+
+
 def make_manifest(
     model_path: Path,
     signature: ModelSignature,
@@ -263,6 +275,9 @@ class Workshop:
 
     def embedding_file(self) -> tuple[Path, ModelSignature]:
         return write_embedding(self.folder / "embedding.tflite"), EMBEDDING
+
+    def hungry_file(self) -> tuple[Path, ModelSignature]:
+        return write_hungry(self.folder / "hungry.tflite")
 
     def with_network(self, *, features: int = 8, hidden: int = 16, classes: int = 4, seed: int = 1) -> Workshop:
         folder = self.folder / f"{features}-{hidden}-{classes}-{seed}"

@@ -15,6 +15,7 @@ import pytest
 from edge_agent.protocol.profile import Limits, RuntimeName
 from edge_agent.protocol.states import Reason
 from edge_agent.runner.control import Beat, Drained, RunnerSpec, SetWindow, Window, line
+from edge_agent.supervisor.runners import address_space_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,9 +156,25 @@ def test_runner_whose_address_space_is_too_small_is_no_harm_to_others(
     first = start()
     first.prove(small)
     second = start()
-    refused = second.refuse(spec.model_copy(update={"address_space_bytes": 300 << 20}))
+    refused = second.refuse(spec.model_copy(update={"address_space_bytes": 60 << 20}))
     assert refused.reason is Reason.MEMORY_LIMIT, refused
     assert first.process.poll() is None
+
+
+def test_runner_of_a_small_file_that_takes_gigabytes_refuses_it_for_its_memory(
+    workshop: Workshop, start: Callable[..., Runner], manifest_of: Callable[..., VariantManifest]
+) -> None:
+    path, signature = workshop.hungry_file()
+    space_bytes = address_space_for(path.stat().st_size, memory_bytes=256 << 20)
+    spec = RunnerSpec(
+        deployment_id="d",
+        manifest=manifest_of(path, signature),
+        model_path=path,
+        address_space_bytes=space_bytes,
+    )
+    refused = start().refuse(spec)
+    assert refused.reason is Reason.MEMORY_LIMIT, refused
+    assert f"may take {space_bytes} bytes" in refused.detail
 
 
 def test_runner_windows_are_cut_at_the_interval_and_empty_ones_are_not_sent(
@@ -294,11 +311,8 @@ def test_runner_without_memory_for_a_request_refuses_it_and_serves_the_next(
     spec = RunnerSpec(
         deployment_id="d", manifest=manifest_of(path, wide.network.signature), model_path=path, probe_runs=1
     )
-    first = start()
-    first.prove(spec)
-    status = psutil.Process(first.process.pid).memory_info()
     runner = start()
-    runner.prove(spec.model_copy(update={"address_space_bytes": status.vms + (64 << 20)}))
+    runner.prove(spec.model_copy(update={"address_space_bytes": 64 << 20}))
     runner.serve()
     client = connect()
 
