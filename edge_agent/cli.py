@@ -55,6 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILURE
     except BrokenPipeError:
         return FAILURE
+    except PermissionError as exc:
+        sys.stderr.write(
+            f"edge-agent: no permission for {exc.filename}: give another --data-dir, or run as its owner\n"
+        )
+        return FAILURE
     except KeyboardInterrupt:
         return 130
 
@@ -67,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
     start = commands.add_parser("start", help="join a registry (the first time) and run until stopped")
     start.add_argument("--registry", required=True, metavar="URL", help="the registry's address")
-    start.add_argument("--token", help="one-time token; needed once, when the device joins")
+    start.add_argument("--token", help="one-time token; needed once, when the device joins (or SHOAL_JOIN_TOKEN)")
+    start.add_argument("--token-file", type=Path, metavar="FILE", help="the token, where no process list shows it")
     start.add_argument("--device-id", metavar="ID", help="the name to join under; by default the registry gives one")
     start.add_argument("--profile", metavar="NAME", help="the device's kind, as the registry knows it")
     start.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be given several times")
@@ -145,11 +151,30 @@ def _start(options: argparse.Namespace) -> int:
     return start(
         settings,
         registry_url=options.registry,
-        token=options.token,
+        token=_token(options),
         device_id=_name(options.device_id, "--device-id"),
         profile=_name(options.profile, "--profile"),
         labels=dict(_pair(text, "--label") for text in options.label),
     )
+
+
+def _token(options: argparse.Namespace) -> str | None:
+    """The token for joining: from the flag, a file or the environment, in this order.
+
+    Raises:
+        UsageError: flag and file are given, or the file can't be read or is empty.
+    """
+    if options.token_file is None:
+        return options.token or os.environ.get("SHOAL_JOIN_TOKEN") or None
+    if options.token is not None:
+        raise UsageError("give either --token or --token-file")
+    try:
+        token: str = options.token_file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"can't read a token from {options.token_file}: is it there, and a text?") from exc
+    if not token:
+        raise UsageError(f"{options.token_file} is empty: put the token that edge-registry gave into it")
+    return token
 
 
 def _status(options: argparse.Namespace) -> int:

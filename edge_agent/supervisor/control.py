@@ -30,7 +30,6 @@ class ControlServer:
         self._path, self._describe = path, describe
         self.listener = listen_unix(path)
         self.listener.setblocking(False)
-        path.chmod(0o660)
 
     def answer(self) -> None:
         """Answer one connection."""

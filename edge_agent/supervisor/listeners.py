@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 BACKLOG = 512
 SUN_PATH_LIMIT = 107
+SOCKET_MODE = 0o660  # to connect is to write: applications in the agent's group may, whatever the umask
 BIND_PATIENCE_S = 5.0  # runners of a supervisor that was killed need a moment to go
 
 
@@ -93,6 +94,7 @@ def listen_unix(path: Path, *, kind: socket.SocketKind = socket.SOCK_STREAM) -> 
     try:
         with short_path(path) as address:
             listener.bind(address)
+        path.chmod(SOCKET_MODE)
         if kind == socket.SOCK_STREAM:
             listener.listen(BACKLOG)
     except BaseException:

@@ -70,7 +70,8 @@ def unpack(object_path: Path, manifest_path: Path, target: Path) -> None:
     manifest = VariantManifest.model_validate_json(text)
     if target.exists():
         return  # content-addressed: a crash came after the rename
-    new = target.with_name(UNFINISHED_PREFIX + target.name)
+    # a process of a supervisor that was killed may still be at the same variant: each has a folder of its own
+    new = target.with_name(f"{UNFINISHED_PREFIX}{target.name}-{os.getpid()}")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     try:
@@ -82,8 +83,10 @@ def unpack(object_path: Path, manifest_path: Path, target: Path) -> None:
         fsync_folder(new)
         new.rename(target)
         fsync_folder(target.parent)
-    except BaseException:
+    except BaseException as exc:
         shutil.rmtree(new, ignore_errors=True)
+        if isinstance(exc, OSError) and exc.errno in (errno.ENOTEMPTY, errno.EEXIST) and target.exists():
+            return  # the other one was first
         raise
 
 

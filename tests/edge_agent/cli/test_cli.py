@@ -35,6 +35,9 @@ def test_help_answers_at_once() -> None:
     ("arguments", "sentence"),
     [
         (["start", "--registry", "http://127.0.0.1:9"], "give --token once"),
+        (["start", "--registry", "http://127.0.0.1:9", "--token-file", "/nowhere"], "can't read a token from /nowhere"),
+        (["start", "--registry", "http://127.0.0.1:9", "--token-file", "/dev/null"], "/dev/null is empty"),
+        (["start", "--registry", "http://127.0.0.1:9", "--token", "t", "--token-file", "x"], "give either --token or"),
         (["start", "--registry", "http://127.0.0.1:9", "--token", "t"], "does not answer"),
         (["start", "--registry", "ftp://x", "--token", "t"], "no http:// or https:// address"),
         (["start", "--registry", "http://x:99999999", "--token", "t"], "no http:// or https:// address"),
@@ -66,6 +69,14 @@ def test_mistake_gets_one_sentence_and_an_exit_code(tmp_path: Path, arguments: l
     assert sentence in last
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "agent" / "identity.json").exists()
+
+
+def test_start_in_a_folder_that_is_a_file_gets_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "agent").write_text("not a folder")
+    result = run("start", "--registry", "http://127.0.0.1:9", "--token", "t", "--data-dir", str(tmp_path / "agent"))
+    assert result.returncode == 1
+    assert "give another --data-dir" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_probe_writes_a_profile_that_can_be_read(tmp_path: Path) -> None:
@@ -107,6 +118,25 @@ def test_start_with_a_token_joins_once_and_later_needs_none(
     asked = http_registry.joins[0]
     assert asked["labels"] == {"site": "berlin", "row": "7"}
     assert all(isinstance(value, str) for value in asked["facts"].values())
+
+
+@pytest.mark.parametrize("where", ["file", "environment"])
+def test_start_with_a_token_that_no_process_list_shows_joins(
+    new_device: Device,
+    http_registry: HttpRegistry,
+    registry: MqttRegistry,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if where == "file":
+        path = new_device.root.parent / "token"
+        path.write_text("good-token\n")
+        new_device.start("--token-file", str(path))
+    else:
+        monkeypatch.setenv("SHOAL_JOIN_TOKEN", "good-token")
+        new_device.start()
+    registry.expect_online()
+    assert [join["token"] for join in http_registry.joins] == ["good-token"]
 
 
 def test_start_with_a_bad_token_says_what_the_registry_said(new_device: Device) -> None:

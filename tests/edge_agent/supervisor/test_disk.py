@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import socket
 import sqlite3
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import zstandard
@@ -18,6 +19,7 @@ from edge_agent.layout import Layout
 from edge_agent.protocol.manifest import Encoding, ObjectDescriptor, VariantManifest
 from edge_agent.protocol.messages import Ack, AckRange, Reply, ReplyStatus, TelemetryReport, decode
 from edge_agent.protocol.states import DeploymentState
+from edge_agent.supervisor import unpack as unpack_module
 from edge_agent.supervisor import variants
 from edge_agent.supervisor.blocks import BlockFile, DiskFullError
 from edge_agent.supervisor.board import parse_memory_available_bytes, parse_throttled
@@ -25,6 +27,7 @@ from edge_agent.supervisor.database import open_database, transaction
 from edge_agent.supervisor.events import Persist
 from edge_agent.supervisor.fetch import BlockFetch
 from edge_agent.supervisor.http_fetch import runs
+from edge_agent.supervisor.listeners import listen_unix
 from edge_agent.supervisor.records import Accepted, DeploymentRecord, ModelSlot
 from edge_agent.supervisor.spool import CLOCK_FLOOR, Spool
 from edge_agent.supervisor.store import Counter, StateStore
@@ -269,6 +272,34 @@ def test_unpack_installs_a_variant_whole_and_once(tmp_path: Path) -> None:
     unpack(*paths)
     unpack(*paths)
     assert sorted(p.name for p in paths[2].iterdir()) == ["manifest.json", "model"]
+
+
+def test_unpack_beside_another_that_a_killed_supervisor_left_installs_one_whole_variant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = laid_out(make_variant(), tmp_path)
+    write = unpack_module._write_files
+
+    def other_one_meanwhile(*arguments: Any) -> None:  # noqa: ANN401  passed on as they are
+        write(*arguments)
+        monkeypatch.setattr(unpack_module, "_write_files", write)
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+        unpack(*paths)
+
+    monkeypatch.setattr(unpack_module, "_write_files", other_one_meanwhile)
+    unpack(*paths)
+    assert sorted(p.name for p in paths[2].iterdir()) == ["manifest.json", "model"]
+    assert [p.name for p in paths[2].parent.iterdir()] == ["v"]
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM], ids=["models", "reports"])
+def test_socket_lets_the_agents_group_connect_whatever_the_umask(tmp_path: Path, kind: socket.SocketKind) -> None:
+    before = os.umask(0o022)
+    try:
+        with listen_unix(tmp_path / "x.sock", kind=kind):
+            assert (tmp_path / "x.sock").stat().st_mode & 0o777 == 0o660
+    finally:
+        os.umask(before)
 
 
 def bomb() -> ToyVariant:
