@@ -43,6 +43,8 @@ def test_rollout_is_paused_resumed_rolled_back_and_aborted_and_a_device_is_remov
     for agent in agents:
         wait_until(partial(agent.serves, "tiny", "1"), f"{agent.device_id} is back")
         assert _received(fleet, agent, "1") in {0, received[agent.device_id]}
+        # while it leaves, a runner still answers who reaches it
+        wait_until(lambda: not any(a.serves("tiny", "2") for a in agents), "version 2 has left")
 
     # aborted: who has it keeps it, nobody else gets it
     rollout_id = fleet.roll_out("2", waves="1,100%", probe_inferences=1)
