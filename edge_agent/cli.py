@@ -55,10 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILURE
     except BrokenPipeError:
         return FAILURE
-    except PermissionError as exc:
-        sys.stderr.write(
-            f"edge-agent: no permission for {exc.filename}: give another --data-dir, or run as its owner\n"
-        )
+    except (PermissionError, FileExistsError, NotADirectoryError) as exc:
+        sys.stderr.write(f"edge-agent: {exc.filename}: {exc.strerror}: give another --data-dir, or run as its owner\n")
         return FAILURE
     except KeyboardInterrupt:
         return 130

@@ -24,18 +24,25 @@ _OOM_SCORE = 500  # when memory ends, the kernel takes a runner before the super
 
 
 class Child:
-    """One runner or front process."""
+    """One runner or front process.
+
+    Raises:
+        OSError: it can't be started; from the constructor.
+    """
 
     def __init__(self, command: Sequence[str], *, descriptors: Sequence[int], now_s: float) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            passed = (theirs.fileno(), *descriptors)
-            self.process = subprocess.Popen(  # noqa: S603  our own module, no shell
-                [*command, "--control-fd", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=passed,
-                process_group=0,  # Ctrl-C is for the supervisor, which then lets its children finish
-            )
+        try:
+            with theirs:
+                self.process = subprocess.Popen(  # noqa: S603  our own module, no shell
+                    [*command, "--control-fd", str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), *descriptors),
+                    process_group=0,  # Ctrl-C is for the supervisor, which then lets its children finish
+                )
+        except BaseException:
+            ours.close()
+            raise
         with contextlib.suppress(OSError):
             Path(f"/proc/{self.process.pid}/oom_score_adj").write_text(str(_OOM_SCORE))
         ours.setblocking(False)

@@ -108,6 +108,7 @@ class Runners:
         self._served: dict[str, str] = {}  # model -> the deployment that answers
         self._front: Child | None = None
         self._front_serves = False
+        self._leaving_fronts: list[Child] = []  # they answer whom they have, and accept nobody any more
         self._unannounced: set[str] = set()  # runners that serve, but not yet on the shared port
         self._front_retry_s = 0.0
         self._window_s = 10.0
@@ -132,7 +133,12 @@ class Runners:
         if self._listeners.tcp is not None:
             descriptors.append(self._listeners.tcp.fileno())
         command = self._settings.runner_command or (sys.executable, "-m", "edge_agent.runner")
-        child = Child(command, descriptors=descriptors, now_s=time.monotonic())
+        try:
+            child = Child(command, descriptors=descriptors, now_s=time.monotonic())
+        except OSError as exc:  # no memory for another process now: a crash like any other, tried again after a while
+            log.warning("the runner of %s can't be started: %s", action.deployment_id, exc)
+            self._deliver(RunnerExited(action.deployment_id, f"it can't be started: {exc.strerror}"))
+            return
         runner = _Runner(child, action)
         self._runners[action.deployment_id] = runner
         self._watch(child.control.fileno(), lambda: self._readable(runner))
@@ -198,6 +204,9 @@ class Runners:
                 runner.hung = why
                 log.warning("the runner of %s hangs and is ended: %s", runner.deployment_id, why)
                 child.kill()
+        for leaving in self._leaving_fronts:
+            if leaving.kill_at_s is not None and now_s >= leaving.kill_at_s:
+                leaving.kill()
         front = self._front
         if front is not None and now_s - front.heard_s > self._settings.runner_silence_s:
             front.kill()
@@ -207,7 +216,7 @@ class Runners:
     def close(self, *, patience_s: float = STOP_PATIENCE_S) -> None:
         """Let all finish what they are answering, then end them."""
         front = [self._front] if self._front is not None else []
-        children = [*front, *(runner.child for runner in self._runners.values())]
+        children = [*front, *self._leaving_fronts, *(runner.child for runner in self._runners.values())]
         for child in children:
             child.send(Drain(deadline_s=patience_s))
         give_up_at = time.monotonic() + patience_s
@@ -221,6 +230,7 @@ class Runners:
             child.kill()
             child.reap()
         self._runners.clear()
+        self._leaving_fronts.clear()
         self._front = None
 
     def _hangs(self, runner: _Runner, now_s: float) -> str:
@@ -289,8 +299,7 @@ class Runners:
             del self._runners[runner.deployment_id]
         if runner.retire is not None:  # it ended before it served: the old one may go all the same
             self.stop(runner.retire, at_once=False)
-        if self._served.get(runner.model) == runner.deployment_id:
-            del self._served[runner.model]
+        # `_served` keeps it: its model still has its place at the front, which waits for the runner that follows
         if runner.refused is not None and not runner.leaving:
             refused = runner.refused
             self._deliver(RunnerRefused(runner.deployment_id, refused.reason, refused.detail, refused.report))
@@ -327,9 +336,17 @@ class Runners:
             and self._front is not None
             and all(self._runners[d].serving for d in self._served.values() if d in self._runners)
         ):
-            self._front.send(Drain(deadline_s=self._settings.drain_s))
-        elif self._front is not None:
-            self._send_routes(self._front)
+            self._release_front(self._front)
+        for front in (self._front, *self._leaving_fronts):
+            if front is not None:
+                self._send_routes(front)
+
+    def _release_front(self, front: Child) -> None:
+        """Let the front leave. If several models come back meanwhile they get another: this one accepts no more."""
+        self._front, self._front_serves = None, False
+        self._leaving_fronts.append(front)
+        front.send(Drain(deadline_s=self._settings.drain_s))
+        front.kill_at_s = time.monotonic() + self._settings.drain_s + STOP_PATIENCE_S
 
     def _tell(self, runner: _Runner, wanted: tuple[int, ...]) -> None:
         added = tuple(fd for fd in wanted if fd not in runner.descriptors)
@@ -347,7 +364,12 @@ class Runners:
         if self._front is not None:
             return
         command = self._settings.front_command or (sys.executable, "-m", "edge_agent.front")
-        front = Child(command, descriptors=[tcp], now_s=time.monotonic())
+        try:
+            front = Child(command, descriptors=[tcp], now_s=time.monotonic())
+        except OSError as exc:
+            log.warning("the front process can't be started: %s", exc)
+            self._front_retry_s = time.monotonic() + 1.0
+            return
         self._front = front
         self._watch(front.control.fileno(), lambda: self._front_readable(front))
         self._send_routes(front)
@@ -357,15 +379,17 @@ class Runners:
         messages: list[FromRunner] = []
         with contextlib.suppress(ValueError, ValidationError):
             messages = front.receive(FROM_RUNNER, now_s=time.monotonic())
-        if any(isinstance(message, Serving) for message in messages) and not self._front_serves:
+        told = any(isinstance(message, Serving) for message in messages)
+        if told and front is self._front and not self._front_serves:
             self._front_serves = True
             self._arrange()
             self._announce()
         if front.ended:
             self._unwatch(front.control.fileno())
             detail = front.reap()
-            if self._front is front:
-                self._front, self._front_serves = None, False
-                self._front_retry_s = time.monotonic() + 1.0
-            if len(self._served) > 1:
-                log.warning("the front process ended (%s) and is started again", detail)
+            if self._front is not front:
+                self._leaving_fronts.remove(front)
+                return
+            self._front, self._front_serves = None, False
+            self._front_retry_s = time.monotonic() + 1.0
+            log.warning("the front process ended (%s)", detail)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
 import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 
 from edge_agent.protocol.messages import Desired, DesiredDeployment, TelemetryReport, encode
 from edge_agent.protocol.topics import DeviceTopic
-from tests.edge_agent.supervisor.conftest import until
+from tests.edge_agent.supervisor.conftest import TOY_RUNNER, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,6 +134,43 @@ def test_agent_with_several_models_serves_both_on_one_port(
     registry.expect_state("d1", "superseded")
     device.expect_answer("7", model="other")
     assert not device.layout.active_pointer("net").exists()
+
+
+def test_agent_told_of_a_second_model_while_its_front_still_leaves_answers_on_the_port(
+    device: Device, registry: MqttRegistry, variant_of: VariantOf
+) -> None:
+    other = variant_of(model="other", version="7")
+    device.flags = ["--set", f"front_command={sys.executable} -m edge_agent.front"]
+    registry.want(1, {"d1": variant_of(), "e1": other})
+    device.start()
+    registry.expect_serving("d1")
+    registry.expect_serving("e1")
+    idle = http.client.HTTPConnection("127.0.0.1", device.port, timeout=5)  # it keeps the front for its whole drain
+    idle.request("GET", "/v2/health/live")
+    idle.getresponse().read()
+
+    registry.want(2, {"e1": other})
+    registry.expect_state("d1", "superseded")
+    device.expect_answer("7", model="other")
+    registry.want(3, {"e1": other, "f1": variant_of(model="third", version="9")})
+
+    registry.expect_serving("f1")
+    device.expect_answer("9", model="third")
+    device.expect_answer("7", model="other")
+    idle.close()
+
+
+def test_agent_whose_runner_cannot_be_started_tries_again(
+    device: Device, registry: MqttRegistry, variant_of: VariantOf
+) -> None:
+    program = device.root.parent / "runner"
+    device.flags = ["--set", f"runner_command={program}"]
+    registry.want(1, {"d1": variant_of()})
+    device.start()
+    registry.expect_state("d1", "failed")
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} {TOY_RUNNER} "$@"\n')
+    program.chmod(0o755)
+    registry.expect_serving("d1")
 
 
 def test_agent_told_the_same_older_and_newer_ends_in_the_newest_state(
