@@ -30,7 +30,7 @@ SLOW = pytest.mark.slow
     "part",
     [
         "mosquitto",
-        "controller",
+        pytest.param("controller", marks=SLOW),
         pytest.param("seaweedfs", marks=SLOW),
         pytest.param("api", marks=SLOW),
         pytest.param("delivery", marks=SLOW),

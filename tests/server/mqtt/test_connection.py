@@ -75,6 +75,27 @@ def test_broker_killed_adapter_reconnects_and_subscribes_again(
     receiver.wait_for(lambda: b"after" in receiver.payloads())
 
 
+def test_broker_back_with_a_saved_session_still_divides_a_shared_subscription(
+    own_broker: tuple[str, Child], topic: str, connect: Connect
+) -> None:
+    url, child = own_broker
+    receiver = connect(url, f"$share/group/{topic}", topic, session_expiry_s=300, clean_start=0)
+    child.ask_to_stop()  # it saves its sessions
+    child.finish(time.monotonic() + 10)
+    child.start()
+    receiver.wait_for(lambda: not receiver.connection.is_ready)
+    assert receiver.connection.wait_ready(10)
+    sender = connect(url)
+    assert child.identity is not None
+    os.kill(child.identity.pid, signal.SIGKILL)  # and comes back with what it saved before
+    receiver.wait_for(lambda: not receiver.connection.is_ready)
+    assert child.poll() == -signal.SIGKILL
+    child.start()
+    assert receiver.connection.wait_ready(10)
+    assert sender.connection.publish(topic, b"after").wait(10)
+    receiver.wait_for(lambda: receiver.payloads().count(b"after") == 2)  # one for each of its subscriptions
+
+
 def test_session_present_after_a_stop_delivers_what_came_meanwhile(broker: str, topic: str, connect: Connect) -> None:
     first = connect(broker, topic, client_id=f"keeps-{topic[-8:]}", session_expiry_s=60, clean_start=0)
     first.stop()
