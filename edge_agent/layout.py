@@ -55,12 +55,12 @@ class Layout:
     @property
     def control_socket(self) -> Path:
         """Where `edge-agent status` asks (Unix stream)."""
-        return self.run_dir / "control.sock"
+        return self.run_dir / "_control.sock"  # no model's name begins so
 
     @property
     def report_socket(self) -> Path:
         """Where in-process models send their telemetry windows (Unix datagram)."""
-        return self.run_dir / "report.sock"
+        return self.run_dir / "_report.sock"
 
     @property
     def journal_dir(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import selectors
@@ -39,7 +40,7 @@ from edge_agent.supervisor.variants import VariantFolders
 from edge_agent.supervisor.windows import Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import TelemetryReport
@@ -163,6 +164,7 @@ class Agent:
         self._remove_stale_pointers()
         self._carry_out(self._core.start(self._moment()))
         log.info("device %s at %s", self._identity.device_id, self._listeners.address or "Unix sockets only")
+        self._turn(0.0)  # nothing to wait for yet: connect at once
         while not self._stopping:
             self._turn(self._timeout_s())
         self._end()
@@ -257,10 +259,12 @@ class Agent:
             case ev.StopRunner():
                 self._runners.stop(action.deployment_id, at_once=action.at_once)
             case ev.Activate():
-                self._folders.point(self._pointer(action))
+                with self._spared("no in-process model can follow"):
+                    self._folders.point(self._pointer(action))
                 self._runners.activate(action)
             case ev.Deactivate():
-                self._folders.unpoint(action.model)
+                with self._spared("the next start removes the pointer"):
+                    self._folders.unpoint(action.model)
                 self._runners.deactivate(action.model)
             case ev.SetWindow():
                 self._runners.set_window(action.window_s)
@@ -279,7 +283,8 @@ class Agent:
 
     def _start_transfer(self, action: ev.StartTransfer) -> None:
         manifest, sha256 = action.manifest, action.manifest.object.sha256
-        self._keep_manifest(action.manifest_sha256, manifest)
+        with self._spared("after a restart the manifest is asked for again"):
+            self._keep_manifest(action.manifest_sha256, manifest)
         needed = manifest.payload_bytes + manifest.object.size_bytes
         used = self._folders.used_bytes(except_object=sha256)
         if used + needed > self._budget_bytes:
@@ -292,6 +297,16 @@ class Agent:
         except DiskFullError as exc:
             self._folders.drop_transfer(sha256)
             self._events.append(ev.TransferFailed(sha256, Reason.DISK_FULL, str(exc)))
+        except OSError as exc:
+            self._events.append(ev.TransferFailed(sha256, Reason.INTERNAL, f"the disk failed: {exc.strerror}"))
+
+    @contextlib.contextmanager
+    def _spared(self, consequence: str) -> Iterator[None]:
+        """A disk that is full or has failed must not take down what runs."""
+        try:
+            yield
+        except OSError as exc:
+            self._complaints.add("disk", f"the disk takes nothing ({exc.strerror}): {consequence}")
 
     def _keep_manifest(self, manifest_sha256: str, manifest: VariantManifest) -> None:
         text = self._manifests.take_text(manifest_sha256)
@@ -353,8 +368,9 @@ class Agent:
 
     def _remove_stale_pointers(self) -> None:
         """A crash may have come between the record and the pointer: nobody may follow one that leads nowhere."""
+        active = self._core.active_models()
         for model, folder in self._folders.pointed().items():
-            if not (self._layout.root / folder).is_dir():
+            if model not in active or not (self._layout.root / folder).is_dir():
                 self._folders.unpoint(model)
 
     def _watch(self, descriptor: int, callback: Callable[[], None]) -> None:

@@ -113,6 +113,10 @@ class DeviceCore:
         """Whether this device has such a deployment."""
         return deployment_id in self._ledger.records
 
+    def active_models(self) -> frozenset[str]:
+        """The models for which a deployment answers, or will once its runner is up."""
+        return frozenset(slot.model for slot in self._ledger.slots.values() if slot.active is not None)
+
     def model_runners(self) -> dict[str, str]:
         """The deployment that answers for each model now."""
         return {

@@ -91,8 +91,12 @@ class Spool:
         if not ours:
             return 0
         before = self.count
-        with transaction(self._connection) as connection:
-            connection.executemany("DELETE FROM reports WHERE sequence BETWEEN ? AND ?", ours)
+        try:
+            with transaction(self._connection) as connection:
+                connection.executemany("DELETE FROM reports WHERE sequence BETWEEN ? AND ?", ours)
+        except sqlite3.OperationalError as exc:
+            log.warning("telemetry that the registry has can't be freed (%s): it is sent again later", exc)
+            return 0
         self._measure()
         return before - self.count
 
@@ -132,10 +136,15 @@ class Spool:
 
     def _drop(self, sequences: Iterable[int]) -> None:
         rows = [(sequence,) for sequence in sequences]
-        self.dropped += len(rows)
-        with transaction(self._connection) as connection:
-            connection.executemany("DELETE FROM reports WHERE sequence = ?", rows)
-            connection.execute("UPDATE facts SET value = ? WHERE name = 'dropped'", (str(self.dropped),))
+        dropped = self.dropped + len(rows)
+        try:
+            with transaction(self._connection) as connection:
+                connection.executemany("DELETE FROM reports WHERE sequence = ?", rows)
+                connection.execute("UPDATE facts SET value = ? WHERE name = 'dropped'", (str(dropped),))
+        except sqlite3.OperationalError as exc:
+            log.warning("the telemetry spool is full or old, and can't be trimmed: %s", exc)
+            return
+        self.dropped = dropped
         self._measure()
         log.warning("the telemetry spool is full or old: %d reports were dropped", len(rows))
 

@@ -209,6 +209,39 @@ def test_agent_killed_serves_again_without_any_network(
     until(lambda: device.status()["connected"], what="a connection")
 
 
+def test_agent_killed_before_it_removed_a_pointer_removes_it_at_its_next_start(
+    device: Device, registry: MqttRegistry, variant_of: VariantOf
+) -> None:
+    registry.want(1, {"d1": variant_of()})
+    device.start()
+    registry.expect_serving("d1")
+    pointer = device.layout.active_pointer("net")
+    content = pointer.read_bytes()
+    registry.want(2, {})
+    until(lambda: not pointer.exists(), what="the pointer's end")
+    device.kill()
+    pointer.write_bytes(content)
+    folder = device.root / json.loads(content)["variant_dir"]
+    folder.mkdir(parents=True, exist_ok=True)  # garbage had not been collected either
+
+    device.start()
+    until(lambda: not pointer.exists(), what="the stale pointer's end")
+
+
+def test_agent_whose_disk_takes_no_pointer_serves_all_the_same(
+    device: Device, registry: MqttRegistry, variant_of: VariantOf
+) -> None:
+    device.start()
+    registry.expect_online()
+    pointer = device.layout.active_pointer("net")
+    pointer.mkdir()  # nothing can be renamed to a folder
+    registry.want(1, {"d1": variant_of()})
+    registry.expect_serving("d1")
+    device.expect_answer("1")
+    assert device.status()["complaints"] == {"disk": 1}
+    pointer.rmdir()
+
+
 @pytest.mark.parametrize("pause_s", [0.0, 0.4, 0.8, 1.6])
 def test_agent_killed_while_it_updates_ends_in_the_wanted_state(
     device: Device, registry: MqttRegistry, variant_of: VariantOf, pause_s: float

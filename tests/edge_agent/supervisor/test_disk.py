@@ -112,6 +112,26 @@ def test_spool_drops_what_is_old_but_believes_no_clock_that_was_never_set(tmp_pa
     spool.close()
 
 
+def test_spool_on_a_disk_that_takes_nothing_keeps_what_it_has(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, limit_age_s=100)
+    spool.add([report(), report()], unix_s=NOW)
+    spool._connection.execute("PRAGMA query_only = ON")  # as a file system that has become read-only
+    assert spool.free(Ack(ranges=(AckRange(spool_id=spool.spool_id, first=1, last=2),))) == 0
+    spool.add([report()], unix_s=NOW + 1000)
+    spool._trim(NOW + 1000)
+    assert (spool.count, spool.dropped) == (2, 1)
+    spool._connection.execute("PRAGMA query_only = OFF")
+    assert spool.free(Ack(ranges=(AckRange(spool_id=spool.spool_id, first=1, last=2),))) == 2
+    spool.close()
+
+
+@pytest.mark.parametrize("model", ["control", "report", "lock", "state"])
+def test_layout_of_a_model_of_any_name_meets_none_of_the_agents_own_files(tmp_path: Path, model: str) -> None:
+    layout = Layout(tmp_path)
+    own = {layout.control_socket, layout.report_socket, layout.journal_dir, layout.lock, layout.state_db}
+    assert not own & {layout.model_socket(model), layout.active_pointer(model)}
+
+
 def test_counter_never_gives_a_number_twice_whatever_is_lost(tmp_path: Path) -> None:
     seen = []
     for _ in range(3):
