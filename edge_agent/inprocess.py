@@ -27,8 +27,8 @@ from edge_agent.protocol.base import Name
 from edge_agent.protocol.manifest import FileRole, VariantManifest
 from edge_agent.protocol.messages import MalformedMessageError, TelemetryReport, encode
 from edge_agent.protocol.signature import FREE
-from edge_agent.runner.selftest import verify_file
 from edge_agent.runner.journal import UNSPOOLED
+from edge_agent.runner.selftest import verify_file
 from edge_agent.runner.windows import WindowMeter
 from edge_agent.runtimes.convert import BoundModel, InputError, require_finite
 from edge_agent.runtimes.measure import rss_bytes
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RETRY_S = 60.0  # a variant that did not load is tried again: memory may have been short
+LONGEST_WAIT_S = 3600.0  # `Event.wait` refuses what no clock can count: a window may be given as any number
 KEPT_REPORTS = 60  # while the agent is away; the oldest goes first
 MANIFEST = "manifest.json"
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
@@ -279,7 +280,7 @@ class LiveModel:
         """The thread: load what becomes active, and send a window whenever one is over."""
         ends_s = time.monotonic() + self._loaded.pointer.window_s
         while not self._closed:
-            self._wake.wait(max(0.05, ends_s - time.monotonic()))
+            self._wake.wait(min(LONGEST_WAIT_S, max(0.05, ends_s - time.monotonic())))
             self._wake.clear()
             try:
                 self._swap_if_told()

@@ -54,7 +54,7 @@ _DEVICE_TREE_NPUS = {
     "arm,ethos-u55": NpuKind.ETHOS_U55,
     "arm,ethos-u65": NpuKind.ETHOS_U65,
     "arm,ethos-u85": NpuKind.ETHOS_U85,
-    "rockchip,rk3588-rknn": NpuKind.RKNPU2,
+    "rockchip,rk3588-rknn-core": NpuKind.RKNPU2,  # the mainline kernel's binding
     "rockchip,rk3588-rknpu": NpuKind.RKNPU2,
 }
 

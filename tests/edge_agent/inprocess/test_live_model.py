@@ -111,6 +111,14 @@ def test_windows_are_sent_and_name_the_deployment(opened: LiveModel, data_dir: D
     assert report.rss_bytes > 1 << 20
 
 
+def test_model_with_a_window_longer_than_any_clock_follows_all_the_same(data_dir: DataDir, workshop: Workshop) -> None:
+    data_dir.activate(workshop.float_file(), workshop.network.signature, window_s=1e300)
+    with LiveModel.open("tiny", data_dir.layout.root) as model:
+        data_dir.activate(workshop.float_file(), workshop.network.signature, deployment="d-2", version="2")
+        model.run(workshop.network.samples(1))
+        until(lambda: model.version == "2")
+
+
 def test_windows_while_the_agent_is_away_are_kept_and_inference_goes_on(
     opened: LiveModel, data_dir: DataDir, workshop: Workshop
 ) -> None:

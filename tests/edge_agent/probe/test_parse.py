@@ -108,6 +108,7 @@ def test_parse_arch_knows_what_shoal_knows(machine: str, arch: Arch | None) -> N
         ({"ethosu0"}, set(), NpuKind.ETHOS_U65),
         ({"ethosu0"}, {"arm,ethos-u85"}, NpuKind.ETHOS_U85),
         (set(), {"rockchip,rk3588-rknpu"}, NpuKind.RKNPU2),
+        (set(), {"rockchip,rk3588-rknn-core"}, NpuKind.RKNPU2),
         ({"apex_0"}, set(), NpuKind.EDGE_TPU),
         ({"hailo0"}, set(), NpuKind.HAILO_8L),
         ({"null", "tty0"}, {"raspberrypi,4-model-b"}, None),
