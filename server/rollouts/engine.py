@@ -75,7 +75,8 @@ def make_plan(facts: Facts, ledger: Ledger) -> None:
             )
             ledger.add(row)
     sizes = ", ".join(str(len(device_ids)) for device_ids in cut)
-    sentence = f"{len(ordered)} devices match; the waves hold {sizes}."
+    matching = "1 device matches" if len(ordered) == 1 else f"{len(ordered)} devices match"
+    sentence = f"{matching}; the waves hold {sizes}."
     ledger.decide(rollout, "planned", sentence, devices=len(ordered), waves=len(cut))
 
 
@@ -207,7 +208,8 @@ def _finish(facts: Facts, ledger: Ledger) -> None:
     counts = gate.count_wave(ledger.rows_of(rollout.rollout_id))
     sentence = (
         f"Finished: {counts.running} of {counts.devices} devices run {rollout.model}@{rollout.version}, "
-        f"{counts.failed + counts.refused} failed, {counts.timed_out} timed out, {counts.no_variant} have no variant."
+        f"{counts.failed + counts.refused} failed, {counts.timed_out} timed out, {counts.no_variant} have no variant"
+        + (f", {counts.left} were cancelled, removed or taken over by a newer rollout." if counts.left else ".")
     )
     ledger.stand(rollout.rollout_id, RolloutState.FINISHED, sentence)
     ledger.decide(rollout, "finished", sentence, **counts.numbers())
