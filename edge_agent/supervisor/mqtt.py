@@ -11,10 +11,10 @@ import queue
 import threading
 import urllib.parse
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -171,13 +171,15 @@ class MqttLink:
             address = self._address
             try:
                 client = self._new_client(session)
-                client.connect(address.host, address.port, self._keepalive_s, clean_start=False, properties=properties)
+                client.connect(
+                    _plain(address.host), address.port, self._keepalive_s, clean_start=False, properties=properties
+                )
             except Exception as exc:  # noqa: BLE001  no address, no certificates: this thread must live to try again
                 self._inbox.put(Disconnected(session, str(exc), spent=False))
                 continue
             self._client = client
             try:
-                client.loop_forever()
+                _loop_until_disconnected(client)
             except Exception as exc:  # noqa: BLE001  top of this thread: whatever paho stumbles over ends one session
                 self._inbox.put(Disconnected(session, f"{type(exc).__name__}: {exc}", spent=True))
             self._client = None
@@ -218,6 +220,21 @@ class MqttLink:
         client.on_disconnect = on_disconnect
         client.on_message = on_message
         return client
+
+
+def _plain(host: str) -> str:
+    """A host's name as the socket wants it in the end: of text it would import `idna` and `unicodedata`, 0.7 MB."""
+    return cast("str", host.encode()) if host.isascii() else host
+
+
+def _loop_until_disconnected(client: Client) -> None:
+    """Serve one connection in this thread.
+
+    Not by `loop_forever`: without `loop_start`, which makes a thread of its own, nothing wakes that from its `select`,
+    and what the worker publishes waits there for up to a second. `loop` makes the pair of sockets that wakes it.
+    """
+    while client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+        pass
 
 
 def _leave_writing_to_the_loop(_client: Client, _data: object, _socket: object) -> None:
