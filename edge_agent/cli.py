@@ -233,7 +233,7 @@ def _probe(options: argparse.Namespace) -> int:
     from edge_agent.layout import default_data_dir  # noqa: PLC0415
     from edge_agent.probe.read import probe  # noqa: PLC0415
     from edge_agent.profiles import dump_profile  # noqa: PLC0415
-    from edge_agent.supervisor.start import installed_runtimes  # noqa: PLC0415
+    from edge_agent.runtimes.registry import installed_runtimes  # noqa: PLC0415
 
     profile = probe(
         data_dir=(options.data_dir or default_data_dir()).absolute(),

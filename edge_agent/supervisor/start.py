@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.layout import Layout
-from edge_agent.protocol.profile import RuntimeName
+from edge_agent.runtimes.registry import installed_runtimes
 from edge_agent.supervisor import identity as identities
 from edge_agent.supervisor.agent import Agent
 
@@ -17,21 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edge_agent.settings import AgentSettings
-
-_PACKAGES = {RuntimeName.LITERT: "ai_edge_litert", RuntimeName.TFLITE: "tflite_runtime"}
-
-
-def installed_runtimes() -> dict[RuntimeName, str]:
-    """The inference runtimes of this Python, by the names of their metadata folders.
-
-    Nothing is imported, `importlib.metadata` neither: with `email`, `zipfile` and `csv` it costs 3 MB for ever.
-    """
-    found = {}
-    for name, package in _PACKAGES.items():
-        folders = (folder for place in sys.path for folder in Path(place).glob(f"{package}-*.dist-info"))
-        if (folder := next(folders, None)) is not None:
-            found[name] = folder.name.removesuffix(".dist-info").removeprefix(f"{package}-")
-    return found
 
 
 def start(

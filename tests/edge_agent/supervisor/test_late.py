@@ -43,6 +43,17 @@ def test_postpone_of_a_loaded_module_leaves_it() -> None:
     assert sys.modules["subprocess"] is before
 
 
+def test_without_its_init_gives_the_named_parts_of_a_package_and_runs_nothing_else() -> None:
+    program = (
+        "import sys; from edge_agent.supervisor.late import without_its_init\n"
+        "without_its_init('uvicorn', Config='config')\n"
+        "from uvicorn import Config; from uvicorn.server import ServerState\n"
+        "config = Config(None, lifespan='off'); config.load()\n"
+        "print(hasattr(sys.modules['uvicorn'], 'run'), 'click' in sys.modules, 'multiprocessing' in sys.modules)"
+    )
+    assert run(program) == "False False False"
+
+
 def test_start_command_loads_nothing_that_an_idle_supervisor_does_not_need(tmp_path: Path) -> None:
     unused = ("email", "zipfile", "csv", "bz2", "lzma", "numpy", "asyncio", "encodings.idna")
     program = (
