@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from compressors import data, program
 from compressors.appraise import Appraisal, Built, Reference
 from compressors.contract import BuildResult, BuiltVariant, ProfileChoice, ProgressLine
@@ -58,7 +60,6 @@ class Build:
         inputs = self._request.inputs
         self._network = program.load(inputs.model_path)
         self._data = data.load(inputs.data_path, self._network.signature, inputs.task, labels=inputs.labels)
-        self._network.check_samples_are_independent(self._data.selection.inputs)
         self._samples = sample_count(self._network.signature, self._data.selection)
         self._bench = Bench(
             self._data,
@@ -72,6 +73,8 @@ class Build:
         )
         self._say("scoring the float model")
         outputs = self._network.run(self._bench.inputs())
+        program.check_finite(outputs, np.concatenate([self._data.selection.places, self._data.test.places]))
+        self._network.check_samples_are_independent(self._data.selection.inputs)
         self._float_scores = self._bench.score(outputs[self._network.signature.outputs[0].name])
         built = self._build_all()
         reference = Reference(self._metric, self._float_scores, self._network.signature, self._data.labels)

@@ -43,6 +43,7 @@ class Split:
     target: Array
     group: NDArray[np.int64]
     query: NDArray[np.int64] | None
+    places: NDArray[np.int64]  # where each row stands in the file
 
     @property
     def rows(self) -> int:
@@ -97,6 +98,7 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
                 target=target[chosen],
                 group=group[chosen],
                 query=None if query is None else query[chosen],
+                places=np.flatnonzero(chosen),
             )
         )
     names = labels or tuple(str(label) for label in extras.get("labels", np.array([])))

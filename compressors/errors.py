@@ -23,6 +23,12 @@ class SignatureError(CompressorError):
     code = "bad_signature"
 
 
+class ModelRunError(CompressorError):
+    """The model does not get through the data, or what it answers is no number."""
+
+    code = "model_run_failed"
+
+
 class DataError(CompressorError):
     """The evaluation data do not fit the model or the task."""
 

@@ -18,6 +18,8 @@ def run_inspect(request: InspectRequest) -> InspectResult:
     metric_for(inputs.metric, inputs.task)
     network = program.load(inputs.model_path)
     evaluation = data.load(inputs.data_path, network.signature, inputs.task, labels=inputs.labels)
+    for split in (evaluation.calibration, evaluation.selection, evaluation.test):
+        program.check_finite(network.run(split.inputs), split.places)
     network.check_samples_are_independent(evaluation.selection.inputs)
     return InspectResult(
         signature=network.signature,

@@ -126,10 +126,10 @@ class Bench:
         with np.load(outputs_path, allow_pickle=False) as archive:
             outputs = {spec.name: archive[spec.name] for spec in self._signature.outputs}
         outputs_path.unlink()
-        first = outputs[self._signature.outputs[0].name]
-        if not np.isfinite(first.astype(np.float64)).all():
-            return Measurement(target, error="its outputs are not finite on this runtime", result=result)
-        scores = self.score(first)
+        broken = next((name for name, values in outputs.items() if not np.isfinite(values).all()), None)
+        if broken is not None:
+            return Measurement(target, error=f"its output {broken} is not finite on this runtime", result=result)
+        scores = self.score(outputs[self._signature.outputs[0].name])
         return Measurement(
             target,
             result=result,

@@ -142,10 +142,17 @@ def evaluate(
     query: NDArray[np.int64] | None,
     seed: int = 0,
 ) -> Figure:
-    """The metric with a 95 % interval from a bootstrap over groups: rows of one source are not independent."""
+    """The metric with a 95 % interval from a bootstrap over groups: rows of one source are not independent.
+
+    Raises:
+        MetricError: the numbers are so large that there is no value.
+    """
     scores = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     wanted = np.asarray(target, np.float64)
-    value = metric.score(scores, wanted, query)
+    with np.errstate(over="ignore", invalid="ignore"):
+        value = metric.score(scores, wanted, query)
+    if not np.isfinite(value):
+        raise MetricError(f"the metric {metric.name} overflows on these outputs and targets: scale them down")
     rng = np.random.default_rng(seed)
     sources, where = np.unique(group, return_inverse=True)
     order = np.argsort(where, kind="stable")

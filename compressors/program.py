@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from compressors.archive import clean_copy
-from compressors.errors import ArchiveError, SignatureError
+from compressors.errors import ArchiveError, ModelRunError, SignatureError
 from edge_agent.protocol.signature import FREE, Datatype, ModelSignature, TensorSpec
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ EXPORT_WITH_FREE_BATCH = (
     "torch.export.export(model, (torch.zeros(2, ...),), dynamic_shapes={'%s': {0: torch.export.Dim('batch')}})"
 )
 INDEPENDENCE_SAMPLES = 4
+MAX_SAID_CHARACTERS = 200  # of torch's own words
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,12 @@ class FloatModel:
         )
 
     def run(self, inputs: Mapping[str, NDArray[np.generic]], *, batch: int = 64) -> dict[str, NDArray[np.generic]]:
-        """The float model's outputs for all samples, by output name."""
+        """The float model's outputs for all samples, by output name.
+
+        Raises:
+            ModelRunError: one of its operators refuses these samples.
+            MemoryError: there is not enough for one batch.
+        """
         names = [spec.name for spec in self.signature.inputs]
         rows = len(inputs[names[0]])
         step = batch if all(spec.free_batch for spec in self.signature.inputs) and self._takes_batches() else 1
@@ -51,9 +57,23 @@ class FloatModel:
         with torch.no_grad():
             for start in range(0, rows, step):
                 tensors = [torch.from_numpy(inputs[name][start : start + step]) for name in names]
-                pieces.append(flatten(self.module(*tensors)))
+                pieces.append(self._run_batch(tensors))
         columns = [torch.cat(column).numpy() for column in zip(*pieces, strict=True)]
         return {spec.name: column for spec, column in zip(self.signature.outputs, columns, strict=True)}
+
+    def _run_batch(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+        try:
+            return flatten(self.module(*tensors))
+        except SignatureError:
+            raise
+        except Exception as exc:  # an operator raises whatever it likes, for values that it can't take
+            said = (str(exc).strip() or type(exc).__name__).splitlines()[0][:MAX_SAID_CHARACTERS]
+            if "can't allocate memory" in said:  # torch has no error of its own for that on a CPU
+                raise MemoryError(said) from exc
+            raise ModelRunError(
+                f"the model fails on the data ({said}): run the exported program on these data, mend what fails there, "
+                "and export it again"
+            ) from exc
 
     def check_samples_are_independent(self, inputs: Mapping[str, NDArray[np.generic]]) -> None:
         """Whether a sample's outputs are the same alone and among others: files are converted at batch 1.
@@ -97,6 +117,26 @@ def load(path: Path) -> FloatModel:
     module = program.module(check_guards=False)
     module.shoal_free_batch = free  # type: ignore[assignment]
     return FloatModel(module, signature, sum(parameter.numel() for parameter in program.parameters()))
+
+
+def check_finite(outputs: Mapping[str, NDArray[np.generic]], rows: NDArray[np.int64]) -> None:
+    """Whether every output is a number: infinity and NaN have no metric, and no place in a result.
+
+    Args:
+        outputs: of some rows, by output name.
+        rows: where each of them stands in the data.
+
+    Raises:
+        ModelRunError: one is not.
+    """
+    for name, values in outputs.items():
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            row = int(rows[np.argwhere(wrong)[0][0]])
+            raise ModelRunError(
+                f"{name} of the model is NaN or infinite for row {row} of the data: mend the model (a division by "
+                "zero, the logarithm of zero, an overflow?) or leave such rows out"
+            )
 
 
 def flatten(outputs: object) -> list[torch.Tensor]:

@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from compressors import data, program
+from compressors.contract import Task
+from compressors.recipes import Kitchen, recipes_named
+from compressors.steps.base import Context
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -143,6 +148,35 @@ def export(
     torch.export.save(torch.export.export(network, (example,), dynamic_shapes=free), path)
 
 
+class Logarithm(torch.nn.Module):
+    """Its second output is no number for half of the rows."""
+
+    def forward(self, features: torch.Tensor) -> Any:  # noqa: ANN401
+        return features[:, 1:2] * 2.0, torch.log(features[:, :1])
+
+
+class OutOfBounds(torch.nn.Module):
+    """Reads beyond the end of its input, which only the values of a real batch show."""
+
+    def forward(self, features: torch.Tensor) -> Any:  # noqa: ANN401
+        return torch.embedding(self.table, features[:, :1].long() + 7)[:, 0]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(8, 1))
+
+
+def write_broken(folder: Path) -> None:
+    """Networks that load, and fail on the data of `price`."""
+    export(Logarithm(), folder / "logarithm.pt2", "features", (8,))
+    export(OutOfBounds().eval(), folder / "out-of-bounds.pt2", "features", (8,))
+    network = program.load(folder / "logarithm.pt2")
+    rows = data.load(folder / "price.npz", network.signature, Task.REGRESSION)
+    kitchen = Kitchen(network, Context(rows.calibration, rows.selection), inputs_sha256="0" * 64, cache_dir=None)
+    content, _ = kitchen.cook(recipes_named(["float32"])[0])
+    (folder / "logarithm.tflite").write_bytes(content)
+
+
 def main(folder: Path) -> None:
     """Write all archives and their data."""
     features, prices = price_rows()
@@ -161,6 +195,7 @@ def main(folder: Path) -> None:
     export(price, folder / "price-batch-4.pt2", "features", (8,), batch=4)
     export(shapes, folder / "shapes.pt2", "picture", (1, 12, 12))
     write_recommender(folder)
+    write_broken(folder)
 
 
 if __name__ == "__main__":

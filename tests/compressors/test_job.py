@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import zstandard
 
 from compressors.contract import BuildResult, InspectResult
 from edge_agent.protocol.manifest import FileRole, VariantManifest
+from tests.compressors.conftest import board
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +95,38 @@ def test_inspect_of_a_wrong_request_fails_with_one_sentence(
 def test_inspect_with_data_of_another_model_is_refused(uploads: Path, job: Job) -> None:
     run = job("inspect", inspect_request(uploads / "price.pt2", uploads / "shapes.npz"))
     assert "no array 'features'" in failure(run, "bad_data")
+
+
+@pytest.mark.parametrize("verb", ["inspect", "build"])
+def test_model_whose_output_is_no_number_is_refused_with_output_and_row(
+    uploads: Path, tmp_path: Path, job: Job, verb: str
+) -> None:
+    request = inspect_request(uploads / "logarithm.pt2", uploads / "price.npz")
+    if verb == "build":
+        folders = {"output_dir": str(tmp_path / "output"), "cache_dir": str(tmp_path / "cache")}
+        request |= {"profiles": [board("any")], "pythons": {}, **folders}
+    said = failure(job(verb, request), "model_run_failed")
+    found = re.match(r"output_1 of the model is NaN or infinite for row (\d+) of the data: ", said)
+    assert found, said
+    with np.load(uploads / "price.npz") as archive:
+        assert archive["features"][int(found[1]), 0] < 0
+
+
+def test_operator_that_fails_on_the_data_is_one_sentence(uploads: Path, job: Job) -> None:
+    said = failure(
+        job("inspect", inspect_request(uploads / "out-of-bounds.pt2", uploads / "price.npz")), "model_run_failed"
+    )
+    assert said.startswith("the model fails on the data (index out of range")
+
+
+def test_targets_so_large_that_the_metric_overflows_are_refused(uploads: Path, tmp_path: Path, job: Job) -> None:
+    with np.load(uploads / "price.npz") as archive:
+        rows = {"features": archive["features"], "target": archive["target"].astype(np.float64) * 1e200}
+    np.savez(tmp_path / "huge.npz", **rows)
+    request = inspect_request(uploads / "price.pt2", tmp_path / "huge.npz")
+    folders = {"output_dir": str(tmp_path / "output"), "cache_dir": str(tmp_path / "cache")}
+    run = job("build", {**request, "profiles": [board("any")], "pythons": {}, **folders})
+    assert "the metric r2 overflows" in failure(run, "bad_metric")
 
 
 def test_build_chooses_for_each_profile(price_build: Built) -> None:
