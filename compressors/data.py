@@ -83,8 +83,8 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
     extras = {name: arrays[name] for name in EXTRAS & arrays.keys() if name not in {i.name for i in signature.inputs}}
     group = _codes(extras["group"], "group") if "group" in extras else np.arange(rows)
     query = _codes(extras["query"], "query") if "query" in extras else None
-    if query is not None and "group" not in extras:
-        group = query  # the items of one query belong together
+    if query is not None:  # the items of one query belong together: a part of them has no rank
+        group = _joined(group, query) if "group" in extras else query
     split = _splits_given(extras["split"]) if "split" in extras else _splits_made(group)
     _check_splits(split, group)
     parts = []
@@ -101,7 +101,7 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
                 places=np.flatnonzero(chosen),
             )
         )
-    names = labels or tuple(str(label) for label in extras.get("labels", np.array([])))
+    names = labels or _labels(extras.get("labels", np.array([])))
     _check_labels(names, task, signature)
     return EvaluationData(parts[0], parts[1], parts[2], names, len(np.unique(group)))
 
@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, Array]:
         if total > MAX_DATA_BYTES:
             raise DataError(f"the data unpack to {total} bytes, at most {MAX_DATA_BYTES} are allowed: use fewer rows")
         with np.load(path, allow_pickle=False) as archive_arrays:
-            return {name: archive_arrays[name] for name in archive_arrays.files}
+            arrays = {name: archive_arrays[name] for name in archive_arrays.files}
     except MemoryError as exc:
         raise DataError("the data do not fit into memory: use fewer rows") from exc
     except (ValueError, SyntaxError, tokenize.TokenError) as exc:
@@ -127,6 +127,12 @@ def _read(path: Path) -> dict[str, Array]:
         raise DataError(
             "the data are no .npz file, or a damaged one: save them with np.savez(path, name=array)"
         ) from exc
+    foreign = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+    if foreign is not None:  # numpy hands out the bytes of a member that does not begin as its arrays do
+        raise DataError(
+            f"the data hold a file {foreign!r} that is no numpy array: save them with np.savez(path, name=array)"
+        )
+    return arrays
 
 
 def _check_names(arrays: Mapping[str, Array], signature: ModelSignature) -> None:
@@ -216,6 +222,12 @@ def _check_classes(values: Array, task: Task, signature: ModelSignature) -> Arra
     return whole.astype(np.int64)
 
 
+def _labels(array: Array) -> tuple[str, ...]:
+    if array.ndim != 1:
+        raise DataError(f"labels must be a list of names, one for each class; it has the shape {array.shape}")
+    return tuple(str(label) for label in array)
+
+
 def _check_labels(names: tuple[str, ...], task: Task, signature: ModelSignature) -> None:
     classes = _classes(signature)
     if names and task is Task.CLASSIFICATION and len(names) != classes:
@@ -233,6 +245,22 @@ def _codes(array: Array, name: str) -> NDArray[np.int64]:
     return np.unique(array, return_inverse=True)[1].astype(np.int64)
 
 
+def _joined(group: NDArray[np.int64], query: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The finest grouping that tears neither a group nor a query apart; each is named by its least group.
+
+    Names travel along shared queries and groups until none changes: as many rounds as the longest such chain has links.
+    """
+    name = group.copy()
+    while True:
+        before = name.copy()
+        for key in (query, group):
+            least = np.full(int(key.max()) + 1, np.iinfo(np.int64).max)
+            np.minimum.at(least, key, name)
+            name = least[key]
+        if np.array_equal(before, name):
+            return name
+
+
 def _splits_given(array: Array) -> NDArray[np.int64]:
     names = [str(value) for value in array]
     unknown = sorted(set(names) - set(SPLITS))
@@ -242,7 +270,11 @@ def _splits_given(array: Array) -> NDArray[np.int64]:
 
 
 def _splits_made(group: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Share out whole groups by a hash of their number: the same data give the same splits, in any order of rows."""
+    """Share out whole groups by a hash of their number: the same file gives the same splits.
+
+    Where the data name their groups (`group`, `query`), that holds in any order of rows; else each row is a group,
+    numbered by its place.
+    """
     groups = np.unique(group)
     order = sorted(groups, key=lambda g: hashlib.sha256(f"shoal-split-{g}".encode()).digest())
     bounds = np.cumsum(SHARES) * len(order)

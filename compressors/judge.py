@@ -179,12 +179,18 @@ def _misses(candidate: Candidate, profile: DeviceProfile, metric: Metric) -> lis
     if floor is not None and candidate.metric is not None:
         worse = candidate.metric < floor if metric.higher_is_better else candidate.metric > floor
         if worse:
-            misses.append(Miss("metric_floor", floor, candidate.metric, 1.0 + abs(candidate.metric - floor)))
+            excess = 1.0 + _share(abs(candidate.metric - floor), floor)
+            misses.append(Miss("metric_floor", floor, candidate.metric, excess))
     return misses
 
 
 def _excess(value: float, allowed: float) -> float:
     return value / allowed if allowed > 0 else 1.0 + value
+
+
+def _share(distance: float, limit: float) -> float:
+    """A distance as a share of the limit: an RMSE in thousands must not outweigh every other limit."""
+    return distance / abs(limit) if limit else distance
 
 
 def _number(value: float) -> str:

@@ -173,7 +173,7 @@ def write_broken(folder: Path) -> None:
     network = program.load(folder / "logarithm.pt2")
     rows = data.load(folder / "price.npz", network.signature, Task.REGRESSION)
     kitchen = Kitchen(network, Context(rows.calibration, rows.selection), inputs_sha256="0" * 64, cache_dir=None)
-    content, _ = kitchen.cook(recipes_named(["float32"])[0])
+    content, _ = kitchen.cook(recipes_named(("float32",))[0])
     (folder / "logarithm.tflite").write_bytes(content)
 
 

@@ -80,6 +80,7 @@ def with_value(value: float, *, row: int) -> np.ndarray:
             {"split": np.full(ROWS, "test")}, f"calibration split has 0 rows, at least {MIN_ROWS}", id="split-empty"
         ),
         pytest.param({"labels": np.array(["a", "b"])}, "names 2 classes, but the model knows 3", id="labels-count"),
+        pytest.param({"labels": np.array("a")}, r"labels must be a list of names.*shape \(\)", id="labels-scalar"),
         pytest.param({"group": np.zeros(ROWS)}, "split has 0 rows", id="one-group"),
         pytest.param({"group": np.zeros((ROWS, 2))}, "one value a row", id="group-shape"),
     ],
@@ -118,6 +119,15 @@ def test_array_that_claims_to_be_larger_than_memory_is_refused(tmp_path: Path) -
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", header.getvalue())
     with pytest.raises(DataError):
+        load(path, CLASSIFIER, Task.CLASSIFICATION)
+
+
+@pytest.mark.parametrize("content", [b"", b"no array at all", b"PK\x03\x04"])
+def test_member_that_is_no_array_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
+    path = saved(tmp_path, arrays(x=None))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("x.npy", content)
+    with pytest.raises(DataError, match="a file 'x' that is no numpy array"):
         load(path, CLASSIFIER, Task.CLASSIFICATION)
 
 
@@ -176,6 +186,26 @@ def test_rows_of_one_query_stay_together(tmp_path: Path) -> None:
     queries = [set(np.unique(part.group)) for part in (data.calibration, data.selection, data.test)]
     assert not queries[0] & queries[1]
     assert not queries[1] & queries[2]
+
+
+def test_rows_of_one_query_stay_together_where_groups_are_finer(tmp_path: Path) -> None:
+    rows = 400
+    group, query = np.arange(rows) // 2, np.arange(rows) // 10
+    group[10] = group[9]  # a group that two queries share holds both together
+    content = {"x": np.arange(rows * 4, dtype=np.float32).reshape(rows, 4), "target": np.zeros(rows)}
+    data = load(saved(tmp_path, {**content, "group": group, "query": query}), PRICE, Task.RANKING)
+    parts = (data.calibration, data.selection, data.test)
+    for keys in (query, group):
+        found = [set(keys[part.places].tolist()) for part in parts]
+        assert sum(map(len, found)) == len(np.unique(keys))
+    assert data.groups == rows // 10 - 1
+
+
+def test_query_in_two_splits_is_refused_where_groups_are_finer(tmp_path: Path) -> None:
+    split = np.array([SPLITS[i // 2 % 3] for i in range(ROWS)])
+    content = arrays(target=np.zeros(ROWS), split=split, group=np.arange(ROWS) // 2, query=np.arange(ROWS) // 4)
+    with pytest.raises(DataError, match="is in the splits"):
+        load(saved(tmp_path, content), PRICE, Task.RANKING)
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -158,6 +158,15 @@ def test_metric_floor_where_less_is_better_is_a_ceiling(floor: float, expected: 
     assert judgement.verdict is expected
 
 
+def test_nearest_miss_weighs_a_metric_without_bounds_by_the_size_of_its_floor() -> None:
+    profile = board(metric_floor=2000.0, download_bytes=1_000_000)
+    slightly_wrong = replace(SMALL, variant_id="accurate", metric=2100.0, download_bytes=900_000)
+    too_large = replace(SMALL, variant_id="large", metric=1900.0, download_bytes=3_000_000)
+    judgements = [judge(one, profile, RMSE, host_cpu_model=None) for one in (slightly_wrong, too_large)]
+    refusal = refuse(judgements, profile)
+    assert (refusal.nearest_variant_id, refusal.limit) == ("accurate", "metric_floor")
+
+
 def test_profile_silent_about_the_metric_still_refuses_a_broken_model() -> None:
     broken = replace(SMALL, metric=0.0, metric_drop=0.90, metric_drop_at_least=0.85)
     judgements = [verdict(one, board()) for one in (broken, GOOD)]
