@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 NAMING = {
@@ -32,6 +33,7 @@ telemetry = MetaData(naming_convention=NAMING)
 
 NAME = String(63)
 SHA256 = String(64)
+_UNPUBLISHED = text("published_generation < generation")
 
 # --- written by the API
 registry = Table(
@@ -68,8 +70,8 @@ devices = Table(
     Column("labels", JSON, nullable=False),  # {key: value}
     Column("key_sha256", SHA256, nullable=False),
     Column("facts", JSON, nullable=False),  # what the agent said of itself when it joined
-    Column("joined_at", Float, nullable=False),
-    Column("removed_at", Float),  # the controller then clears its retained topics
+    Column("joined_at", Float, nullable=False, index=True),
+    Column("removed_at", Float, index=True),  # the controller then clears its retained topics
 )
 jobs = Table(
     "jobs",  # what shall be done; what became of it stands in job_runs
@@ -220,7 +222,7 @@ deployments = Table(
     Column("version", NAME, nullable=False),
     Column("variant_id", NAME),  # None: no_variant for this profile
     Column(
-        "state", String(20), nullable=False
+        "state", String(20), nullable=False, index=True
     ),  # waiting | offered | a DeploymentState | running | timed_out | no_variant | cancelled
     Column("reason", String(32), nullable=False),
     Column("detail", Text, nullable=False),
@@ -241,6 +243,10 @@ desired = Table(
     Column("document", JSON, nullable=False),  # edge_agent.protocol.messages.Desired
     Column("published_generation", BigInteger, nullable=False, default=-1),
     Column("updated_at", Float, nullable=False),
+    # holds only what waits to be published, so that asking for that costs nothing where nothing waits
+    Index(
+        "ix_desired_unpublished", "updated_at", "device_id", sqlite_where=_UNPUBLISHED, postgresql_where=_UNPUBLISHED
+    ),
 )
 decisions = Table(
     "decisions",  # each with the numbers that caused it, told in one sentence

@@ -14,6 +14,7 @@ from server.errors import BrokerUnavailableError, DatabaseUnavailableError
 from server.rollouts import lease
 from server.rollouts.engine import advance
 from server.rollouts.lease import LeaseLostError
+from server.rollouts.quiet import Quiet
 from server.rollouts.writing import Intervals, mark_published, save
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Pace:
 
     interval_s: float = 0.5
     lease_s: float = 5.0
+    patrol_s: float = 10.0
+    """How often it looks at the whole fleet where no rollout is open."""
 
 
 class Controller:
@@ -64,6 +67,7 @@ class Controller:
         self._holder = holder
         self._pace = pace or Pace()
         self._clock = clock
+        self._quiet = Quiet(patrol_s=self._pace.patrol_s)
         self._term: int | None = None
         self._until = 0.0
 
@@ -98,13 +102,16 @@ class Controller:
         if self._term is None and not self._take_over():
             return
         with self._database.read() as connection:
-            snapshot = self._decide(connection)
+            quiet = self._quiet.holds(connection, now=self._clock())
+            snapshot = None if quiet else self._decide(connection)
         news = self._manifests.fetch(snapshot.manifests, now=self._clock()) if snapshot else False
         acknowledged = self._doorbell.take_acknowledged()
         half_over = self._clock() > self._until - self._pace.lease_s / 2
         changed = news or (snapshot is not None and snapshot.ledger.changed)
         if acknowledged or half_over or changed:
             self._write(acknowledged, changed=changed)
+        if snapshot is not None and not changed:
+            self._quiet.rest(now=self._clock())
         with self._database.read() as connection:
             self._doorbell.ring(connection)
 

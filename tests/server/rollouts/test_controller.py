@@ -337,9 +337,10 @@ def test_controller_that_only_prolongs_its_lease_reads_no_fleet_under_the_write_
     make_registry: Callable[[int], Registry], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry, clock = make_registry(1), Clock()
+    registry.start("r1")  # its device never answers
     with linked(registry) as connection:
         one = controller(registry, connection, clock=clock)
-        one.tick()
+        tick_until(one, lambda: {row.published_generation for row in registry.rows(tables.desired)} == {1})
         clock.now += 4.0
         read_in_transaction: list[bool] = []
         snapshot = Reader.snapshot
@@ -353,6 +354,44 @@ def test_controller_that_only_prolongs_its_lease_reads_no_fleet_under_the_write_
         assert read_in_transaction == [False]
         (lease,) = registry.rows(tables.leases)
         assert lease.until == clock.now + 5.0
+
+
+def test_controller_tick_with_nothing_open_scans_no_table_of_the_fleet(
+    make_registry: Callable[[int], Registry],
+) -> None:
+    registry, clock = make_registry(3), Clock()
+    registry.start("r1")
+    with linked(registry) as connection, Fleet(registry):
+        one = controller(registry, connection, clock=clock)
+        tick_until(one, lambda: registry.state("r1") == "finished")
+        one.tick()  # it sees that nothing is left to do
+        asked: list[tuple[str, Any]] = []
+
+        def listen(_c: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+            asked.append((statement, parameters))
+
+        sa.event.listen(registry.database.engine, "before_cursor_execute", listen)
+        one.tick()
+        sa.event.remove(registry.database.engine, "before_cursor_execute", listen)
+        selects = [(statement, parameters) for statement, parameters in asked if statement.startswith("SELECT")]
+        plans: list[str] = []
+        with registry.database.read() as database:
+            for statement, parameters in selects:
+                told = database.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+                plans += [row.detail for row in told]
+        fleet = ("devices", "device_states", "deployments", "desired")
+        scans = [plan for plan in plans if plan.startswith(tuple(f"SCAN {table}" for table in fleet))]
+        assert plans
+        assert [plan for plan in scans if "ix_desired_unpublished" not in plan] == []  # that one is empty
+        # a running device that fails is found all the same, if later
+        (desired,) = (row.document for row in registry.rows(tables.desired) if row.device_id == registry.device(0))
+        fail(registry, registry.device(0), Desired.model_validate(desired))
+        one.tick()
+        assert {row.state for row in registry.rows(tables.deployments)} == {"running"}
+        clock.now += 11.0
+        one.tick()
+        one.tick()
+        assert Counter(row.state for row in registry.rows(tables.deployments)) == {"running": 2, "failed": 1}
 
 
 def test_controller_s3_down_verifies_nobody_until_it_is_back(make_registry: Callable[[int], Registry]) -> None:

@@ -54,6 +54,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f("ix_deployments_device_id"), "deployments", ["device_id"], unique=False)
     op.create_index(op.f("ix_deployments_rollout_id"), "deployments", ["rollout_id"], unique=False)
+    op.create_index(op.f("ix_deployments_state"), "deployments", ["state"], unique=False)
     op.create_table(
         "desired",
         sa.Column("device_id", sa.String(length=63), nullable=False),
@@ -63,6 +64,15 @@ def upgrade() -> None:
         sa.Column("published_generation", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint("device_id", name=op.f("pk_desired")),
+    )
+    unpublished = sa.text("published_generation < generation")
+    op.create_index(
+        "ix_desired_unpublished",
+        "desired",
+        ["updated_at", "device_id"],
+        unique=False,
+        sqlite_where=unpublished,
+        postgresql_where=unpublished,
     )
     op.create_table(
         "device_figures",
@@ -98,6 +108,8 @@ def upgrade() -> None:
         sa.Column("removed_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("device_id", name=op.f("pk_devices")),
     )
+    op.create_index(op.f("ix_devices_joined_at"), "devices", ["joined_at"], unique=False)
+    op.create_index(op.f("ix_devices_removed_at"), "devices", ["removed_at"], unique=False)
     op.create_table(
         "job_runs",
         sa.Column("job_id", sa.String(length=32), nullable=False),
