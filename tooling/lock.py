@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 LOCK_PYTHON = (3, 11)
 # A CUDA build of torch drags these in. They are torch's own business where somebody wants that build, not ours.
-VENDOR_PREFIXES = ("nvidia-", "cuda-", "triton")
+VENDOR_PREFIXES = ("nvidia-", "cuda-")
+LEFT_OUT = {"shoal", "triton"}  # `tritonclient` is no GPU package: the tests speak with it
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def resolve(requirements: list[str], *, constraints: dict[str, str]) -> dict[str
         report = json.loads(report_file.read_text(encoding="utf-8"))
     found = (item["metadata"] for item in report["install"])
     pins = {re.sub(r"[-_.]+", "-", one["name"]).lower(): one["version"].partition("+")[0] for one in found}
-    return {n: v for n, v in sorted(pins.items()) if n != "shoal" and not n.startswith(VENDOR_PREFIXES)}
+    return {n: v for n, v in sorted(pins.items()) if n not in LEFT_OUT and not n.startswith(VENDOR_PREFIXES)}
 
 
 def write_lock(lock: Lock, pins: dict[str, str]) -> None:
