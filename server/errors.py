@@ -60,6 +60,13 @@ class DatabaseUnavailableError(RegistryError):
     retryable = True
 
 
+class BusyError(RegistryError):
+    """It does as much at once as it may; a little later it takes more."""
+
+    code = "busy"
+    retryable = True
+
+
 class NotFoundError(RegistryError):
     """No such thing: the sentence names it."""
 

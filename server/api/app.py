@@ -11,6 +11,7 @@ from server.api.health import HealthCheck
 from server.api.limits import BodyLimit
 from server.api.ports import Ports
 from server.api.routes import device, fleet, models, profiles, rollouts, telemetry
+from server.api.slots import UploadSlots
 from server.schemas.common import ErrorDocument, Health
 
 DESCRIPTION: Final = (
@@ -23,7 +24,7 @@ _STATUSES: Final = {
     409: "It exists already, and differently; or it can't be done now",
     413: "Too many bytes",
     422: "What was sent does not fit",
-    503: "The database, S3 or the broker is down: try again",
+    503: "The database, S3, the broker or the disk is down or full, or too many push at once: try again",
 }
 
 
@@ -47,6 +48,7 @@ def create_app(ports: Ports) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.ports = ports
+    app.state.upload_slots = UploadSlots()
     install_error_answers(app)
     app.add_middleware(BodyLimit)
     for module in (profiles, models, fleet, device, rollouts, telemetry):

@@ -1,5 +1,6 @@
 """A multipart push streamed to files: hashed as it arrives, never whole in memory, each part within its cap."""
 
+import asyncio
 import hashlib
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_FORM_BYTES: Final = 1024 * 1024
 WRITE_BYTES: Final = 1024 * 1024
+STALL_S: Final = 60.0
 FILE_PARTS: Final = ("source", "data", "train")
 _EXPECTED: Final = "expected are the parts form (JSON), source (.pt2), data (.npz) and, if you have it, train (.npz)"
 
@@ -47,7 +49,7 @@ def upload_folder(root: Path) -> Iterator[Path]:
 
 
 async def receive_upload(
-    content_type: str, chunks: AsyncIterator[bytes], folder: Path, *, max_file_bytes: int
+    content_type: str, chunks: AsyncIterator[bytes], folder: Path, *, max_file_bytes: int, stall_s: float = STALL_S
 ) -> Upload:
     """Read a push to its end.
 
@@ -64,7 +66,7 @@ async def receive_upload(
     buffer = bytearray()
     try:
         parser = MultipartParser(boundary, sink.callbacks())
-        async for chunk in chunks:
+        async for chunk in _without_stalls(chunks, stall_s):
             buffer += chunk
             if len(buffer) >= WRITE_BYTES:
                 await run_in_threadpool(parser.write, bytes(buffer))
@@ -80,6 +82,19 @@ async def receive_upload(
     if not sink.ended:
         raise InvalidError("The upload ended too early: send it again.")
     return sink.upload()
+
+
+async def _without_stalls(chunks: AsyncIterator[bytes], stall_s: float) -> AsyncIterator[bytes]:
+    """Who holds a slot and sends nothing keeps others out of it."""
+    while True:
+        try:
+            async with asyncio.timeout(stall_s):
+                chunk = await anext(chunks, None)
+        except TimeoutError as exc:
+            raise InvalidError(f"The upload stalled for {stall_s:g} s: send it again.") from exc
+        if chunk is None:
+            return
+        yield chunk
 
 
 @dataclass(slots=True)

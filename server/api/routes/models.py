@@ -9,6 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from edge_agent.protocol.base import Name
 from server.api.ports import PortsOf
+from server.api.slots import UploadSlots, check_room
 from server.api.upload import MAX_FORM_BYTES, receive_upload, upload_folder
 from server.catalogue import jobs, versions
 from server.catalogue.push import accept_push
@@ -52,7 +53,9 @@ async def push_version(model: Name, version: Name, request: Request, ports: Port
     claimed = request.headers.get("content-length", "")
     if claimed.isdigit() and int(claimed) > 3 * max_file_bytes + MAX_FORM_BYTES:
         raise TooLargeError(f"The push has {claimed} bytes; a file may have {max_file_bytes} (max_upload_bytes).")
-    with upload_folder(ports.settings.data_dir / UPLOADS) as folder:
+    slots: UploadSlots = request.app.state.upload_slots
+    check_room(ports.settings.data_dir, claimed_bytes=int(claimed) if claimed.isdigit() else 0)
+    with slots.taken(), upload_folder(ports.settings.data_dir / UPLOADS) as folder:
         try:
             content_type = request.headers.get("content-type", "")
             upload = await receive_upload(content_type, request.stream(), folder, max_file_bytes=max_file_bytes)

@@ -1,9 +1,11 @@
 """Pushing a version: what is accepted, what is refused, and that nothing is half registered."""
 
+import asyncio
 import http.client
+import json
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,7 +14,10 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from server.api.slots import MAX_UPLOADS
+from server.api.upload import receive_upload
 from server.database.tables import jobs
+from server.errors import InvalidError
 
 # The classes behind these fixtures live in a conftest, which a test can't import.
 Registry = Any
@@ -223,6 +228,63 @@ def test_push_cut_in_the_middle_leaves_nothing(registry: Registry, uploads: Path
     assert httpx.get(f"{registry.url}/v1/jobs").json() == []
     assert job_count(registry) == 0
     wait_until_empty(uploads)
+
+
+def begin_push(url: str, claimed_bytes: int) -> http.client.HTTPConnection:
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port or 0, timeout=20)
+    connection.putrequest("POST", "/v1/models/net/versions/1")
+    connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+    connection.putheader("Content-Length", str(claimed_bytes))
+    connection.endheaders(b'--x\r\nContent-Disposition: form-data; name="source"\r\n\r\nabc')
+    return connection
+
+
+def test_push_larger_than_the_free_disk_is_refused_before_it_arrives(start_registry: Callable[..., Any]) -> None:
+    roomy = start_registry(max_upload_bytes=1 << 60)
+    connection = begin_push(roomy.url, 1 << 60)
+    answer = connection.getresponse()
+    message = json.loads(answer.read())["error"]["message"]
+    connection.close()
+    assert answer.status == 503
+    assert answer.getheader("Retry-After")
+    assert message.startswith(f"The push has {1 << 60} bytes, but the registry's disk has ")
+    assert "make room in its data folder" in message
+
+
+def test_push_beyond_those_received_at_once_is_told_to_come_back_and_then_taken(
+    start_registry: Callable[..., Any], pt2: bytes, npz: bytes
+) -> None:
+    busy = start_registry()
+    folder = busy.settings.data_dir / "uploads"
+    under_way = [begin_push(busy.url, 1_000_000) for _ in range(MAX_UPLOADS)]
+    end_s = time.monotonic() + 10
+    while not folder.is_dir() or len(list(folder.iterdir())) < MAX_UPLOADS:
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+    def push_one() -> httpx.Response:
+        files = {"source": ("m", pt2), "data": ("d", npz)}
+        form = {"form": '{"task": "regression", "metric": "rmse"}'}
+        return httpx.post(f"{busy.url}/v1/models/net/versions/1", data=form, files=files, timeout=20)
+
+    refused = push_one()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "busy")
+    assert "push again in a minute" in message_of(refused)
+    for connection in under_way:
+        connection.close()
+    wait_until_empty(folder)
+    assert push_one().status_code == 202
+
+
+def test_upload_that_stalls_gives_its_slot_back(tmp_path: Path) -> None:
+    async def silent() -> AsyncIterator[bytes]:
+        yield b"--x"
+        await asyncio.sleep(60)
+
+    receiving = receive_upload("multipart/form-data; boundary=x", silent(), tmp_path, max_file_bytes=1000, stall_s=0.05)
+    with pytest.raises(InvalidError, match=r"stalled for 0\.05 s"):
+        asyncio.run(receiving)
 
 
 def wait_until_empty(folder: Path) -> None:
