@@ -53,10 +53,15 @@ class WaveCounts:
 
 def count_wave(rows: Iterable[Deployment]) -> WaveCounts:
     """Count one wave."""
+    return count_alike((row, 1) for row in rows)
+
+
+def count_alike(groups: Iterable[tuple[Deployment, int]]) -> WaveCounts:
+    """Count one wave of which each row stands for so many that are alike in state, reason and canary."""
     counts = dict.fromkeys(WaveCounts.__slots__, 0)
-    for row in rows:
-        counts["devices"] += 1
-        counts[bucket(row)] += 1
+    for row, number in groups:
+        counts["devices"] += number
+        counts[bucket(row)] += number
     return WaveCounts(**counts)
 
 

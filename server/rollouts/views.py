@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from server.database.tables import decisions, deployments, rollout_states, rollouts
 from server.rollouts.facts import Deployment
-from server.rollouts.gate import count_wave
+from server.rollouts.gate import count_alike
 from server.rollouts.requests import unknown_rollout
 from server.schemas.rollouts import DecisionView, DeploymentView, Rollout, RolloutState, WaveView
 
@@ -28,15 +28,25 @@ _COLUMNS: Final = (
 )
 _ALL: Final = rollouts.outerjoin(rollout_states, rollouts.c.rollout_id == rollout_states.c.rollout_id)
 
+# what decides how a deployment counts; the rest of the rows of all rollouts there ever were is not read for a list
+_ALIKE: Final = (
+    deployments.c.rollout_id,
+    deployments.c.wave,
+    deployments.c.state,
+    deployments.c.reason,
+    deployments.c.canary,
+)
+Alike = tuple[Deployment, int]
+
 
 def list_rollouts(database: Database) -> list[Rollout]:
     """All rollouts, newest first, with their waves but without their devices."""
     with database.read() as connection:
         rows = connection.execute(sa.select(*_COLUMNS).select_from(_ALL).order_by(rollouts.c.created_at.desc())).all()
-        waves: dict[str, list[Deployment]] = {}
-        for deployment in connection.execute(sa.select(deployments)):
-            waves.setdefault(deployment.rollout_id, []).append(_deployment(deployment))
-    return [_view(row, waves.get(row.rollout_id, [])) for row in rows]
+        of_rollout: dict[str, list[Alike]] = {}
+        for group in connection.execute(sa.select(*_ALIKE, sa.func.count().label("number")).group_by(*_ALIKE)):
+            of_rollout.setdefault(group.rollout_id, []).append((_alike(group), group.number))
+    return [_view(row, of_rollout.get(row.rollout_id, [])) for row in rows]
 
 
 def get_rollout(database: Database, rollout_id: str) -> Rollout:
@@ -59,7 +69,7 @@ def get_rollout(database: Database, rollout_id: str) -> Rollout:
             .order_by(decisions.c.decision_id.desc())
             .limit(MAX_DECISIONS)
         ).all()
-    view = _view(row, [_deployment(deployment) for deployment in found])
+    view = _view(row, [(_alike(deployment), 1) for deployment in found])
     return view.model_copy(
         update={
             "deployments": tuple(_deployment_view(deployment) for deployment in found),
@@ -68,10 +78,10 @@ def get_rollout(database: Database, rollout_id: str) -> Rollout:
     )
 
 
-def _view(row: sa.Row[Any], rows: Iterable[Deployment]) -> Rollout:
-    by_wave: dict[int, list[Deployment]] = {}
-    for deployment in rows:
-        by_wave.setdefault(deployment.wave, []).append(deployment)
+def _view(row: sa.Row[Any], groups: Iterable[Alike]) -> Rollout:
+    by_wave: dict[int, list[Alike]] = {}
+    for deployment, number in groups:
+        by_wave.setdefault(deployment.wave, []).append((deployment, number))
     return Rollout(
         rollout_id=row.rollout_id,
         model=row.model,
@@ -86,8 +96,8 @@ def _view(row: sa.Row[Any], rows: Iterable[Deployment]) -> Rollout:
     )
 
 
-def _wave_view(wave: int, rows: list[Deployment]) -> WaveView:
-    counts = count_wave(rows)
+def _wave_view(wave: int, groups: list[Alike]) -> WaveView:
+    counts = count_alike(groups)
     return WaveView(
         wave=wave,
         devices=counts.devices,
@@ -102,17 +112,16 @@ def _wave_view(wave: int, rows: list[Deployment]) -> WaveView:
     )
 
 
-def _deployment(row: sa.Row[Any]) -> Deployment:
-    """As much of it as counting needs."""
+def _alike(row: sa.Row[Any]) -> Deployment:
+    """As much of a deployment as counting needs."""
     return Deployment(
-        deployment_id=row.deployment_id,
+        deployment_id="",
         rollout_id=row.rollout_id,
-        device_id=row.device_id,
+        device_id="",
         wave=row.wave,
-        profile=row.profile,
-        model=row.model,
-        version=row.version,
-        variant_id=row.variant_id,
+        profile="",
+        model="",
+        version="",
         state=row.state,
         reason=row.reason,
         canary=bool(row.canary),
