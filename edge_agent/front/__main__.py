@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
 
 if __name__ == "__main__":
     from edge_agent.protocol.base import build_late
     from edge_agent.supervisor.late import postpone, without_its_init
 
-    postpone("importlib.metadata")
+    postpone("importlib.metadata", "shutil")
     without_its_init("uvicorn", Config="config")
     build_late()
 
     from edge_agent.front.process import main
-    from edge_agent.runner.channel import die_with_the_supervisor
+    from edge_agent.runner.channel import control_descriptor_of, die_with_the_supervisor
 
-    parser = argparse.ArgumentParser(prog="edge_agent.front", description="Forwards to runners; started by edge-agent.")
-    parser.add_argument("--control-fd", type=int, required=True, help="inherited socket to the supervisor")
-    control_descriptor = parser.parse_args().control_fd
+    control_descriptor = control_descriptor_of(sys.argv[1:])
     die_with_the_supervisor(control_descriptor)
     main(control_descriptor)

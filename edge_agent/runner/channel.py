@@ -16,6 +16,8 @@ from edge_agent.errors import EdgeAgentError
 from edge_agent.runner.control import line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import TypeAdapter
 
     from edge_agent.protocol.base import Wire
@@ -77,6 +79,18 @@ class ControlChannel(Generic[M]):
             await self._writer.wait_closed()
         except (ConnectionError, OSError):
             return
+
+
+def control_descriptor_of(arguments: Sequence[str]) -> int:
+    """The number behind `--control-fd`: only the supervisor says it, and argparse would cost each child 0.7 MB.
+
+    Raises:
+        SystemExit: a person tries to start it.
+    """
+    match arguments:
+        case ["--control-fd", number] if number.isdigit():
+            return int(number)
+    raise SystemExit("edge-agent starts this process itself, with --control-fd and an inherited socket")
 
 
 def die_with_the_supervisor(descriptor: int) -> None:
