@@ -49,6 +49,8 @@ def test_rollout_is_paused_resumed_rolled_back_and_aborted_and_a_device_is_remov
     # aborted: who has it keeps it, nobody else gets it
     rollout_id = fleet.roll_out("2", waves="1,100%", probe_inferences=1)
     kept = wait_until(lambda: next((a for a in agents if a.serves("tiny", "2")), None), "the first wave has it")
+    # an abort withdraws what has not been reported yet: wait until the registry has heard, too
+    wait_until(lambda: _state_of(fleet, rollout_id, kept) == "active", "the registry knows that the first wave has it")
     assert said("rollout", "abort", rollout_id).returncode == 0
     fleet.wait_for(rollout_id, "aborted")
     shown = said("rollout", "status", rollout_id)
@@ -63,6 +65,13 @@ def test_rollout_is_paused_resumed_rolled_back_and_aborted_and_a_device_is_remov
     listed = json.loads(said("device", "list", "--json").stdout)
     assert [device["device_id"] for device in listed] == [kept.device_id]
     assert other.serves("tiny", "1")
+
+
+def _state_of(fleet: Fleet, rollout_id: str, agent: RunningAgent) -> str:
+    """What the registry holds of one device in a rollout."""
+    with fleet.registry.client() as client:
+        deployments = client.get_rollout(rollout_id).deployments
+    return next((d.state for d in deployments if d.device_id == agent.device_id), "unknown")
 
 
 def _received(fleet: Fleet, agent: RunningAgent, version: str) -> int:
