@@ -32,7 +32,10 @@ from ai_edge_litert import schema_py_generated as schema
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from edge_agent.deployments.events import Persist
+from edge_agent.deployments.records import Accepted, DeploymentRecord, ModelSlot
 from edge_agent.layout import Layout
+from edge_agent.link import identity as identities
 from edge_agent.protocol.manifest import (
     Encoding,
     FileRole,
@@ -45,10 +48,7 @@ from edge_agent.protocol.messages import Desired, DesiredDeployment, Presence, S
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from edge_agent.protocol.topics import DeviceTopic, device_topic
-from edge_agent.supervisor import identity as identities
-from edge_agent.supervisor.events import Persist
-from edge_agent.supervisor.records import Accepted, DeploymentRecord, ModelSlot
-from edge_agent.supervisor.store import StateStore
+from edge_agent.storage.store import StateStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -40,7 +40,7 @@ from edge_agent.protocol.signature import ModelSignature, TensorSpec
 from edge_agent.runner.control import FROM_RUNNER, Beat, Proven, Refused, Routes, RunnerSpec, Serve, Serving, line
 from edge_agent.runtimes.convert import bind
 from edge_agent.runtimes.registry import open_runtime
-from edge_agent.supervisor.variants import VariantFolders
+from edge_agent.storage.variants import VariantFolders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -233,8 +233,9 @@ def _await(lines: Iterable[bytes], kind: type) -> None:
 
 
 def start_runner(stack: ExitStack, path: Path, model: str, listener: socket.socket) -> int:
-    """A runner that accepts on this socket; its process id."""
-    spec = RunnerSpec(deployment_id="bench", manifest=describe(path, model), model_path=path)
+    """A runner that accepts on this socket and writes its journal, as on a device; its process id."""
+    journal = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    spec = RunnerSpec(deployment_id="bench", manifest=describe(path, model), model_path=path, journal_dir=journal)
     return start_child(stack, "edge_agent.runner", listener, [spec], Proven)
 
 

@@ -111,7 +111,7 @@ def _data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def _start(options: argparse.Namespace) -> int:
-    from edge_agent.supervisor import late  # noqa: PLC0415  --help needs none of this
+    from edge_agent import late  # noqa: PLC0415  --help needs none of this
 
     late.postpone(*late.UNUSED_WHEN_IDLE)  # before anything imports them
 

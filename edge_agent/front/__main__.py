@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 if __name__ == "__main__":
+    from edge_agent.late import postpone, without_its_init
     from edge_agent.protocol.base import build_late
-    from edge_agent.supervisor.late import postpone, without_its_init
 
     postpone("importlib.metadata", "shutil")
     without_its_init("uvicorn", Config="config")

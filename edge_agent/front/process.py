@@ -22,7 +22,7 @@ from edge_agent.runner.control import (
 )
 from edge_agent.runner.listener import Listener
 from edge_agent.runner.process import ORPHAN_LIMIT_S, drain_until_told
-from edge_agent.supervisor.board import rss_bytes
+from edge_agent.telemetry.board import rss_bytes
 
 if TYPE_CHECKING:
     from edge_agent.runner.control import ToFront

@@ -12,40 +12,40 @@ import time
 from typing import TYPE_CHECKING
 
 from edge_agent import __version__
+from edge_agent.backoff import Backoff
+from edge_agent.deployments import events as ev
+from edge_agent.deployments.acquire import Rules
+from edge_agent.deployments.core import DeviceCore
 from edge_agent.layout import Layout
+from edge_agent.link.asks import Asks
+from edge_agent.link.connection import Connection
+from edge_agent.link.inbox import Inbox
+from edge_agent.link.mqtt import MqttLink, parse_url
 from edge_agent.pointer import ActivePointer
 from edge_agent.protocol.states import Reason
 from edge_agent.settings import AgentSettings, Transport, parse_listen
-from edge_agent.supervisor import board
-from edge_agent.supervisor import events as ev
-from edge_agent.supervisor.acquire import Rules
-from edge_agent.supervisor.asks import Asks
-from edge_agent.supervisor.backoff import Backoff
-from edge_agent.supervisor.blocks import DiskFullError
+from edge_agent.storage.store import StateStore
+from edge_agent.storage.variants import VariantFolders
 from edge_agent.supervisor.complaints import Complaints
-from edge_agent.supervisor.connection import Connection
 from edge_agent.supervisor.control import ControlServer
-from edge_agent.supervisor.core import DeviceCore
-from edge_agent.supervisor.inbox import Inbox
 from edge_agent.supervisor.incoming import Incoming
 from edge_agent.supervisor.listeners import Listeners, listen_unix
-from edge_agent.supervisor.manifests import ManifestFetches
-from edge_agent.supervisor.mqtt import MqttLink, parse_url
 from edge_agent.supervisor.runners import Runners
-from edge_agent.supervisor.spool import Spool
-from edge_agent.supervisor.store import StateStore
-from edge_agent.supervisor.transfers import Transfers
-from edge_agent.supervisor.unpacking import Unpackings
-from edge_agent.supervisor.variants import VariantFolders
-from edge_agent.supervisor.windows import Windows
+from edge_agent.telemetry import board
+from edge_agent.telemetry.spool import Spool
+from edge_agent.telemetry.windows import Windows
+from edge_agent.transfer.blocks import DiskFullError
+from edge_agent.transfer.manifests import ManifestFetches
+from edge_agent.transfer.transfers import Transfers
+from edge_agent.transfer.unpacking import Unpackings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from edge_agent.link.identity import Identity
     from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import TelemetryReport
     from edge_agent.protocol.profile import RuntimeName
-    from edge_agent.supervisor.identity import Identity
 
 log = logging.getLogger(__name__)
 TICK_S = 1.0

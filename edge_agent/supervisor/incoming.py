@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_agent.deployments.events import DesiredReceived, Event, Moment
+from edge_agent.link.mqtt import Connected, Disconnected, Received
 from edge_agent.protocol import topics
 from edge_agent.protocol.messages import (
     Ack,
@@ -19,21 +21,19 @@ from edge_agent.protocol.messages import (
     decode,
 )
 from edge_agent.protocol.topics import MAX_PAYLOAD_BYTES, DeviceTopic, ParsedBlockTopic
-from edge_agent.supervisor.events import DesiredReceived, Event, Moment
-from edge_agent.supervisor.http_fetch import BlockFetched, PassEnded
-from edge_agent.supervisor.manifests import ManifestText
-from edge_agent.supervisor.mqtt import Connected, Disconnected, Received
+from edge_agent.transfer.http_fetch import BlockFetched, PassEnded
+from edge_agent.transfer.manifests import ManifestText
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from edge_agent.supervisor.asks import Asks
+    from edge_agent.deployments.core import DeviceCore
+    from edge_agent.link.asks import Asks
+    from edge_agent.link.connection import Connection
     from edge_agent.supervisor.complaints import Complaints
-    from edge_agent.supervisor.connection import Connection
-    from edge_agent.supervisor.core import DeviceCore
-    from edge_agent.supervisor.manifests import ManifestFetches
-    from edge_agent.supervisor.transfers import Transfers
+    from edge_agent.transfer.manifests import ManifestFetches
+    from edge_agent.transfer.transfers import Transfers
 
 DATAGRAMS_AT_ONCE = 64
 

@@ -14,6 +14,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from edge_agent.deployments.events import (
+    Event,
+    RunnerBeat,
+    RunnerExited,
+    RunnerHung,
+    RunnerProven,
+    RunnerRefused,
+    RunnerServing,
+)
 from edge_agent.runner.control import (
     FROM_RUNNER,
     Beat,
@@ -29,26 +38,17 @@ from edge_agent.runner.control import (
     StopAccepting,
     Window,
 )
-from edge_agent.supervisor import board
 from edge_agent.supervisor.child import Child
-from edge_agent.supervisor.events import (
-    Event,
-    RunnerBeat,
-    RunnerExited,
-    RunnerHung,
-    RunnerProven,
-    RunnerRefused,
-    RunnerServing,
-)
+from edge_agent.telemetry import board
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_agent.deployments.events import Activate, StartRunner
     from edge_agent.layout import Layout
     from edge_agent.settings import AgentSettings
-    from edge_agent.supervisor.events import Activate, StartRunner
+    from edge_agent.storage.variants import VariantFolders
     from edge_agent.supervisor.listeners import Listeners
-    from edge_agent.supervisor.variants import VariantFolders
 
 log = logging.getLogger(__name__)
 RESTART_PROBE_RUNS = 3  # one that was proven here before only has to come up

@@ -8,8 +8,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from edge_agent.layout import Layout
+from edge_agent.link import identity as identities
 from edge_agent.runtimes.registry import installed_runtimes
-from edge_agent.supervisor import identity as identities
 from edge_agent.supervisor.agent import Agent
 
 if TYPE_CHECKING:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
+import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +21,14 @@ from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from edge_agent.runtimes.convert import bind
 from edge_agent.runtimes.registry import open_runtime
+from tests.edge_agent.surroundings.broker import Broker
+from tests.edge_agent.surroundings.device import Device
+from tests.edge_agent.surroundings.http_registry import HttpRegistry
+from tests.edge_agent.surroundings.mqtt_registry import MqttRegistry
+from tests.edge_agent.surroundings.toy_variant import ToyVariant, make_variant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -321,3 +330,48 @@ def tflite_python() -> Path:
     if not python.exists():
         pytest.fail("there is no .venv-tflite: run `make setup`, which makes the environment of tflite-runtime")
     return python
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    broker = Broker(folder)
+    broker.start()
+    yield broker
+    broker.kill()
+
+
+@pytest.fixture
+def registry(broker: Broker) -> Iterator[MqttRegistry]:
+    registry = MqttRegistry(broker.url)
+    yield registry
+    registry.close()
+
+
+@pytest.fixture
+def http_registry(broker: Broker) -> Iterator[HttpRegistry]:
+    server = HttpRegistry(broker.url)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def device(broker: Broker) -> Iterator[Device]:
+    folder = Path(tempfile.mkdtemp(prefix="shoal-"))  # short: Unix socket paths end at 107 bytes
+    device = Device(folder / "agent", broker.url)
+    device.join()
+    yield device
+    try:
+        if device.process is not None and device.process.poll() is None:
+            device.stop()
+    finally:
+        device.kill()
+        if os.environ.get("SHOAL_TEST_LOGS"):
+            sys.stderr.write(device.log if (folder / "agent.log").exists() else "")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def variant_of() -> Callable[..., ToyVariant]:
+    return make_variant

@@ -28,6 +28,16 @@ HEAVY = {
     "torch",
     "torchao",
 }
+# What the supervisor is made of, each folder knowing only those before it.
+SUPERVISOR = (
+    "edge_agent.protocol",
+    "edge_agent.deployments",
+    "edge_agent.storage",
+    "edge_agent.telemetry",
+    "edge_agent.link",
+    "edge_agent.transfer",
+    "edge_agent.supervisor",
+)
 INTERPRETERS = {"ai_edge_litert", "executorch", "onnxruntime", "tflite_runtime"}
 # Distributions that are not installed where the tests run, or whose import name nothing tells.
 IMPORT_NAMES = {"psycopg": "psycopg", "tflite_runtime": "tflite-runtime"}
@@ -153,7 +163,7 @@ def test_packages_are_all_read() -> None:
         pytest.param(
             ("edge_agent.runtimes.executorch",), {"server", "compressors"} | (HEAVY - {"torch"}), (), id="executorch"
         ),
-        pytest.param(("edge_agent.supervisor",), {"numpy"} | INTERPRETERS, (), id="supervisor"),
+        pytest.param(SUPERVISOR, {"numpy"} | INTERPRETERS, (), id="supervisor"),
         pytest.param(
             ("compressors",), {"server", "boto3", "sqlalchemy", "fastapi", "httpx", "paho"}, (), id="compressors"
         ),
@@ -171,6 +181,18 @@ def test_import_against_the_arrows_is_found_nowhere(
     inside: tuple[str, ...], forbidden: set[str], but: tuple[str, ...]
 ) -> None:
     assert offences(inside, forbidden, but=but) == []
+
+
+@pytest.mark.parametrize("folder", SUPERVISOR)
+def test_folder_of_the_agent_knows_only_those_before_it(folder: str) -> None:
+    later = set(SUPERVISOR[SUPERVISOR.index(folder) + 1 :])
+    assert any(within(name, folder) for name in modules()), f"{folder} is gone: this rule holds nothing"
+    assert offences((folder,), later) == []
+
+
+def test_core_of_the_agent_does_no_io() -> None:
+    io = {"asyncio", "io", "os", "pathlib", "random", "select", "socket", "sqlite3", "subprocess", "threading", "time"}
+    assert offences(("edge_agent.deployments",), io) == []
 
 
 def test_compressors_import_of_the_agent_only_what_measures() -> None:

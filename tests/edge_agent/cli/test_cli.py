@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_agent.link import identity as identities
 from edge_agent.profiles import load_profile
-from edge_agent.supervisor import identity as identities
-from tests.edge_agent.supervisor.conftest import KEY, Broker, Device, HttpRegistry, MqttRegistry, make_variant, until
+from tests.edge_agent.surroundings.device import KEY, Device
+from tests.edge_agent.surroundings.toy_variant import make_variant
+from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.edge_agent.surroundings.broker import Broker
+    from tests.edge_agent.surroundings.http_registry import HttpRegistry
+    from tests.edge_agent.surroundings.mqtt_registry import MqttRegistry
 
 
 def run(*arguments: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:

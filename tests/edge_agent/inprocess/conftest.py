@@ -13,8 +13,8 @@ import pytest
 from edge_agent.layout import Layout
 from edge_agent.pointer import ActivePointer
 from edge_agent.protocol.messages import TelemetryReport, decode
+from edge_agent.storage.variants import VariantFolders
 from edge_agent.supervisor.listeners import listen_unix
-from edge_agent.supervisor.variants import VariantFolders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from edge_agent.protocol import bitmap
 from edge_agent.protocol.manifest import Encoding, ObjectDescriptor, VariantManifest
-from tests.edge_agent.supervisor.conftest import make_variant
+from tests.edge_agent.surroundings.toy_variant import make_variant
 
 
 @given(st.binary(min_size=1, max_size=9000), st.integers(1024, 4096))

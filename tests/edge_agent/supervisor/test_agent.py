@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_agent.protocol.messages import Desired, DesiredDeployment, TelemetryReport, encode
-from tests.edge_agent.supervisor.conftest import TOY_RUNNER, until
+from tests.edge_agent.surroundings.device import TOY_RUNNER
+from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.edge_agent.supervisor.conftest import Broker, Device, MqttRegistry, ToyVariant
+    from tests.edge_agent.surroundings.broker import Broker
+    from tests.edge_agent.surroundings.device import Device
+    from tests.edge_agent.surroundings.mqtt_registry import MqttRegistry
+    from tests.edge_agent.surroundings.toy_variant import ToyVariant
 
     VariantOf = Callable[..., ToyVariant]
 

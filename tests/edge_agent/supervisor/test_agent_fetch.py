@@ -9,12 +9,14 @@ import pytest
 
 from edge_agent.protocol.messages import Desired, encode
 from edge_agent.protocol.topics import DeviceTopic
-from tests.edge_agent.supervisor.conftest import until
+from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.edge_agent.supervisor.conftest import Device, MqttRegistry, ToyVariant
+    from tests.edge_agent.surroundings.device import Device
+    from tests.edge_agent.surroundings.mqtt_registry import MqttRegistry
+    from tests.edge_agent.surroundings.toy_variant import ToyVariant
 
     VariantOf = Callable[..., ToyVariant]
 

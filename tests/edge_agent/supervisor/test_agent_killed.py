@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.edge_agent.supervisor.conftest import until
+from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.edge_agent.supervisor.conftest import Broker, Device, MqttRegistry, ToyVariant
+    from tests.edge_agent.surroundings.broker import Broker
+    from tests.edge_agent.surroundings.device import Device
+    from tests.edge_agent.surroundings.mqtt_registry import MqttRegistry
+    from tests.edge_agent.surroundings.toy_variant import ToyVariant
 
     VariantOf = Callable[..., ToyVariant]
 

@@ -15,7 +15,8 @@ import pytest
 import zstandard
 
 from edge_agent.protocol.manifest import Encoding, ObjectDescriptor
-from tests.edge_agent.supervisor.conftest import ToyVariant, until
+from tests.edge_agent.surroundings.toy_variant import ToyVariant
+from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
     from edge_agent.protocol.manifest import VariantManifest
     from tests.edge_agent.conftest import Workshop
-    from tests.edge_agent.supervisor.conftest import Device, MqttRegistry
+    from tests.edge_agent.surroundings.device import Device
+    from tests.edge_agent.surroundings.mqtt_registry import MqttRegistry
 
 
 @pytest.fixture

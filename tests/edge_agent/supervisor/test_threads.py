@@ -10,20 +10,25 @@ import pytest
 from paho.mqtt.client import Client
 
 from edge_agent.layout import Layout
+from edge_agent.link import registry_http
+from edge_agent.link.asks import Asks
+from edge_agent.link.identity import Identity
+from edge_agent.link.inbox import Inbox
+from edge_agent.link.mqtt import Connected, Disconnected, MqttLink, Session, Will, parse_url
 from edge_agent.protocol.states import Reason
-from edge_agent.supervisor import http_fetch, registry_http
-from edge_agent.supervisor.asks import Asks
-from edge_agent.supervisor.http_fetch import HttpPass, PassEnded
-from edge_agent.supervisor.identity import Identity
-from edge_agent.supervisor.inbox import Inbox
-from edge_agent.supervisor.manifests import ManifestFetches, ManifestText
-from edge_agent.supervisor.mqtt import Connected, Disconnected, MqttLink, Session, Will, parse_url
-from edge_agent.supervisor.variants import VariantFolders
-from tests.edge_agent.supervisor.conftest import DEVICE, KEY, Broker, make_variant, until
+from edge_agent.storage.variants import VariantFolders
+from edge_agent.transfer import http_fetch
+from edge_agent.transfer.http_fetch import HttpPass, PassEnded
+from edge_agent.transfer.manifests import ManifestFetches, ManifestText
+from tests.edge_agent.surroundings.device import DEVICE, KEY
+from tests.edge_agent.surroundings.toy_variant import make_variant
+from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.edge_agent.surroundings.broker import Broker
 
 SESSION = Session("0" * 32, 1, Will("shoal/v1/d/dev-1/presence", b"{}", 0))
 

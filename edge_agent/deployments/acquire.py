@@ -1,0 +1,229 @@
+"""From `queued` to `staged`: manifest, object, unpacking, and what happens when one of them fails. No IO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_agent.backoff import Backoff
+from edge_agent.deployments.events import CancelTransfer, CollectGarbage, FetchManifest, StartTransfer, Unpack
+from edge_agent.deployments.records import FINAL_REASONS, UNFINISHED, DeploymentRecord
+from edge_agent.protocol.states import DeploymentState, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_agent.deployments.ledger import Ledger
+    from edge_agent.protocol.manifest import VariantManifest
+    from edge_agent.protocol.messages import SelfTestReport
+    from edge_agent.protocol.profile import RuntimeName
+
+_FETCHING = frozenset({DeploymentState.QUEUED, DeploymentState.DOWNLOADING, DeploymentState.VERIFYING})
+RETRY = Backoff(first_s=5.0, cap_s=600.0)
+RESTART = Backoff(first_s=0.5, cap_s=30.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The numbers that decide; settings and the device's profile give them."""
+
+    storage_budget_bytes: int = 1 << 40
+    runtimes: frozenset[RuntimeName] | None = None  # installed here; None: not known
+    retry: Backoff = RETRY
+    restart: Backoff = RESTART
+    crash_limit: int = 4  # so many crashes within the window are a loop
+    crash_window_s: float = 600.0
+    self_test_limit: int = 3  # self-tests that may end in a crash before the variant is refused for good
+    runner_base_bytes: int = 48 << 20  # interpreter and libraries before weights
+    memory_reserve_bytes: int = 16 << 20  # what the rest of the machine keeps
+
+
+class Acquisition:
+    """Brings wanted variants onto the disk."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        installed: dict[str, VariantManifest],
+        rules: Rules,
+        chance: Callable[[], float],
+    ) -> None:
+        self.ledger = ledger
+        self.installed = installed
+        self.manifests: dict[str, VariantManifest] = {}
+        self.retry_at: dict[str, float] = {}
+        self._rules = rules
+        self._chance = chance
+        self._transfers: set[str] = set()
+        self._unpacking: set[str] = set()
+
+    def begin(self, record: DeploymentRecord) -> None:
+        """Take up a deployment that is queued, or that a restart interrupted on its way to the disk."""
+        if record.state is DeploymentState.VERIFYING:  # bytes on disk are believed only after they are hashed again
+            record = self.ledger.move(record, DeploymentState.DOWNLOADING)
+        sha256 = record.wanted.manifest_sha256
+        known = self.installed.get(sha256) or self.manifests.get(sha256)
+        if known is None:
+            self.ledger.act(FetchManifest(sha256, record.wanted.manifest_bytes))
+        else:
+            self._proceed(record, known)
+
+    def manifest_arrived(self, sha256: str, manifest: VariantManifest) -> None:
+        """A manifest is here."""
+        waiting = [record for record in self.ledger.by_manifest(sha256) if record.state in _FETCHING]
+        if waiting:
+            self.manifests[sha256] = manifest
+        for record in waiting:
+            self._proceed(record, manifest)
+
+    def manifest_failed(self, sha256: str, reason: Reason, detail: str) -> None:
+        """A manifest can't be had."""
+        for record in self.ledger.by_manifest(sha256):
+            if record.state in _FETCHING:
+                self.fail(record, reason, detail)
+
+    def transfer_done(self, object_sha256: str, bytes_received: int) -> None:
+        """Every block is on disk: unpack and verify."""
+        self._transfers.discard(object_sha256)
+        for record, manifest in self._users(object_sha256, DeploymentState.DOWNLOADING):
+            received = record.bytes_received + bytes_received
+            self.ledger.move(record, DeploymentState.VERIFYING, bytes_received=received)
+            sha256 = record.wanted.manifest_sha256
+            if sha256 not in self._unpacking:
+                self._unpacking.add(sha256)
+                self.ledger.act(Unpack(sha256, manifest))
+
+    def transfer_failed(self, object_sha256: str, reason: Reason, detail: str, bytes_received: int) -> None:
+        """The object can't be had now."""
+        self._transfers.discard(object_sha256)
+        for record, _ in self._users(object_sha256, DeploymentState.DOWNLOADING):
+            self.fail(record, reason, detail, bytes_received=record.bytes_received + bytes_received)
+
+    def unpacked(self, sha256: str) -> None:
+        """A variant is installed."""
+        self._unpacking.discard(sha256)
+        manifest = self.manifests.pop(sha256, None) or self.installed.get(sha256)
+        if manifest is not None:
+            self.installed[sha256] = manifest
+        for record in self.ledger.by_manifest(sha256):
+            if record.state is DeploymentState.VERIFYING and manifest is not None:
+                self.ledger.move(record, DeploymentState.STAGED, file_sha256=manifest.model_file.sha256)
+
+    def unpack_failed(self, sha256: str, reason: Reason, detail: str) -> None:
+        """An object did not become a variant."""
+        self._unpacking.discard(sha256)
+        for record in self.ledger.by_manifest(sha256):
+            if record.state is DeploymentState.VERIFYING:
+                self.fail(record, reason, detail)
+
+    def fail(
+        self,
+        record: DeploymentRecord,
+        reason: Reason,
+        detail: str,
+        *,
+        final: bool = False,
+        self_test: SelfTestReport | None = None,
+        bytes_received: int | None = None,
+    ) -> None:
+        """Refuse for good, or try again later: the reason decides."""
+        changes: dict[str, object] = {"self_test": self_test or record.self_test}
+        if bytes_received is not None:
+            changes["bytes_received"] = bytes_received
+        if final or reason in FINAL_REASONS:
+            self.ledger.move(record, DeploymentState.REJECTED, reason=reason, detail=detail, **changes)
+            return
+        self.ledger.move(record, DeploymentState.FAILED, reason=reason, detail=detail, **changes)
+        self.schedule_retry(record)
+
+    def schedule_retry(self, record: DeploymentRecord) -> None:
+        """Begin a failed deployment anew after a while."""
+        wait_s = self._rules.retry.delay_s(record.attempt + 1, self._chance())
+        self.retry_at[record.deployment_id] = self.ledger.moment.now_s + wait_s
+
+    def retry_due(self) -> None:
+        """Begin anew what has waited long enough."""
+        now_s = self.ledger.moment.now_s
+        for deployment_id in [name for name, at_s in self.retry_at.items() if at_s <= now_s]:
+            del self.retry_at[deployment_id]
+            record = self.ledger.records.get(deployment_id)
+            if record is not None and record.state is DeploymentState.FAILED:
+                self.begin(self.ledger.move(record, DeploymentState.QUEUED, attempt=record.attempt + 1))
+
+    def drop(self, record: DeploymentRecord) -> None:
+        """Nobody wants this deployment any more; the blocks that it has fetched stay for the next one."""
+        self.retry_at.pop(record.deployment_id, None)
+        manifest = self.manifests.get(record.wanted.manifest_sha256)
+        if manifest is None or record.state is not DeploymentState.DOWNLOADING:
+            return
+        sha256 = manifest.object.sha256
+        others = [r for r, _ in self._users(sha256, DeploymentState.DOWNLOADING) if r is not record]
+        if sha256 in self._transfers and not others:
+            self._transfers.discard(sha256)
+            self.ledger.act(CancelTransfer(sha256))
+
+    def discard(self, manifest_sha256: str) -> None:
+        """The files of a variant are no longer those that were installed: whoever wants it fetches it again."""
+        if self.installed.pop(manifest_sha256, None) is not None:
+            self.collect(rotten=manifest_sha256)
+
+    def collect(self, *, rotten: str | None = None) -> None:
+        """Free what no deployment needs: the active variant, the one before it and what is under way stay."""
+        keep_ids = {name for slot in self.ledger.slots.values() for name in (slot.active, slot.previous)}
+        open_states = UNFINISHED | {DeploymentState.FAILED}
+        needed = [r for r in self.ledger.records.values() if r.deployment_id in keep_ids or r.state in open_states]
+        keep_manifests = frozenset(r.wanted.manifest_sha256 for r in needed) - {rotten}
+        coming = [r.wanted.manifest_sha256 for r in needed if r.state in open_states]
+        if any(sha256 not in self.manifests and sha256 not in self.installed for sha256 in coming):
+            keep_objects = None  # a manifest that has not come yet may name an object that is half here
+        else:
+            keep_objects = frozenset(self.manifests[s].object.sha256 for s in coming if s in self.manifests)
+        for sha256 in [s for s in self.installed if s not in keep_manifests]:
+            del self.installed[sha256]
+        for sha256 in [s for s in self.manifests if s not in keep_manifests]:
+            del self.manifests[sha256]
+        self.ledger.act(CollectGarbage(keep_manifests, keep_objects))
+
+    def _users(self, object_sha256: str, state: DeploymentState) -> list[tuple[DeploymentRecord, VariantManifest]]:
+        return [
+            (record, manifest)
+            for record in list(self.ledger.records.values())
+            if record.state is state
+            and (manifest := self.manifests.get(record.wanted.manifest_sha256)) is not None
+            and manifest.object.sha256 == object_sha256
+        ]
+
+    def _proceed(self, record: DeploymentRecord, manifest: VariantManifest) -> None:
+        wanted = record.wanted
+        if (manifest.model, manifest.version, manifest.variant_id) != (wanted.model, wanted.version, wanted.variant_id):
+            named = f"{manifest.model}@{manifest.version} {manifest.variant_id}"
+            self.fail(record, Reason.MANIFEST_INVALID, f"the manifest is of {named}, not of what is wanted")
+            return
+        if self._rules.runtimes is not None and manifest.runtime not in self._rules.runtimes:
+            self.fail(record, Reason.RUNTIME_MISSING, f"runtime {manifest.runtime} is not installed on this device")
+            return
+        if wanted.manifest_sha256 in self.installed:
+            self._found_installed(record, manifest)
+            return
+        needed = manifest.payload_bytes + manifest.object.size_bytes
+        if needed > self._rules.storage_budget_bytes:
+            budget = self._rules.storage_budget_bytes
+            detail = f"it needs {needed} bytes while it is unpacked, the storage budget is {budget}"
+            self.fail(record, Reason.STORAGE_BUDGET, detail, final=True)
+            return
+        self.manifests[wanted.manifest_sha256] = manifest
+        total = manifest.object.size_bytes
+        self.ledger.move(record, DeploymentState.DOWNLOADING, bytes_total=total)
+        if manifest.object.sha256 not in self._transfers:
+            self.collect()
+            self._transfers.add(manifest.object.sha256)
+            self.ledger.act(StartTransfer(wanted.manifest_sha256, manifest))
+
+    def _found_installed(self, record: DeploymentRecord, manifest: VariantManifest) -> None:
+        file_sha256 = manifest.model_file.sha256
+        if record.state is DeploymentState.QUEUED:
+            self.ledger.move(record, DeploymentState.ALREADY_INSTALLED, file_sha256=file_sha256)
+        else:  # a crash came between the rename and the record
+            verifying = self.ledger.move(record, DeploymentState.VERIFYING)
+            self.ledger.move(verifying, DeploymentState.STAGED, file_sha256=file_sha256)

@@ -1,0 +1,289 @@
+"""From `staged` to `active` and onwards: self-test, swap, crashes, falling back. No IO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from edge_agent.deployments.events import Activate, Deactivate, StartRunner, StopRunner
+from edge_agent.deployments.records import FINAL_REASONS, ModelSlot
+from edge_agent.protocol.profile import Limits
+from edge_agent.protocol.states import DeploymentState, Reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_agent.deployments.acquire import Acquisition, Rules
+    from edge_agent.deployments.records import DeploymentRecord
+    from edge_agent.protocol.manifest import VariantManifest
+    from edge_agent.protocol.messages import SelfTestReport
+
+_TO_TEST = frozenset({DeploymentState.STAGED, DeploymentState.ALREADY_INSTALLED, DeploymentState.SELF_TESTING})
+
+
+class Phase(Enum):
+    """Where a runner stands, as the core sees it."""
+
+    STARTING = "starting"
+    PROVEN = "proven"
+    LEAVING = "leaving"
+
+
+@dataclass(slots=True)
+class Running:
+    """A living runner."""
+
+    phase: Phase = Phase.STARTING
+    serving: bool = False
+    hurried: bool = False
+    inferences: int = 0
+
+
+class Serving:
+    """Keeps a proven runner for every model."""
+
+    def __init__(self, acquisition: Acquisition, *, rules: Rules, chance: Callable[[], float]) -> None:
+        self.ledger = acquisition.ledger
+        self.running: dict[str, Running] = {}
+        self.restart_at: dict[str, float] = {}
+        self._acquisition = acquisition
+        self._rules = rules
+        self._chance = chance
+        self._crashes: dict[str, list[float]] = {}
+        self._room: dict[str, str] = {}  # a deployment under test -> the active one that was stopped to make room
+
+    def advance(self) -> None:
+        """Start what should run: the active deployment of each model, then one self-test at a time."""
+        for slot in list(self.ledger.slots.values()):
+            self._ensure_active(slot)
+        if any(run.phase is Phase.STARTING for run in self.running.values()):
+            return  # two at once would spoil each other's latency and memory
+        if any(deployment_id not in self.running for deployment_id in self._room):
+            return
+        for record in list(self.ledger.records.values()):
+            waiting = record.state in _TO_TEST and not self.ledger.is_active(record)
+            if waiting and record.deployment_id not in self.running and self._begin_test(record):
+                return
+
+    def proven(self, deployment_id: str, report: SelfTestReport) -> None:
+        """A runner has passed its self-test."""
+        run, record = self.running.get(deployment_id), self.ledger.records.get(deployment_id)
+        if run is None or record is None or run.phase is not Phase.STARTING:
+            return
+        run.phase = Phase.PROVEN
+        self._room.pop(deployment_id, None)
+        if record.state is DeploymentState.SELF_TESTING:
+            self._swap(record, report)
+        elif self.ledger.is_active(record):
+            if record.state is DeploymentState.ALREADY_INSTALLED:
+                record = self.ledger.move(record, DeploymentState.ACTIVE, self_test=record.self_test or report)
+            self._activate(record, retire=None)
+
+    def refused(self, deployment_id: str, reason: Reason, detail: str, report: SelfTestReport | None) -> None:
+        """A runner has said why it can't serve, and has left."""
+        if reason not in FINAL_REASONS:
+            self.gone(deployment_id, reason, detail)
+            return
+        run = self._forget(deployment_id)
+        record = self.ledger.records.get(deployment_id)
+        if run is None or record is None or run.phase is Phase.LEAVING:
+            return
+        rotten = reason is Reason.DIGEST_MISMATCH  # it was verified when it was installed: the disk has lost it since
+        if record.state is DeploymentState.SELF_TESTING:
+            again = Reason.INTERNAL if rotten else reason
+            self._acquisition.fail(record, again, detail, self_test=report)
+        elif self.ledger.is_active(record):
+            self._fall_back(record, reason, detail)
+        if rotten:
+            self._acquisition.discard(record.wanted.manifest_sha256)
+
+    def gone(self, deployment_id: str, reason: Reason, detail: str) -> None:
+        """A runner has left, asked or not."""
+        run = self._forget(deployment_id)
+        record = self.ledger.records.get(deployment_id)
+        if run is None or record is None:
+            return
+        if run.inferences:
+            record = record.model_copy(update={"inferences": record.inferences + run.inferences})
+            self.ledger.put(record)
+        self.ledger.report()
+        if run.phase is Phase.LEAVING:
+            self._room_made(deployment_id)
+        elif record.state is DeploymentState.SELF_TESTING:
+            final = record.tests >= self._rules.self_test_limit
+            self._acquisition.fail(record, reason, detail, final=final)
+        elif self.ledger.is_active(record):
+            self._crashed(record, detail)
+
+    def beat(self, deployment_id: str, inferences: int) -> None:
+        """A sign of life; the first inference is news."""
+        run = self.running.get(deployment_id)
+        if run is None:
+            return
+        if inferences and not run.inferences:
+            self.ledger.report()
+        run.inferences = inferences
+
+    def serves(self, deployment_id: str) -> None:
+        """A runner accepts connections."""
+        run = self.running.get(deployment_id)
+        if run is not None and run.phase is Phase.PROVEN:
+            run.serving = True
+            self.ledger.report()
+
+    def restart_due(self) -> None:
+        """Runners whose wait is over are started by `advance`."""
+        now_s = self.ledger.moment.now_s
+        for deployment_id in [name for name, at_s in self.restart_at.items() if at_s <= now_s]:
+            del self.restart_at[deployment_id]
+
+    def drop(self, record: DeploymentRecord, *, at_once: bool) -> None:
+        """Nobody wants this deployment any more."""
+        deployment_id = record.deployment_id
+        self.restart_at.pop(deployment_id, None)
+        self._crashes.pop(deployment_id, None)
+        self._room.pop(deployment_id, None)
+        run = self.running.get(deployment_id)
+        if run is not None and run.phase is not Phase.LEAVING:
+            self._leave(run)
+            self.ledger.act(StopRunner(deployment_id, at_once=at_once))
+
+    def _manifest(self, record: DeploymentRecord) -> VariantManifest | None:
+        return self._acquisition.installed.get(record.wanted.manifest_sha256)
+
+    def _ensure_active(self, slot: ModelSlot) -> None:
+        deployment_id = slot.active
+        if deployment_id is None or deployment_id in self.restart_at or deployment_id in self._room.values():
+            return
+        run = self.running.get(deployment_id)
+        if run is not None:
+            if run.phase is Phase.LEAVING and not run.hurried:  # wanted again: its last connections must not hold it up
+                run.hurried = True
+                self.ledger.act(StopRunner(deployment_id, at_once=True))
+            return
+        record = self.ledger.records.get(deployment_id)
+        if record is None:
+            return
+        manifest = self._manifest(record)
+        if manifest is None:
+            self._fall_back(record, Reason.INTERNAL, "its files are gone from the disk")
+            return
+        self.running[deployment_id] = Running()
+        sha256 = record.wanted.manifest_sha256
+        # proven here before: another measurement at a busy moment must not take a model from its clients
+        self.ledger.act(StartRunner(deployment_id, sha256, manifest, Limits(), proving=False))
+
+    def _begin_test(self, record: DeploymentRecord) -> bool:
+        manifest = self._manifest(record)
+        if manifest is None:
+            self._acquisition.fail(record, Reason.INTERNAL, "its files are gone from the disk")
+            return False
+        if record.tests >= self._rules.self_test_limit:
+            detail = f"{record.tests} self-tests began and none ended"
+            self._acquisition.fail(record, Reason.RUNNER_CRASHED, detail, final=True)
+            return False
+        record = self.ledger.move(record, DeploymentState.SELF_TESTING, tests=record.tests + 1)
+        old = self.ledger.slot_of(record).active
+        run = self.running.get(old) if old is not None else None
+        if old is not None and run is not None and not self._room_for_both(manifest):
+            self._room[record.deployment_id] = old
+            if run.phase is not Phase.LEAVING:
+                self._leave(run)
+                self.ledger.act(StopRunner(old))
+        else:
+            self._start_test(record, manifest)
+        return True
+
+    def _start_test(self, record: DeploymentRecord, manifest: VariantManifest) -> None:
+        self.running[record.deployment_id] = Running()
+        sha256, limits = record.wanted.manifest_sha256, record.wanted.limits
+        self.ledger.act(StartRunner(record.deployment_id, sha256, manifest, limits, proving=True))
+
+    def _room_for_both(self, manifest: VariantManifest) -> bool:
+        available = self.ledger.moment.memory_available_bytes
+        if available is None:
+            return True
+        needed = self._rules.runner_base_bytes + 2 * manifest.model_file.size_bytes
+        return available >= needed + self._rules.memory_reserve_bytes
+
+    def _room_made(self, old: str) -> None:
+        for deployment_id in [new for new, stopped in self._room.items() if stopped == old]:
+            record = self.ledger.records.get(deployment_id)
+            manifest = None if record is None else self._manifest(record)
+            if record is None or manifest is None or deployment_id in self.running:
+                continue
+            self._start_test(record, manifest)
+
+    def _swap(self, record: DeploymentRecord, report: SelfTestReport) -> None:
+        slot = self.ledger.slot_of(record)
+        old = self.ledger.records.get(slot.active) if slot.active else None
+        previous = slot.previous
+        if old is not None:
+            self.ledger.move(old, DeploymentState.SUPERSEDED)
+            if old.wanted.manifest_sha256 != record.wanted.manifest_sha256 or previous == record.deployment_id:
+                previous = old.deployment_id
+        if previous == record.deployment_id:
+            previous = None
+        record = self.ledger.move(record, DeploymentState.ACTIVE, self_test=report)
+        slot = ModelSlot(model=record.model, active=record.deployment_id, previous=previous)
+        self.ledger.set_slot(slot, model=record.model)
+        retire = None
+        if old is not None:
+            self.restart_at.pop(old.deployment_id, None)
+            self._crashes.pop(old.deployment_id, None)
+            run = self.running.get(old.deployment_id)
+            if run is not None and run.phase is not Phase.LEAVING:
+                self._leave(run)
+                retire = old.deployment_id
+        self._activate(record, retire=retire)
+        self._acquisition.collect()
+
+    def _activate(self, record: DeploymentRecord, *, retire: str | None) -> None:
+        manifest = self._manifest(record)
+        if manifest is not None:
+            sha256 = record.wanted.manifest_sha256
+            self.ledger.act(Activate(record.deployment_id, sha256, manifest, retire))
+
+    def _crashed(self, record: DeploymentRecord, detail: str) -> None:
+        now_s, deployment_id = self.ledger.moment.now_s, record.deployment_id
+        recent = [at_s for at_s in self._crashes.get(deployment_id, []) if now_s - at_s < self._rules.crash_window_s]
+        recent.append(now_s)
+        self._crashes[deployment_id] = recent
+        if len(recent) >= self._rules.crash_limit:
+            self._fall_back(record, Reason.CRASH_LOOP, f"its runner ended {len(recent)} times: {detail}")
+            return
+        self.restart_at[deployment_id] = now_s + self._rules.restart.delay_s(len(recent), self._chance())
+
+    def _fall_back(self, record: DeploymentRecord, reason: Reason, detail: str) -> None:
+        """The active variant is no good: the one before it answers again, without any network."""
+        slot = self.ledger.slot_of(record)
+        previous = self.ledger.records.get(slot.previous) if slot.previous else None
+        if previous is not None and (
+            previous.state is not DeploymentState.SUPERSEDED or self._manifest(previous) is None
+        ):
+            previous = None
+        active = record.state is DeploymentState.ACTIVE
+        state = DeploymentState.ROLLED_BACK if active else DeploymentState.REJECTED
+        if previous is None:
+            detail = f"{detail}; there is no variant to fall back to"
+        self.ledger.move(record, state, reason=reason, detail=detail)
+        self._crashes.pop(record.deployment_id, None)
+        if previous is None:
+            self.ledger.set_slot(None, model=record.model)
+            self.ledger.act(Deactivate(record.model))
+            return
+        self.ledger.move(previous, DeploymentState.ALREADY_INSTALLED)
+        slot = ModelSlot(model=record.model, active=previous.deployment_id)
+        self.ledger.set_slot(slot, model=record.model)
+        self._ensure_active(slot)
+
+    def _leave(self, run: Running) -> None:
+        run.phase, run.serving = Phase.LEAVING, False
+        self.ledger.report()
+
+    def _forget(self, deployment_id: str) -> Running | None:
+        run = self.running.pop(deployment_id, None)
+        if run is not None and run.phase is not Phase.LEAVING:
+            self._room.pop(deployment_id, None)
+        return run

@@ -1,0 +1,1 @@
+"""The ways to the registry: the broker's connection, what is said on it and when, the HTTP endpoints."""

@@ -1,0 +1,153 @@
+"""Telemetry that the registry has not yet committed, within a limit of bytes and age.
+
+PUBACK means that the broker has a report, not that it is counted: only the registry's `Ack` frees one. What had to be
+dropped is counted, and later reports carry the count.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+from typing import TYPE_CHECKING
+
+from edge_agent.protocol.messages import Ack, MalformedMessageError, TelemetryReport, encode
+from edge_agent.storage.database import open_database, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+CLOCK_FLOOR = 1_600_000_000.0  # 2020: a clock before it has not been set, and tells nothing of age
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS reports (
+  sequence INTEGER PRIMARY KEY AUTOINCREMENT, created REAL NOT NULL, size INTEGER NOT NULL, payload BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+
+class Spool:
+    """Reports on disk, in order. One thread uses it; a lost power supply may cost the last seconds, a kill nothing."""
+
+    def __init__(self, path: Path, *, limit_bytes: int, limit_age_s: float) -> None:
+        self._limit_bytes, self._limit_age_s = limit_bytes, limit_age_s
+        self._connection = open_database(path, _SCHEMA, synchronous="NORMAL")
+        with transaction(self._connection) as connection:
+            connection.execute("INSERT OR IGNORE INTO facts VALUES ('spool_id', ?)", (secrets.token_hex(16),))
+            connection.execute("INSERT OR IGNORE INTO facts VALUES ('dropped', '0')")
+            facts = dict(connection.execute("SELECT name, value FROM facts"))
+            row = connection.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM reports").fetchone()
+        self.spool_id = str(facts["spool_id"])
+        self.dropped = int(facts["dropped"])
+        self.count, self.size_bytes = int(row[0]), int(row[1])
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def taken(self) -> frozenset[str]:
+        """Journals whose windows came in with the last commit: they count no more, though their files may be left."""
+        return frozenset(name for (name,) in self._connection.execute("SELECT name FROM taken"))
+
+    def add(self, reports: Sequence[TelemetryReport], *, unix_s: float, journals: Sequence[str] = ()) -> None:
+        """Take reports in, one commit for all of them; a full disk costs the reports, not the agent.
+
+        Args:
+            reports: windows.
+            unix_s: now.
+            journals: files that hold the same windows; those of the commit before must be gone by now.
+        """
+        if not reports:
+            return
+        try:
+            with transaction(self._connection) as connection:
+                if journals:
+                    connection.execute("DELETE FROM taken")
+                    connection.executemany("INSERT OR IGNORE INTO taken VALUES (?)", [(name,) for name in journals])
+                for report in reports:
+                    self._insert(connection, report, unix_s)
+        except sqlite3.OperationalError as exc:
+            self.dropped += len(reports)  # counted in memory: the disk takes nothing
+            log.warning("%d telemetry reports were dropped: %s", len(reports), exc)
+            self._measure()
+            return
+        self._trim(unix_s)
+
+    def pending(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """The oldest reports behind a sequence, with their payloads."""
+        query = "SELECT sequence, payload FROM reports WHERE sequence > ? ORDER BY sequence LIMIT ?"
+        return [
+            (int(sequence), bytes(payload)) for sequence, payload in self._connection.execute(query, (after, limit))
+        ]
+
+    def free(self, ack: Ack) -> int:
+        """Forget what the registry has committed; the number of reports freed."""
+        ours = [
+            (r.first, min(r.last, (1 << 62))) for r in ack.ranges if r.spool_id == self.spool_id and r.first <= r.last
+        ]
+        if not ours:
+            return 0
+        before = self.count
+        try:
+            with transaction(self._connection) as connection:
+                connection.executemany("DELETE FROM reports WHERE sequence BETWEEN ? AND ?", ours)
+        except sqlite3.OperationalError as exc:
+            log.warning("telemetry that the registry has can't be freed (%s): it is sent again later", exc)
+            return 0
+        self._measure()
+        return before - self.count
+
+    def _insert(self, connection: sqlite3.Connection, report: TelemetryReport, unix_s: float) -> None:
+        row = connection.execute("INSERT INTO reports (created, size, payload) VALUES (?, 0, x'')", (unix_s,))
+        sequence = int(row.lastrowid or 0)
+        numbered = report.model_copy(
+            update={"spool_id": self.spool_id, "sequence": sequence, "dropped_reports": self.dropped}
+        )
+        try:
+            payload = encode(numbered)
+        except MalformedMessageError as exc:
+            connection.execute("DELETE FROM reports WHERE sequence = ?", (sequence,))
+            self.dropped += 1
+            log.warning("a telemetry report was dropped: %s", exc)
+            return
+        connection.execute(
+            "UPDATE reports SET size = ?, payload = ? WHERE sequence = ?", (len(payload), payload, sequence)
+        )
+        self.count += 1
+        self.size_bytes += len(payload)
+
+    def _trim(self, unix_s: float) -> None:
+        doomed: set[int] = set()
+        if unix_s > CLOCK_FLOOR:
+            query = "SELECT sequence FROM reports WHERE created > ? AND created < ?"
+            doomed.update(s for (s,) in self._connection.execute(query, (CLOCK_FLOOR, unix_s - self._limit_age_s)))
+        if self.size_bytes > self._limit_bytes:
+            excess = self.size_bytes - self._limit_bytes * 9 // 10  # some room, so that not every report trims
+            for sequence, size in self._connection.execute("SELECT sequence, size FROM reports ORDER BY sequence"):
+                if excess <= 0:
+                    break
+                doomed.add(sequence)
+                excess -= size
+        if doomed:
+            self._drop(doomed)
+
+    def _drop(self, sequences: Iterable[int]) -> None:
+        rows = [(sequence,) for sequence in sequences]
+        dropped = self.dropped + len(rows)
+        try:
+            with transaction(self._connection) as connection:
+                connection.executemany("DELETE FROM reports WHERE sequence = ?", rows)
+                connection.execute("UPDATE facts SET value = ? WHERE name = 'dropped'", (str(dropped),))
+        except sqlite3.OperationalError as exc:
+            log.warning("the telemetry spool is full or old, and can't be trimmed: %s", exc)
+            return
+        self.dropped = dropped
+        self._measure()
+        log.warning("the telemetry spool is full or old: %d reports were dropped", len(rows))
+
+    def _measure(self) -> None:
+        row = self._connection.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM reports").fetchone()
+        self.count, self.size_bytes = int(row[0]), int(row[1])

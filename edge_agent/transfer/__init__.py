@@ -1,0 +1,1 @@
+"""How manifests and objects come to a device, block by block, and become installed variants."""

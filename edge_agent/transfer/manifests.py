@@ -1,0 +1,173 @@
+"""Getting manifests: from a kept copy, by asking over MQTT, or over HTTPS; verified by their own name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from edge_agent.backoff import Backoff
+from edge_agent.deployments.events import ManifestArrived, ManifestFailed
+from edge_agent.link import registry_http
+from edge_agent.link.registry_http import RegistryRefusedError, RegistryUnreachableError
+from edge_agent.protocol.base import PROTOCOL_VERSION
+from edge_agent.protocol.manifest import VariantManifest
+from edge_agent.protocol.messages import Ask, AskKind, Reply, ReplyStatus
+from edge_agent.protocol.states import Reason
+from edge_agent.transfer.fetch import ASK_AGAIN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_agent.link.asks import Asks
+    from edge_agent.link.identity import Identity
+    from edge_agent.link.inbox import Inbox
+    from edge_agent.storage.variants import VariantFolders
+
+_GONE, _NOT_FOUND, _TOO_MANY_REQUESTS, _SERVER_ERROR = 410, 404, 429, 500
+HTTPS_AGAIN = Backoff(first_s=1.0, cap_s=60.0)
+HTTPS_ATTEMPTS = 5  # without an answer, after which the deployment has failed for now
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestText:
+    """A manifest's bytes as they came, or the reason why none came."""
+
+    manifest_sha256: str
+    text: bytes | None
+    reason: Reason = Reason.NONE
+    detail: str = ""
+    passing: bool = False  # nobody answered, or the registry could not: asking again may help
+
+
+@dataclass(slots=True)
+class _Waiting:
+    ask_at_s: float | None  # None: an HTTPS request is under way
+    attempt: int = 0
+
+
+def read_manifest(manifest_sha256: str, text: bytes) -> ManifestArrived | ManifestFailed:
+    """Verify and parse a manifest. Pure."""
+    if hashlib.sha256(text).hexdigest() != manifest_sha256:
+        # whoever carried it may be to blame, so it is tried again
+        return ManifestFailed(manifest_sha256, Reason.TRANSFER_FAILED, "the manifest's bytes do not have its sha256")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return ManifestFailed(manifest_sha256, Reason.MANIFEST_INVALID, "the manifest is not JSON")
+    version = document.get("v") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > PROTOCOL_VERSION:
+        detail = f"the manifest has version {version}, this agent reads {PROTOCOL_VERSION}"
+        return ManifestFailed(manifest_sha256, Reason.UNSUPPORTED_VERSION, detail)
+    try:
+        return ManifestArrived(manifest_sha256, VariantManifest.model_validate_json(text))
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return ManifestFailed(manifest_sha256, Reason.MANIFEST_INVALID, f"the manifest: {where}: {first['msg']}")
+
+
+class ManifestFetches:
+    """The manifests that are wanted now."""
+
+    def __init__(
+        self,
+        *,
+        folders: VariantFolders,
+        asks: Asks,
+        identity: Identity,
+        inbox: Inbox,
+        over_https: bool,
+        answer_s: float,
+        chance: Callable[[], float],
+    ) -> None:
+        self._folders, self._asks, self._identity, self._inbox = folders, asks, identity, inbox
+        self._over_https, self._answer_s, self._chance = over_https, answer_s, chance
+        self._waiting: dict[str, _Waiting] = {}
+        self._texts: dict[str, bytes] = {}
+
+    def fetch(self, manifest_sha256: str, *, now_s: float) -> ManifestArrived | ManifestFailed | None:
+        """Begin; the event when it is at hand."""
+        kept = self._folders.cached_manifest(manifest_sha256)
+        if kept is not None:
+            event = read_manifest(manifest_sha256, kept)
+            if isinstance(event, ManifestArrived):
+                self._texts[manifest_sha256] = kept
+                return event
+        self._waiting[manifest_sha256] = _Waiting(ask_at_s=now_s)
+        self.tick(now_s)
+        return None
+
+    def take_text(self, manifest_sha256: str) -> bytes | None:
+        """The bytes of a manifest that has arrived; they are handed out once."""
+        return self._texts.pop(manifest_sha256, None)
+
+    def tick(self, now_s: float) -> None:
+        """Ask for what is due."""
+        for sha256, waiting in self._waiting.items():
+            if waiting.ask_at_s is None or now_s < waiting.ask_at_s:
+                continue
+            if self._over_https:
+                waiting.attempt, waiting.ask_at_s = waiting.attempt + 1, None
+                threading.Thread(target=self._fetch_https, args=(sha256,), name="manifest", daemon=True).start()
+                continue
+            if self._asks.send(Ask(kind=AskKind.MANIFEST, sha256=sha256)):
+                waiting.attempt += 1
+            waiting.ask_at_s = now_s + self._answer_s + ASK_AGAIN.delay_s(waiting.attempt, self._chance())
+
+    def connected(self, now_s: float) -> None:
+        """The connection is new: what was asked before may be lost."""
+        for waiting in self._waiting.values():
+            if waiting.ask_at_s is not None:
+                waiting.ask_at_s = now_s
+        self.tick(now_s)
+
+    def answered(self, sha256: str, reply: Reply, *, now_s: float) -> ManifestArrived | ManifestFailed | None:
+        """The registry has answered."""
+        waiting = self._waiting.get(sha256)
+        if waiting is None:
+            return None
+        if reply.status in (ReplyStatus.SLOW_DOWN, ReplyStatus.UNAVAILABLE):
+            wait_s = max(reply.retry_after_s, ASK_AGAIN.delay_s(waiting.attempt, self._chance()))
+            waiting.ask_at_s = now_s + wait_s * (1.0 + self._chance())
+            return None
+        del self._waiting[sha256]
+        if reply.status is ReplyStatus.OK and reply.manifest is not None:
+            return self.arrived(ManifestText(sha256, reply.manifest.encode()), now_s=now_s)
+        reason = Reason.OBJECT_GONE if reply.status is ReplyStatus.GONE else Reason.OBJECT_NOT_FOUND
+        return ManifestFailed(sha256, reason, reply.detail or "the registry has no such manifest")
+
+    def arrived(self, found: ManifestText, *, now_s: float) -> ManifestArrived | ManifestFailed | None:
+        """What the network gave; None when it is asked again later."""
+        waiting = self._waiting.pop(found.manifest_sha256, None)
+        if found.passing and waiting is not None and waiting.attempt < HTTPS_ATTEMPTS:
+            waiting.ask_at_s = now_s + HTTPS_AGAIN.delay_s(waiting.attempt, self._chance())
+            self._waiting[found.manifest_sha256] = waiting
+            return None
+        if found.text is None:
+            return ManifestFailed(found.manifest_sha256, found.reason, found.detail)
+        event = read_manifest(found.manifest_sha256, found.text)
+        if isinstance(event, ManifestArrived):
+            self._texts[found.manifest_sha256] = found.text
+        return event
+
+    def _fetch_https(self, sha256: str) -> None:
+        url = f"{self._identity.registry_url}/v1/device/manifests/{sha256}"
+        try:
+            answer = registry_http.request("GET", url, headers={"Authorization": self._identity.authorization})
+        except RegistryUnreachableError as exc:
+            self._inbox.put(ManifestText(sha256, None, Reason.TRANSFER_FAILED, str(exc), passing=True))
+        except RegistryRefusedError as exc:
+            reasons = {_NOT_FOUND: Reason.OBJECT_NOT_FOUND, _GONE: Reason.OBJECT_GONE}
+            reason = reasons.get(exc.status, Reason.TRANSFER_FAILED)
+            passing = exc.status >= _SERVER_ERROR or exc.status == _TOO_MANY_REQUESTS
+            self._inbox.put(ManifestText(sha256, None, reason, str(exc), passing=passing))
+        except Exception as exc:  # noqa: BLE001  top of this thread: without a word from it nobody would ask again
+            detail = f"{type(exc).__name__}: {exc}"
+            self._inbox.put(ManifestText(sha256, None, Reason.TRANSFER_FAILED, detail, passing=True))
+        else:
+            self._inbox.put(ManifestText(sha256, answer.body))

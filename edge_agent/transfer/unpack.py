@@ -1,0 +1,158 @@
+"""A process that exits: turns a complete object into an installed variant, so that the supervisor holds nothing large.
+
+Decompresses within the manifest's sizes, splits into files, verifies every hash, fsyncs, renames. Its last line on
+standard output is one JSON object: `{"reason": "none", "detail": ""}`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol, cast
+
+from edge_agent.errors import DigestMismatchError, EdgeAgentError
+from edge_agent.protocol.manifest import Encoding, VariantManifest
+from edge_agent.protocol.states import Reason
+from edge_agent.storage.durable import fsync_folder
+from edge_agent.storage.variants import MANIFEST, UNFINISHED_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CHUNK_BYTES = 256 * 1024
+WINDOW_LIMIT_BYTES = 128 << 20  # zstd window: what a decoder must hold at once
+
+
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+class PayloadSizeError(EdgeAgentError):
+    """The object unpacks to more or fewer bytes than its manifest says."""
+
+    code = Reason.DIGEST_MISMATCH.value
+
+
+class CorruptObjectError(EdgeAgentError):
+    """The object is no zstd frame."""
+
+    code = Reason.DIGEST_MISMATCH.value
+
+
+class _HashedReader:
+    """Reads a file and hashes all that passes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.digest: _Digest = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.digest.update(data)
+        return data
+
+
+def unpack(object_path: Path, manifest_path: Path, target: Path) -> None:
+    """Install a variant at `target`; afterwards it is there whole, or not at all.
+
+    Raises:
+        DigestMismatchError: object, payload or a file differs from the manifest.
+        PayloadSizeError: the payload is longer or shorter than the manifest says.
+        CorruptObjectError: the object can't be decompressed.
+    """
+    text = manifest_path.read_bytes()
+    manifest = VariantManifest.model_validate_json(text)
+    if target.exists():
+        return  # content-addressed: a crash came after the rename
+    # a process of a supervisor that was killed may still be at the same variant: each has a folder of its own
+    new = target.with_name(f"{UNFINISHED_PREFIX}{target.name}-{os.getpid()}")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        _write_files(object_path, manifest, new)
+        with (new / MANIFEST).open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        fsync_folder(new)
+        new.rename(target)
+        fsync_folder(target.parent)
+    except BaseException as exc:
+        shutil.rmtree(new, ignore_errors=True)
+        if isinstance(exc, OSError) and exc.errno in (errno.ENOTEMPTY, errno.EEXIST) and target.exists():
+            return  # the other one was first
+        raise
+
+
+def _write_files(object_path: Path, manifest: VariantManifest, folder: Path) -> None:
+    payload_digest = hashlib.sha256()
+    with object_path.open("rb") as raw:
+        reader = _HashedReader(raw)
+        chunks = _payload(reader, manifest.object.encoding)
+        buffer = b""
+        for wanted in manifest.files:
+            digest, left = hashlib.sha256(), wanted.size_bytes
+            with (folder / wanted.role.value).open("xb") as file:
+                while left:
+                    buffer = buffer or next(chunks, b"")
+                    if not buffer:
+                        raise PayloadSizeError(f"the payload ends {left} bytes before the end of file {wanted.role}")
+                    part, buffer = buffer[:left], buffer[left:]
+                    left -= len(part)
+                    digest.update(part)
+                    payload_digest.update(part)
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())
+            _expect(wanted.sha256, digest.hexdigest())
+        if buffer or next(chunks, b""):
+            raise PayloadSizeError(f"the payload is longer than the {manifest.payload_bytes} bytes of its manifest")
+        while reader.read(CHUNK_BYTES):  # what follows the frame counts for the object's hash
+            pass
+    _expect(manifest.payload_sha256, payload_digest.hexdigest())
+    _expect(manifest.object.sha256, reader.digest.hexdigest())
+
+
+def _payload(reader: _HashedReader, encoding: Encoding) -> Iterator[bytes]:
+    if encoding is Encoding.IDENTITY:
+        while chunk := reader.read(CHUNK_BYTES):
+            yield chunk
+        return
+    import zstandard  # noqa: PLC0415  only this short-lived process ever needs it
+
+    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT_BYTES)
+    try:
+        with decompressor.stream_reader(cast("IO[bytes]", reader), read_size=CHUNK_BYTES, closefd=False) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                yield chunk
+    except zstandard.ZstdError as exc:
+        raise CorruptObjectError(f"the object does not decompress: {exc}") from exc
+
+
+def _expect(expected_sha256: str, actual_sha256: str) -> None:
+    if expected_sha256 != actual_sha256:
+        raise DigestMismatchError(expected_sha256=expected_sha256, actual_sha256=actual_sha256)
+
+
+def main(arguments: list[str]) -> int:
+    """`unpack OBJECT MANIFEST TARGET`."""
+    reason, detail = Reason.NONE, ""
+    try:
+        unpack(*(Path(argument) for argument in arguments))
+    except EdgeAgentError as exc:
+        reason, detail = Reason(exc.code), str(exc)
+    except OSError as exc:
+        reason = Reason.DISK_FULL if exc.errno in (errno.ENOSPC, errno.EDQUOT) else Reason.INTERNAL
+        detail = str(exc)
+    sys.stdout.write(json.dumps({"reason": reason, "detail": detail}) + "\n")
+    return 0 if reason is Reason.NONE else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

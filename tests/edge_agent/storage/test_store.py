@@ -1,0 +1,87 @@
+"""The agent's state on its disk, after good and bad days of the disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+
+from edge_agent.deployments.events import Persist
+from edge_agent.deployments.records import Accepted, DeploymentRecord, ModelSlot
+from edge_agent.protocol.states import DeploymentState
+from edge_agent.storage.database import open_database, transaction
+from edge_agent.storage.store import Counter, StateStore
+from tests.edge_agent.surroundings.toy_variant import make_variant
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_counter_never_gives_a_number_twice_whatever_is_lost(tmp_path: Path) -> None:
+    seen = []
+    for _ in range(3):
+        store = StateStore(tmp_path / "state.db")
+        counter = Counter(store, "session", lot=4)
+        seen += [counter.take() for _ in range(6)]
+        store.close()
+    assert seen == sorted(set(seen))
+
+
+def test_store_damaged_in_the_middle_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    store = StateStore(path)
+    store.reserve("session", 1)
+    store.close()
+    with path.open("r+b") as file:  # the header and the schema stay good: only the pages of the tables are lost
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    again = StateStore(path)
+    again.load()
+    assert again.reserve("session", 1) == 1
+    again.close()
+    assert (tmp_path / "state.db.damaged").exists()
+
+
+def records_of(store: StateStore) -> dict[str, str]:
+    return {record.deployment_id: record.state.value for record in store.load().records}
+
+
+def test_store_on_a_disk_that_takes_nothing_goes_on_and_catches_up(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "state.db")
+    counter = Counter(store, "status", lot=2)
+    queued = {name: DeploymentRecord(wanted=make_variant().wanted(name)) for name in ("d1", "d2", "d3")}
+    staged = queued["d2"].model_copy(update={"state": DeploymentState.STAGED})
+    store.persist(Persist(records=(queued["d1"],), slots=(ModelSlot(model="net", active="d1"),)))
+    numbers = [counter.take() for _ in range(2)]
+
+    store._connection.execute("PRAGMA query_only = ON")  # as a file system that has become read-only
+    store.persist(Persist(records=(queued["d2"], queued["d3"]), accepted=Accepted(epoch=1, generation=7)))
+    store.persist(Persist(records=(staged,), forgotten=("d1", "d3"), emptied=("net",)))
+    numbers += [counter.take() for _ in range(4)]
+    assert records_of(store) == {"d1": "queued"}
+
+    store._connection.execute("PRAGMA query_only = OFF")
+    store.persist(Persist(records=(queued["d3"],)))
+    numbers += [counter.take() for _ in range(2)]
+    store.close()
+    again = StateStore(tmp_path / "state.db")
+    numbers.append(Counter(again, "status", lot=2).take())
+    assert records_of(again) == {"d2": "staged", "d3": "queued"}
+    assert (again.load().slots, again.load().accepted.generation) == ((), 7)
+    assert numbers == sorted(set(numbers))
+    again.close()
+
+
+def test_transaction_whose_commit_is_refused_leaves_room_for_the_next(tmp_path: Path) -> None:
+    connection = open_database(tmp_path / "x.db", "CREATE TABLE IF NOT EXISTS t (x INTEGER)", synchronous="FULL")
+    connection.executescript(
+        "PRAGMA foreign_keys = ON; CREATE TABLE child (x INTEGER REFERENCES parent (x) DEFERRABLE INITIALLY DEFERRED);"
+        "CREATE TABLE parent (x INTEGER PRIMARY KEY);"
+    )
+    with pytest.raises(sqlite3.IntegrityError), transaction(connection):
+        connection.execute("INSERT INTO child VALUES (1)")  # refused by COMMIT, as a full disk can be
+    with transaction(connection):
+        connection.execute("INSERT INTO t VALUES (1)")
+    assert connection.execute("SELECT COUNT(*) FROM child").fetchone() == (0,)
+    connection.close()
