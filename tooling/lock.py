@@ -43,7 +43,7 @@ LOCKS = (
     Lock(
         "dev",
         "everything that the checks, the tests, the benchmarks and the demo import",
-        extras=("agent", "client", "compress", "server"),
+        extras=("agent", "client", "compress", "ethos-u", "executorch", "onnx", "postgresql", "server", "tensorflow"),
         groups=("build", "dev"),
         follows_dev=False,
     ),
