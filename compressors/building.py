@@ -14,10 +14,12 @@ from compressors.appraise import Appraisal, Built, Reference
 from compressors.contract import BuildResult, BuiltVariant, ProfileChoice, ProgressLine
 from compressors.errors import CompressorError
 from compressors.golden import golden_file, sample_count
+from compressors.kitchen import Kitchen
 from compressors.measure import Bench, Measurement, Target
 from compressors.metrics import metric_for
 from compressors.package import pack
-from compressors.recipes import Kitchen, Recipe, recipes_named
+from compressors.recipes import recipes_of
+from compressors.scoring import score
 from compressors.steps.base import Context
 from compressors.tflite_file import read_facts
 from edge_agent.protocol.profile import Delegate
@@ -25,7 +27,7 @@ from edge_agent.protocol.profile import Delegate
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compressors.contract import BuildRequest, Inputs
+    from compressors.contract import BuildRequest, Inputs, Recipe
 
     Progress = Callable[[ProgressLine], None]
 
@@ -42,7 +44,7 @@ class Build:
 
     def __init__(self, request: BuildRequest, folder: Path, on_progress: Progress) -> None:
         self._request, self._folder, self._on_progress = request, folder, on_progress
-        self._recipes = recipes_named(request.recipes)
+        self._recipes = recipes_of(request.recipes)
         self._metric = metric_for(request.inputs.metric, request.inputs.task)
         self._targets = sorted(
             {
@@ -94,13 +96,20 @@ class Build:
 
     def _build_all(self) -> list[Built]:
         context = Context(
-            self._data.calibration, self._data.selection, threads=self._request.threads, seed=self._request.seed
+            self._data.calibration,
+            self._data.selection,
+            task=self._request.inputs.task,
+            metric=self._metric,
+            teacher=self._network,
+            threads=self._request.threads,
+            seed=self._request.seed,
         )
         kitchen = Kitchen(
             self._network,
             context,
             inputs_sha256=_sha256_of(self._request.inputs),
             cache_dir=self._request.cache_dir,
+            score=lambda model: score(model, self._data.selection, self._metric),
         )
         built: list[Built] = []
         refusals: list[CompressorError] = []
@@ -117,8 +126,9 @@ class Build:
         return built
 
     def _build(self, recipe: Recipe, kitchen: Kitchen) -> list[Built]:
-        content, steps = kitchen.cook(recipe)
-        path = self._folder / f"{recipe.name}.tflite"
+        file, steps = kitchen.cook(recipe)
+        content = file.content
+        path = self._folder / f"{recipe.name}.{file.form}"
         path.write_bytes(content)
         measurements = []
         for target in self._targets:

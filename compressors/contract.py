@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from edge_agent.protocol.base import Name, Sha256
 from edge_agent.protocol.profile import Delegate, DeviceProfile, RuntimeName
@@ -88,6 +88,21 @@ class InspectResult(Part):
     labels: tuple[str, ...]
 
 
+class StepSpec(Part):
+    """One step of a recipe. `max_drop`: the recipe ends where the metric on the selection split has lost more."""
+
+    step: Name
+    parameters: dict[str, JsonValue] = {}
+    max_drop: float | None = None
+
+
+class Recipe(Part):
+    """Compression steps in their order, under a name."""
+
+    name: Name
+    steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=32)]
+
+
 class DeviceFigure(Part):
     """A latency that a device of a profile measured with a variant."""
 
@@ -103,7 +118,7 @@ class BuildRequest(Part):
     kind: Literal["build"] = "build"
     inputs: Inputs
     profiles: Annotated[tuple[DeviceProfile, ...], Field(min_length=1)]
-    recipes: tuple[Name, ...] = ()  # empty: all that fit the task
+    recipes: tuple[Name | Recipe, ...] = ()  # empty: those that suit every task
     pythons: dict[RuntimeName, Path]  # the Python executable that has each runtime
     output_dir: Path  # objects and manifests are written here, named by their sha256
     cache_dir: Path | None = None
@@ -129,6 +144,7 @@ class StepRecord(Part):
     seconds: float
     summary: str
     layers: dict[str, str] = {}
+    metric: float | None = None  # on the selection split after this step, where the recipe asked for it
 
 
 class BuiltVariant(Part):

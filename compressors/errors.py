@@ -57,3 +57,9 @@ class RecipeError(CompressorError):
     """A recipe that does not exist, or whose steps are in an order that cannot work."""
 
     code = "bad_recipe"
+
+
+class GateError(CompressorError):
+    """A step of a recipe cost more of the metric than the recipe allows there."""
+
+    code = "gate_closed"

@@ -133,6 +133,22 @@ def metric_for(name: str, task: Task) -> Metric:
     return metric
 
 
+def value_of(
+    metric: Metric, outputs: NDArray[np.generic], target: NDArray[np.generic], *, query: NDArray[np.int64] | None
+) -> float:
+    """The metric alone.
+
+    Raises:
+        MetricError: the numbers are so large that there is no value.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
+        value = metric.score(scores, np.asarray(target, np.float64), query)
+    if not np.isfinite(value):
+        raise MetricError(f"the metric {metric.name} overflows on these outputs and targets: scale them down")
+    return value
+
+
 def evaluate(
     metric: Metric,
     outputs: NDArray[np.generic],
@@ -147,12 +163,9 @@ def evaluate(
     Raises:
         MetricError: the numbers are so large that there is no value.
     """
+    value = value_of(metric, outputs, target, query=query)
     scores = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     wanted = np.asarray(target, np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        value = metric.score(scores, wanted, query)
-    if not np.isfinite(value):
-        raise MetricError(f"the metric {metric.name} overflows on these outputs and targets: scale them down")
     rng = np.random.default_rng(seed)
     sources, where = np.unique(group, return_inverse=True)
     order = np.argsort(where, kind="stable")

@@ -1,1 +1,17 @@
 """One algorithm per file, one shape for all: a step takes a model and its context, gives a model and a record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compressors.steps import export_litert, quantize_litert
+
+if TYPE_CHECKING:
+    from compressors.steps.base import AnyStep
+
+ALL: tuple[AnyStep, ...] = (
+    export_litert.STEP,
+    quantize_litert.DYNAMIC,
+    quantize_litert.STATIC,
+)
+STEPS: dict[str, AnyStep] = {step.name: step for step in ALL}

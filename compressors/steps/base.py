@@ -1,23 +1,64 @@
-"""The one shape of all steps."""
+"""The one shape of all steps: a model and its context go in, a model and a record of what was done come out.
+
+A step declares the form that it takes and the form that it gives, so that a recipe whose order cannot work is refused
+before anything is computed. It never changes the network that it was given.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from compressors.contract import Part
+from compressors.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
 
+    from compressors.contract import Task
     from compressors.data import Split
+    from compressors.metrics import Metric
     from compressors.program import FloatModel
+
+
+class Form(StrEnum):
+    """What a model is while it is being compressed: layers in memory, or the file of a target."""
+
+    NETWORK = "network"
+    LITERT = "litert"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A model in the format of a target."""
+
+    form: Form
+    content: bytes
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model on its way: the float network, and once it is exported the file that it became."""
+    """A model on its way: the network, and once it is exported the file that it became."""
 
     network: FloatModel
-    file: bytes | None = None
+    file: ModelFile | None = None
+
+    @property
+    def form(self) -> Form:
+        """What the next step works on."""
+        return Form.NETWORK if self.file is None else self.file.form
+
+
+def content_of(model: Model) -> bytes:
+    """The bytes of an exported model.
+
+    Raises:
+        RecipeError: it is not exported; `recipes.check` refuses such a recipe before.
+    """
+    if model.file is None:
+        raise RecipeError("this step works on a file: put an export step before it")
+    return model.file.content
 
 
 @dataclass(frozen=True)
@@ -26,8 +67,13 @@ class Context:
 
     calibration: Split
     selection: Split
+    task: Task
+    metric: Metric
+    train: Split | None = None  # the rows of `--train`; a target of -1 (a class) or NaN (a number) is unlabelled
+    teacher: FloatModel | None = None  # the float model as it was pushed
     threads: int = 1
     seed: int = 0
+    device: str = "cpu"  # where networks are trained: cpu, or cuda
 
 
 @dataclass(frozen=True)
@@ -39,14 +85,27 @@ class Outcome:
     layers: dict[str, str]
 
 
-class Step(Protocol):
-    """A compression step; its parameters are data, so that a recipe can be stored and hashed."""
+class Parameters(Part):
+    """The parameters of a step: plain data with defaults, so that a recipe can be stored, hashed and searched over."""
 
-    def __call__(self, model: Model, context: Context, parameters: Mapping[str, Any], /) -> Outcome:
-        """Apply the step.
 
-        Raises:
-            compressors.errors.RecipeError: the model is not in the form that this step needs.
-            compressors.errors.NoEffectError: nothing was changed.
-        """
-        ...
+P = TypeVar("P", bound=Parameters)
+
+
+@dataclass(frozen=True)
+class Step(Generic[P]):
+    """A compression step.
+
+    `apply` may raise any `compressors.errors.CompressorError`, `NoEffectError` among them: a step that changed nothing
+    is an error.
+    """
+
+    name: str
+    parameters: type[P]
+    apply: Callable[[Model, Context, P], Outcome]
+    takes: Form
+    gives: Form
+    trains: bool = False  # it needs the rows of `--train`
+
+
+AnyStep = Step[Any]

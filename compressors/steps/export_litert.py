@@ -9,26 +9,26 @@ import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from compressors.errors import ConversionError, RecipeError
-from compressors.steps.base import Outcome
+from compressors.errors import ConversionError
+from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step
 from compressors.tflite_file import read_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from compressors.steps.base import Context, Model
 
 
-def export_litert(model: Model, _context: Context, _parameters: Mapping[str, Any]) -> Outcome:
+class ExportLitertParameters(Parameters):
+    """None so far."""
+
+
+def export_litert(model: Model, _context: Context, _parameters: ExportLitertParameters) -> Outcome:
     """Convert through litert-torch; see `Step`.
 
     Raises:
         ConversionError: an operator has no counterpart; the sentence names it.
     """
-    if model.file is not None:
-        raise RecipeError("export-litert comes once, before any step that works on the file")
     import litert_torch  # noqa: PLC0415  brings jax: seconds
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
@@ -40,7 +40,8 @@ def export_litert(model: Model, _context: Context, _parameters: Mapping[str, Any
             raise ConversionError(_sentence(exc)) from exc
         file = path.read_bytes()
     facts = read_facts(file)
-    return Outcome(replace(model, file=file), f"{facts.operators} operators, {facts.macs} MACs", facts.layers)
+    exported = replace(model, file=ModelFile(Form.LITERT, file))
+    return Outcome(exported, f"{facts.operators} operators, {facts.macs} MACs", facts.layers)
 
 
 def _sentence(exc: Exception) -> str:
@@ -48,3 +49,6 @@ def _sentence(exc: Exception) -> str:
     operator = re.search(r"(torch\.ops\.[\w.]+|aten[.:][\w.:]+)", text)
     what = f"the operator {operator[1]}" if operator else "a part of it"
     return f"the network can't be converted to LiteRT, because of {what}: {text[:300]}"
+
+
+STEP = Step("export-litert", ExportLitertParameters, export_litert, takes=Form.NETWORK, gives=Form.LITERT)

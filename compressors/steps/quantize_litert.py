@@ -13,7 +13,7 @@ import io
 import re
 import warnings
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -22,13 +22,13 @@ from litert_quantizer.calibrator import Calibrator
 from litert_quantizer.recipe_manager import RecipeManager
 from litert_quantizer.utils import qsv_utils
 
-from compressors.errors import CompressorError, NoEffectError, RecipeError
-from compressors.steps.base import Outcome
+from compressors.errors import CompressorError, NoEffectError
+from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step, content_of
 from compressors.steps.feature_scaling import is_unevenly_scaled, scaling_operators
 from compressors.tflite_file import read_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from compressors.data import Split
     from compressors.steps.base import Context, Model
@@ -37,22 +37,31 @@ MAX_CALIBRATION_SAMPLES = 4096  # one at a time through the interpreter: more wo
 _KNOWN_OPERATORS = {operation.value for operation in qtyping.TFLOperationName}
 
 
-def quantize_dynamic(model: Model, _context: Context, _parameters: Mapping[str, Any]) -> Outcome:
+class DynamicInt8Parameters(Parameters):
+    """None so far."""
+
+
+class StaticInt8Parameters(Parameters):
+    """`io`: `float32` keeps float inputs and outputs, `int8` leaves them quantized (the agent converts at the edge)."""
+
+    io: Literal["int8", "float32"] = "int8"
+
+
+def quantize_dynamic(model: Model, _context: Context, _parameters: DynamicInt8Parameters) -> Outcome:
     """int8 weights, float activations that are quantized on the fly; see `Step`."""
-    file = _need_file(model, "dynamic-int8")
+    file = content_of(model)
     quantizer = Quantizer(file, recipe.dynamic_wi8_afp32())
     return _outcome(model, file, _quantize(quantizer, None))
 
 
-def quantize_static(model: Model, context: Context, parameters: Mapping[str, Any]) -> Outcome:
+def quantize_static(model: Model, context: Context, parameters: StaticInt8Parameters) -> Outcome:
     """int8 weights and activations; see `Step`.
 
-    `io`: `float32` keeps float inputs and outputs, `int8` leaves them quantized (the agent converts at the edge).
     Features on different scales stay in float until they are alike, see `feature_scaling`.
     """
-    file = _need_file(model, "static-int8")
+    file = content_of(model)
     quantizer = Quantizer(file, recipe.static_wi8_ai8())
-    if parameters.get("io", "int8") == "float32":
+    if parameters.io == "float32":
         _leave_in_float(quantizer, qtyping.TFLOperationName.INPUT)
         _leave_in_float(quantizer, qtyping.TFLOperationName.OUTPUT)
     kept = scaling_operators(file) if any(map(is_unevenly_scaled, context.calibration.inputs.values())) else []
@@ -78,12 +87,6 @@ def quantize_static(model: Model, context: Context, parameters: Mapping[str, Any
 
 def _leave_in_float(quantizer: Quantizer, operation: qtyping.TFLOperationName, regex: str = ".*") -> None:
     quantizer.update_quantization_recipe(regex=regex, operation_name=operation, algorithm_key="no_quantize")
-
-
-def _need_file(model: Model, step: str) -> bytes:
-    if model.file is None:
-        raise RecipeError(f"{step} works on a LiteRT file: put export-litert before it")
-    return model.file
 
 
 def _file_inputs(interpreter: Interpreter, key: str) -> list[tuple[str, np.dtype[Any]]]:
@@ -134,4 +137,8 @@ def _outcome(model: Model, before: bytes, after: bytes) -> Outcome:
         f"{len(integer)} of {len(facts.layers)} weighted operators hold int8 weights, "
         f"{len(before)} -> {len(after)} bytes"
     )
-    return Outcome(replace(model, file=after), summary, facts.layers)
+    return Outcome(replace(model, file=ModelFile(Form.LITERT, after)), summary, facts.layers)
+
+
+DYNAMIC = Step("dynamic-int8", DynamicInt8Parameters, quantize_dynamic, takes=Form.LITERT, gives=Form.LITERT)
+STATIC = Step("static-int8", StaticInt8Parameters, quantize_static, takes=Form.LITERT, gives=Form.LITERT)

@@ -11,8 +11,9 @@ import torch
 
 from compressors import data, program
 from compressors.contract import Task
-from compressors.recipes import Kitchen, recipes_named
-from compressors.steps.base import Context
+from compressors.metrics import METRICS
+from compressors.steps.base import Context, Model, content_of
+from compressors.steps.export_litert import STEP as EXPORT
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -172,9 +173,9 @@ def write_broken(folder: Path) -> None:
     export(OutOfBounds().eval(), folder / "out-of-bounds.pt2", "features", (8,))
     network = program.load(folder / "logarithm.pt2")
     rows = data.load(folder / "price.npz", network.signature, Task.REGRESSION)
-    kitchen = Kitchen(network, Context(rows.calibration, rows.selection), inputs_sha256="0" * 64, cache_dir=None)
-    content, _ = kitchen.cook(recipes_named(("float32",))[0])
-    (folder / "logarithm.tflite").write_bytes(content)
+    context = Context(rows.calibration, rows.selection, Task.REGRESSION, METRICS["r2"])
+    exported = EXPORT.apply(Model(network), context, EXPORT.parameters()).model
+    (folder / "logarithm.tflite").write_bytes(content_of(exported))
 
 
 def main(folder: Path) -> None:

@@ -1,0 +1,50 @@
+"""What a model is worth while it is being made: its outputs for some rows, in whatever form it is at the moment.
+
+Files run in this process, on the runtime of their form, without a delegate: this is the job's own work and measures
+no latency.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressors.metrics import value_of
+from compressors.steps.base import Form
+from edge_agent.protocol.profile import Delegate, RuntimeName
+from edge_agent.runtimes.convert import BoundModel, bind
+from edge_agent.runtimes.registry import open_runtime
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from compressors.data import Split
+    from compressors.metrics import Metric
+    from compressors.steps.base import Model
+
+RUNTIMES = {Form.LITERT: RuntimeName.LITERT}
+
+
+def outputs_of(model: Model, split: Split) -> dict[str, NDArray[np.generic]]:
+    """The outputs of a model for all rows of a split, by output name.
+
+    Raises:
+        edge_agent.errors.EdgeAgentError: its file does not load or run here.
+    """
+    if model.file is None:
+        return model.network.run(split.inputs)
+    signature = model.network.signature
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        path.write_bytes(model.file.content)
+        loaded = open_runtime(RUNTIMES[model.file.form]).load(path, threads=1, delegate=Delegate.NONE)
+        inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
+        return BoundModel(loaded, signature, inputs, outputs).run(split.inputs)
+
+
+def score(model: Model, split: Split, metric: Metric) -> float:
+    """The metric of a model on a split."""
+    first = model.network.signature.outputs[0].name
+    return value_of(metric, outputs_of(model, split)[first], split.target, query=split.query)

@@ -1,0 +1,49 @@
+"""Recipes are refused before anything is computed where they can't work."""
+
+from __future__ import annotations
+
+import pytest
+
+from compressors.contract import Recipe, StepSpec
+from compressors.errors import RecipeError
+from compressors.recipes import DEFAULT_RECIPES, RECIPES, check, parameters_of, recipes_of
+
+EXPORT, STATIC = StepSpec(step="export-litert"), StepSpec(step="static-int8")
+
+
+def test_no_recipe_asked_for_gives_those_that_suit_every_task() -> None:
+    assert tuple(recipe.name for recipe in recipes_of(())) == DEFAULT_RECIPES
+
+
+def test_every_known_recipe_can_work() -> None:
+    for recipe in RECIPES.values():
+        check(recipe)
+
+
+def test_recipe_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(RecipeError, match="no recipe 'int2'; there are float32"):
+        recipes_of(("int2",))
+
+
+def test_two_recipes_of_one_name_are_refused() -> None:
+    with pytest.raises(RecipeError, match="two recipes have the name float32"):
+        recipes_of(("float32", Recipe(name="float32", steps=(EXPORT, STATIC))))
+
+
+@pytest.mark.parametrize(
+    ("steps", "sentence"),
+    [
+        ((STATIC,), "static-int8 works on a litert file: put export-litert before it"),
+        ((EXPORT, EXPORT), "export-litert works on the network, which is a litert file by then"),
+        ((EXPORT, StepSpec(step="melt")), "there is no step 'melt'; there are export-litert"),
+        ((EXPORT, StepSpec(step="static-int8", parameters={"io": "int2"})), "static-int8: io: Input should be"),
+        ((EXPORT, StepSpec(step="static-int8", parameters={"oi": 1})), "oi: Extra inputs.*has these parameters: io"),
+    ],
+)
+def test_recipe_that_cannot_work_is_refused_by_name(steps: tuple[StepSpec, ...], sentence: str) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        check(Recipe(name="odd", steps=steps))
+
+
+def test_parameters_left_out_have_their_defaults() -> None:
+    assert parameters_of(STATIC).model_dump() == {"io": "int8"}
