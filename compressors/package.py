@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import zstandard
 
+from compressors.words import regroup
 from edge_agent.protocol.manifest import (
     Encoding,
     FileRole,
@@ -47,10 +48,10 @@ def pack(model: bytes, golden: tuple[bytes, Golden] | None) -> Packed:
     if golden is not None:
         parts.append((FileRole.GOLDEN, golden[0]))
     payload = b"".join(content for _, content in parts)
-    content = compress(payload)
+    content, encoding = encode(payload)
     return Packed(
         content=content,
-        descriptor=ObjectDescriptor.describe(content, encoding=Encoding.ZSTD),
+        descriptor=ObjectDescriptor.describe(content, encoding=encoding),
         files=tuple(
             PayloadFile(role=role, sha256=hashlib.sha256(part).hexdigest(), size_bytes=len(part))
             for role, part in parts
@@ -58,6 +59,14 @@ def pack(model: bytes, golden: tuple[bytes, Golden] | None) -> Packed:
         payload_sha256=hashlib.sha256(payload).hexdigest(),
         golden=None if golden is None else golden[1],
     )
+
+
+def encode(payload: bytes) -> tuple[bytes, Encoding]:
+    """The object of a payload, its words regrouped where a quick trial shows that it shrinks further."""
+    regrouped = regroup(payload)
+    if len(_compressed(regrouped, QUICK_LEVEL)) < len(_compressed(payload, QUICK_LEVEL)):
+        return compress(regrouped), Encoding.WORDS_ZSTD
+    return compress(payload), Encoding.ZSTD
 
 
 def compress(payload: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """The manifest of a Variant: what travels, what it becomes on the device, and how to prove it there.
 
-The travelling object is one zstd frame of the *payload*; the payload is the variant's files, one after the other, in
-the order of `files` (no archive format: nothing to parse, no path to escape). `object.sha256` names the bytes as they
-travel.
+The travelling object is one zstd frame of the *payload*, whose words may have been regrouped before (`protocol.words`).
+The payload is the variant's files, one after the other, in the order of `files` (no archive format: nothing to parse,
+no path to escape). `object.sha256` names the bytes as they travel.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Encoding(StrEnum):
 
     IDENTITY = "identity"
     ZSTD = "zstd"
+    WORDS_ZSTD = "words+zstd"  # regrouped as `protocol.words` says, then zstd
 
 
 class FileRole(StrEnum):

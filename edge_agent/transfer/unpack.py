@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Protocol, cast
 from edge_agent.errors import DigestMismatchError, EdgeAgentError
 from edge_agent.protocol.manifest import Encoding, VariantManifest
 from edge_agent.protocol.states import Reason
+from edge_agent.protocol.words import SegmentError, payload_of
 from edge_agent.storage.durable import fsync_folder
 from edge_agent.storage.variants import MANIFEST, UNFINISHED_PREFIX
 
@@ -40,7 +41,7 @@ class PayloadSizeError(EdgeAgentError):
 
 
 class CorruptObjectError(EdgeAgentError):
-    """The object is no zstd frame."""
+    """The object is no zstd frame, or not what was regrouped into one."""
 
     code = Reason.DIGEST_MISMATCH.value
 
@@ -121,9 +122,19 @@ def _write_files(object_path: Path, manifest: VariantManifest, folder: Path) -> 
 
 def _payload(reader: _HashedReader, encoding: Encoding) -> Iterator[bytes]:
     if encoding is Encoding.IDENTITY:
-        while chunk := reader.read(CHUNK_BYTES):
-            yield chunk
-        return
+        return iter(lambda: reader.read(CHUNK_BYTES), b"")
+    content = _decompressed(reader)
+    return content if encoding is Encoding.ZSTD else _regrouped(content)
+
+
+def _regrouped(content: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from payload_of(content)
+    except SegmentError as exc:
+        raise CorruptObjectError(f"the object does not become a payload: {exc}") from exc
+
+
+def _decompressed(reader: _HashedReader) -> Iterator[bytes]:
     import zstandard  # noqa: PLC0415  only this short-lived process ever needs it
 
     decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW_LIMIT_BYTES)

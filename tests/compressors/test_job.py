@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 import shutil
 import subprocess
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import zstandard
 
 from compressors.contract import BuildResult, InspectResult
 from edge_agent.protocol.manifest import FileRole, VariantManifest
+from edge_agent.transfer.unpack import unpack
 from tests.compressors.conftest import board
 
 if TYPE_CHECKING:
@@ -205,14 +204,9 @@ def test_manifest_describes_the_object_to_the_last_byte(price_build: Built) -> N
         content = price_build.written(one["object_sha256"])
         assert manifest.object.sha256 == hashlib.sha256(content).hexdigest()
         assert manifest.object.size_bytes == len(content) == one["wire_bytes"]
-        payload = zstandard.ZstdDecompressor().decompress(content)
-        assert hashlib.sha256(payload).hexdigest() == manifest.payload_sha256
-        start = 0
+        installed = installed_of(price_build, one)
         for file in manifest.files:
-            part = payload[start : start + file.size_bytes]
-            assert hashlib.sha256(part).hexdigest() == file.sha256
-            start += file.size_bytes
-        assert start == len(payload)
+            assert hashlib.sha256((installed / file.role.value).read_bytes()).hexdigest() == file.sha256
         assert (manifest.variant_id, manifest.recipe) == (one["variant_id"], one["recipe"])
 
 
@@ -233,14 +227,16 @@ def test_golden_samples_are_real_and_answered_within_tolerance_by_the_same_runti
 
 def golden_of(build: Built, variant: dict[str, Any]) -> tuple[VariantManifest, dict[str, Any]]:
     manifest = VariantManifest.model_validate_json(build.written(variant["manifest_sha256"]))
-    payload = zstandard.ZstdDecompressor().decompress(build.written(variant["object_sha256"]))
-    start = 0
-    for file in manifest.files:
-        if file.role is FileRole.GOLDEN:
-            with np.load(io.BytesIO(payload[start : start + file.size_bytes]), allow_pickle=False) as archive:
-                return manifest, {name: archive[name] for name in archive.files}
-        start += file.size_bytes
-    raise AssertionError("no golden file")
+    with np.load(installed_of(build, variant) / FileRole.GOLDEN.value, allow_pickle=False) as archive:
+        return manifest, {name: archive[name] for name in archive.files}
+
+
+def installed_of(build: Built, variant: dict[str, Any]) -> Path:
+    """The folder of files that a device makes of a variant; its own unpacking checks every hash."""
+    objects = build.folder / "output"
+    target: Path = build.folder / "installed" / variant["variant_id"]
+    unpack(objects / variant["object_sha256"], objects / variant["manifest_sha256"], target)
+    return target
 
 
 def test_progress_is_one_object_a_line_and_reaches_its_end(price_build: Built) -> None:

@@ -13,6 +13,7 @@ import zstandard
 
 from edge_agent.errors import DigestMismatchError, EdgeAgentError
 from edge_agent.protocol.manifest import Encoding, ObjectDescriptor, VariantManifest
+from edge_agent.protocol.words import HEADER, SegmentKind
 from edge_agent.transfer import unpack as unpack_module
 from edge_agent.transfer.unpack import CorruptObjectError, PayloadSizeError, unpack
 from tests.edge_agent.surroundings.toy_variant import ToyVariant, make_variant
@@ -122,3 +123,24 @@ def test_identity_encoding_is_unpacked_too(tmp_path: Path) -> None:
     paths = plain.laid_out(tmp_path)
     unpack(*paths)
     assert hashlib.sha256((paths[2] / "model").read_bytes()).hexdigest() == variant.manifest.model_file.sha256
+
+
+def regrouped(payload: bytes, manifest: VariantManifest) -> ToyVariant:
+    content = zstandard.compress(payload)
+    described = ObjectDescriptor.describe(content, encoding=Encoding.WORDS_ZSTD)
+    return ToyVariant(manifest.model_copy(update={"object": described}), content)
+
+
+def test_regrouped_payload_is_unpacked_too(tmp_path: Path) -> None:
+    variant = make_variant()
+    payload = zstandard.decompress(variant.travelling)
+    paths = regrouped(HEADER.pack(SegmentKind.RAW, len(payload)) + payload, variant.manifest).laid_out(tmp_path)
+    unpack(*paths)
+    assert hashlib.sha256((paths[2] / "model").read_bytes()).hexdigest() == variant.manifest.model_file.sha256
+
+
+def test_payload_that_was_regrouped_wrongly_is_refused(tmp_path: Path) -> None:
+    paths = regrouped(HEADER.pack(SegmentKind.PLANES, 9) + b"short", make_variant().manifest).laid_out(tmp_path)
+    with pytest.raises(CorruptObjectError, match="does not become a payload"):
+        unpack(*paths)
+    assert not paths[2].exists()
