@@ -9,11 +9,14 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 _OPERATORS = {value: name for name, value in vars(schema.BuiltinOperator).items() if not name.startswith("_")}
 _QUANTIZED_TYPES = {
@@ -25,6 +28,9 @@ _QUANTIZED_TYPES = {
 # operators that hold the weights: these decide whether a file is quantized
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "EMBEDDING_LOOKUP", "GATHER"}
 _FILTER_INPUT = 1
+_FEW_VALUES = 256  # in the weights of a layer: it was clustered
+_CLUSTERED_FROM = 4 * _FEW_VALUES  # weights: a smaller layer has few values anyway
+_SPARSE_FROM = 0.2  # share of zeros
 _CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}  # they touch integers, but compute nothing with them
 
 
@@ -35,7 +41,8 @@ class FileFacts:
     operators: int
     quantized_operators: int  # with quantized activations or weights
     macs: int
-    layers: dict[str, str] = field(default_factory=dict)  # weighted operators by output name: "CONV_2D int8 x int8"
+    # weighted operators by output name: "CONV_2D int8 x int8", "CONV_2D float32 x float32, 80% zeros, 16 values"
+    layers: dict[str, str] = field(default_factory=dict)
 
 
 def read_facts(model: bytes) -> FileFacts:
@@ -50,7 +57,9 @@ def read_facts(model: bytes) -> FileFacts:
             macs += _macs(name, graph, operator)
             if name in _WEIGHTED and len(tensors) > _FILTER_INPUT:
                 layer = tensor_name(graph.tensors[operator.outputs[0]])
-                layers[layer] = f"{name} {_type(tensors[0])} x {_type(tensors[_FILTER_INPUT])}"
+                layers[layer] = f"{name} {_type(tensors[0])} x {_type(tensors[_FILTER_INPUT])}" + _weights(
+                    graph, operator.inputs[_FILTER_INPUT]
+                )
     return FileFacts(operators, quantized, macs, layers)
 
 
@@ -59,7 +68,7 @@ class Graph(NamedTuple):
 
     inputs: list[int]
     tensors: list[Any]  # generated classes without types
-    constants: frozenset[int]  # tensors whose values are in the file
+    constants: dict[int, NDArray[np.uint8]]  # the bytes of tensors whose values are in the file
     operators: list[tuple[str, Any]]  # with their names, in the order of execution
 
 
@@ -67,13 +76,28 @@ def read_graphs(model: bytes) -> Iterator[Graph]:
     """The subgraphs of a file."""
     parsed = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
     for graph in parsed.subgraphs:
-        stored = frozenset(i for i, tensor in enumerate(graph.tensors) if _has_data(parsed.buffers[tensor.buffer]))
+        found = {i: _content(parsed.buffers[tensor.buffer], model) for i, tensor in enumerate(graph.tensors)}
+        stored = {i: content for i, content in found.items() if len(content)}
         named = [(_name(parsed, operator), operator) for operator in graph.operators]
         yield Graph([int(i) for i in graph.inputs], graph.tensors, stored, named)
 
 
-def _has_data(buffer: Any) -> bool:  # noqa: ANN401
-    return (buffer.data is not None and len(buffer.data) > 0) or bool(buffer.offset)
+def _content(buffer: Any, model: bytes) -> NDArray[np.uint8]:  # noqa: ANN401
+    """A buffer's bytes; those of large files lie behind the flatbuffer, at an offset."""
+    if buffer.offset:
+        return np.frombuffer(model, np.uint8, count=buffer.size, offset=buffer.offset)
+    return np.array([], np.uint8) if buffer.data is None else np.asarray(buffer.data, np.uint8)
+
+
+def _weights(graph: Graph, tensor: int) -> str:
+    """What is special about a layer's weights: that many are zero, or that they have few values."""
+    content = graph.constants.get(tensor, np.array([], np.uint8))
+    if graph.tensors[tensor].type != schema.TensorType.FLOAT32 or content.size == 0:
+        return ""
+    weights = content.view("<f4")
+    zeros, values = float((weights == 0).mean()), len(np.unique(weights))
+    said = f", {zeros:.0%} zeros" if zeros >= _SPARSE_FROM else ""
+    return said + (f", {values} values" if values <= _FEW_VALUES and len(weights) >= _CLUSTERED_FROM else "")
 
 
 def tensor_name(tensor: Any) -> str:  # noqa: ANN401  generated classes without types

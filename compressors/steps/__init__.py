@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compressors.steps import export_litert, quantize_litert
+from compressors.steps import cluster, export_litert, low_rank, quantize_litert
 
 if TYPE_CHECKING:
     from compressors.steps.base import AnyStep
 
 ALL: tuple[AnyStep, ...] = (
+    cluster.STEP,
+    low_rank.STEP,
     export_litert.STEP,
     quantize_litert.DYNAMIC,
     quantize_litert.STATIC,

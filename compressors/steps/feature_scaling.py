@@ -50,7 +50,7 @@ def scaling_operators(file: bytes) -> list[FloatOperator]:
         scaled = set(graph.inputs)
         for kind, operator in graph.operators:
             used = {int(index) for index in operator.inputs if index >= 0}
-            if kind in _SCALING and used & scaled and used <= scaled | graph.constants:
+            if kind in _SCALING and used & scaled and used <= scaled | graph.constants.keys():
                 scaled.update(int(index) for index in operator.outputs)
                 found.append(FloatOperator(kind, tensor_name(graph.tensors[operator.outputs[0]])))
     return found
