@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field
-from torch.fx.experimental.optimization import fuse
 
 from compressors.codebooks import codebook_of, nearest
 from compressors.errors import NoEffectError
+from compressors.folding import fold_batch_norms
 from compressors.layers import graph_of, weight_of, weighted_layers
 from compressors.steps.base import Form, Outcome, Parameters, Step
 
@@ -32,7 +32,7 @@ class ClusterParameters(Parameters):
 
 def cluster(model: Model, _context: Context, parameters: ClusterParameters) -> Outcome:
     """Let the weights of each layer share a few values; see `Step`."""
-    module = fuse(graph_of(model.network.module), no_trace=True)
+    module = fold_batch_norms(graph_of(model.network.module))
     layers = {}
     weights, kept = 0, 0
     for name, layer in weighted_layers(module):
