@@ -19,7 +19,7 @@ def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
     """A copy whose batch-norms are folded, where a convolution or linear layer is theirs alone; the others stay."""
     folded = copy.deepcopy(network).eval()
     for node in list(folded.graph.nodes):
-        before = node.args[0] if node.args else None
+        before: Any = node.args[0] if node.args else None
         if not _is_folding_pair(folded, before, node):
             continue
         layer, norm = folded.get_submodule(before.target), folded.get_submodule(node.target)
