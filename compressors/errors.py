@@ -63,3 +63,9 @@ class GateError(CompressorError):
     """A step of a recipe cost more of the metric than the recipe allows there."""
 
     code = "gate_closed"
+
+
+class SearchError(CompressorError):
+    """A search can't begin or go on as it was asked for."""
+
+    code = "search_failed"

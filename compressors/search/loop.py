@@ -1,0 +1,117 @@
+"""Try one recipe after the other until the budget is spent or the limits are met; a kill loses the running trial."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compressors.errors import CompressorError
+from compressors.search.clock import OutOfTimeError, time_limit
+from compressors.search.front import pareto_front
+from compressors.search.sampling import propose, told
+from compressors.search.trials import Trial, recipe_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pydantic import JsonValue
+
+    from compressors.contract import Recipe
+    from compressors.search.sampling import Suggest
+    from compressors.search.trials import Journal, TrialFigures
+
+    Evaluate = Callable[[Recipe], tuple[TrialFigures, dict[str, float]]]  # figures, and the limits that they miss
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When a search ends; whatever comes first."""
+
+    trials: int | None = None
+    seconds: float | None = None
+    until_fits: bool = False  # after the given recipes, as soon as one meets every limit
+
+
+@dataclass(frozen=True)
+class Space:
+    """The recipes that a search chooses from. `first`: choices that are always tried, in their order."""
+
+    suggest: Suggest
+    first: tuple[Mapping[str, JsonValue], ...] = ()
+
+
+def search(
+    space: Space,
+    evaluate: Evaluate,
+    journal: Journal,
+    budget: Budget,
+    *,
+    seed: int,
+    on_trial: Callable[[Trial, Sequence[Trial]], None] = lambda _trial, _front: None,
+) -> list[Trial]:
+    """The front of all trials that the journal holds at the end.
+
+    Args:
+        space: what may be tried.
+        evaluate: builds and measures a recipe; a `CompressorError` is a trial that was refused.
+        journal: of this search; what it holds already is not tried again.
+        budget: when to end.
+        seed: of the sampler.
+        on_trial: is told each new trial, and the front with it.
+    """
+    began = time.monotonic()
+    while not _is_spent(budget, journal.trials, given=len(space.first), seconds=time.monotonic() - began):
+        left = None if budget.seconds is None else budget.seconds - (time.monotonic() - began)
+        try:
+            with time_limit(left):
+                trial = _next(space, evaluate, journal.trials, seed=seed)
+        except OutOfTimeError:
+            break
+        journal.add(trial)
+        on_trial(trial, front_of(journal.trials))
+    return front_of(journal.trials)
+
+
+def front_of(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that no other beats; those that meet the limits, if any does."""
+    known = [trial for trial in trials if trial.figures is not None]
+    fitting = [trial for trial in known if trial.fits]
+    return pareto_front(fitting or known, _objectives)
+
+
+def _objectives(trial: Trial) -> tuple[float, ...]:
+    return () if trial.figures is None else trial.figures.objectives
+
+
+def _is_spent(budget: Budget, trials: Sequence[Trial], *, given: int, seconds: float) -> bool:
+    if budget.trials is not None and len(trials) >= budget.trials:
+        return True
+    if budget.seconds is not None and seconds >= budget.seconds:
+        return True
+    return budget.until_fits and len(trials) >= given and any(trial.fits for trial in trials)
+
+
+def _next(space: Space, evaluate: Evaluate, before: Sequence[Trial], *, seed: int) -> Trial:
+    number = len(before)
+    if number < len(space.first):
+        recipe, parameters = told(space.suggest, space.first[number])
+    else:
+        recipe, parameters = propose(space.suggest, before, seed=seed, number=number)
+    known = recipe_hash(recipe)
+    earlier = next((trial for trial in before if recipe_hash(trial.recipe) == known), None)
+    if earlier is not None:  # the same again: the sampler learns that it gained nothing
+        return earlier.model_copy(update={"number": number, "parameters": parameters, "seconds": 0.0})
+    began = time.monotonic()
+    try:
+        figures, excesses = evaluate(recipe)
+    except CompressorError as exc:
+        refusal = str(exc)
+        return _trial(number, parameters, recipe, began, refusal=refusal)
+    return _trial(number, parameters, recipe, began, figures=figures, excesses=excesses)
+
+
+def _trial(number: int, parameters: dict[str, JsonValue], recipe: Recipe, began: float, **result: object) -> Trial:
+    return Trial.model_validate(
+        {"number": number, "parameters": parameters, "recipe": recipe, "seconds": time.monotonic() - began, **result}
+    )

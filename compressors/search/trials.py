@@ -1,0 +1,107 @@
+"""What a trial was and gave, and the journal that survives a kill: one JSON line for each finished trial."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from typing import TYPE_CHECKING
+
+from pydantic import Field, JsonValue, ValidationError
+
+from compressors.contract import Part, Recipe
+from compressors.errors import SearchError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class TrialFigures(Part):
+    """What was measured of a recipe; the metric on the selection split, the latency on the profile's runtime."""
+
+    latency_p50_ms: float
+    download_bytes: int
+    ram_bytes: int | None
+    metric: float
+    metric_drop: float  # against the float model, in units of the metric; negative is better
+
+    @property
+    def objectives(self) -> tuple[float, float, float]:
+        """What a search makes small."""
+        return self.latency_p50_ms, float(self.download_bytes), self.metric_drop
+
+
+class Trial(Part):
+    """One recipe that was tried."""
+
+    number: int
+    parameters: dict[str, JsonValue]  # what was chosen of the space
+    recipe: Recipe
+    figures: TrialFigures | None = None
+    excesses: dict[str, float] = Field(
+        default_factory=dict
+    )  # limits of the profile that it misses: its value as a multiple of the limit
+    refusal: str = ""  # why there are no figures
+    seconds: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether every limit is met."""
+        return self.figures is not None and not self.excesses
+
+
+class Plan(Part):
+    """What decides which recipes a search tries: with another one its journal is of no use."""
+
+    inputs_sha256: str
+    profile: str
+    seed: int
+    space_sha256: str
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """The same for the same steps, whatever the recipe is called."""
+    steps = [spec.model_dump(mode="json") for spec in recipe.steps]
+    return hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()
+
+
+class Journal:
+    """The finished trials of one search, in a file."""
+
+    def __init__(self, path: Path, plan: Plan) -> None:
+        """Take up what is there.
+
+        Raises:
+            SearchError: the file is another search's.
+        """
+        self._path = path
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        whole = lines[:-1]  # the last one is empty, or was cut by a kill
+        self.trials: list[Trial] = []
+        if not whole:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(plan.model_dump_json().encode() + b"\n", mode="wb")
+            return
+        try:
+            found = Plan.model_validate_json(whole[0])
+            self.trials = [Trial.model_validate_json(line) for line in whole[1:]]
+        except ValidationError as exc:
+            raise SearchError(f"{path} is no journal of a search, or a damaged one: delete it to begin anew") from exc
+        if found != plan:
+            raise SearchError(
+                f"{path} belongs to another search (other inputs, profile, seed or steps): name another file, or "
+                "delete it"
+            )
+        if lines[-1]:
+            self._write(b"".join(line + b"\n" for line in whole), mode="wb")
+
+    def add(self, trial: Trial) -> None:
+        """Keep a finished trial; afterwards it is on the disk."""
+        self.trials.append(trial)
+        self._write(trial.model_dump_json().encode() + b"\n", mode="ab")
+
+    def _write(self, content: bytes, *, mode: str) -> None:
+        with self._path.open(mode) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
