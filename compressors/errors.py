@@ -23,6 +23,18 @@ class SignatureError(CompressorError):
     code = "bad_signature"
 
 
+class WeightError(CompressorError):
+    """A weight of the network is no number."""
+
+    code = "bad_weights"
+
+
+class RehydrationError(CompressorError):
+    """The network that was rebuilt from an exported program does not answer as the program does."""
+
+    code = "not_rebuilt"
+
+
 class ModelRunError(CompressorError):
     """The model does not get through the data, or what it answers is no number."""
 

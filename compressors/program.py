@@ -14,6 +14,8 @@ import torch
 
 from compressors.archive import clean_copy
 from compressors.errors import ArchiveError, ModelRunError, SignatureError
+from compressors.rehydrate import rehydrate
+from compressors.rehydrate.verify import check_same, tensors_of
 from edge_agent.protocol.signature import FREE, Datatype, ModelSignature, TensorSpec
 
 if TYPE_CHECKING:
@@ -25,14 +27,15 @@ EXPORT_WITH_FREE_BATCH = (
     "torch.export.export(model, (torch.zeros(2, ...),), dynamic_shapes={'%s': {0: torch.export.Dim('batch')}})"
 )
 INDEPENDENCE_SAMPLES = 4
+VERIFIED_SAMPLES = 3  # on which the network is held against the program
 MAX_SAID_CHARACTERS = 200  # of torch's own words
 
 
 @dataclass(frozen=True)
 class FloatModel:
-    """The float network of a ModelVersion."""
+    """The float network of a ModelVersion, or what a step made of it."""
 
-    module: torch.nn.Module  # takes tensors by position, in the order of the signature
+    module: torch.nn.Module  # takes tensors by position, in the order of the signature, any number of samples
     signature: ModelSignature
     parameters: int
 
@@ -52,22 +55,21 @@ class FloatModel:
         """
         names = [spec.name for spec in self.signature.inputs]
         rows = len(inputs[names[0]])
-        step = batch if all(spec.free_batch for spec in self.signature.inputs) and self._takes_batches() else 1
         pieces = []
         with torch.no_grad():
-            for start in range(0, rows, step):
-                tensors = [torch.from_numpy(inputs[name][start : start + step]) for name in names]
+            for start in range(0, rows, batch):
+                tensors = [torch.from_numpy(inputs[name][start : start + batch]) for name in names]
                 pieces.append(self._run_batch(tensors))
         columns = [torch.cat(column).numpy() for column in zip(*pieces, strict=True)]
         return {spec.name: column for spec, column in zip(self.signature.outputs, columns, strict=True)}
 
     def _run_batch(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         try:
-            return flatten(self.module(*tensors))
+            return tensors_of(self.module(*tensors))
         except SignatureError:
             raise
         except Exception as exc:  # an operator raises whatever it likes, for values that it can't take
-            said = (str(exc).strip() or type(exc).__name__).splitlines()[0][:MAX_SAID_CHARACTERS]
+            said = _first_line(exc)
             if "can't allocate memory" in said:  # torch has no error of its own for that on a CPU
                 raise MemoryError(said) from exc
             raise ModelRunError(
@@ -81,8 +83,6 @@ class FloatModel:
         Raises:
             SignatureError: they are not.
         """
-        if not self._takes_batches():
-            return
         few = {name: array[:INDEPENDENCE_SAMPLES] for name, array in inputs.items()}
         together, alone = self.run(few), self.run(few, batch=1)
         for name, expected in alone.items():
@@ -92,16 +92,15 @@ class FloatModel:
                     "sample for itself (was it exported without model.eval()?)"
                 )
 
-    def _takes_batches(self) -> bool:
-        return bool(getattr(self.module, "shoal_free_batch", True))
-
 
 def load(path: Path) -> FloatModel:
-    """Load a `.pt2` behind the gate of `archive`.
+    """Load a `.pt2` behind the gate of `archive`, as a network of ordinary layers.
 
     Raises:
         ArchiveError: it may not be loaded, or torch can't read it.
-        SignatureError: its inputs or outputs are not tensors that an app can be shown.
+        SignatureError: its inputs or outputs are not tensors that an app can be shown, or its batch can't be made free.
+        WeightError: a weight is NaN or infinite.
+        RehydrationError: the network answers otherwise than the program.
     """
     logging.getLogger("torch.export").setLevel(logging.ERROR)  # it prints the traceback that we turn into a sentence
     with tempfile.TemporaryDirectory() as folder:
@@ -114,9 +113,48 @@ def load(path: Path) -> FloatModel:
                 f"torch {torch.__version__} can't read this archive; export it again with this version or an older one"
             ) from exc
     signature, free = _signature(program)
-    module = program.module(check_guards=False)
-    module.shoal_free_batch = free  # type: ignore[assignment]
-    return FloatModel(module, signature, sum(parameter.numel() for parameter in program.parameters()))
+    exported = program.module(check_guards=False)
+    names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    network = rehydrate(exported, names)
+    samples = _samples(exported, signature)
+    check_same(exported, network, samples, takes_batches=free, how=EXPORT_WITH_FREE_BATCH % signature.inputs[0].name)
+    return FloatModel(network, signature, sum(parameter.numel() for parameter in program.parameters()))
+
+
+def _samples(exported: torch.nn.Module, signature: ModelSignature) -> list[torch.Tensor]:
+    """Random inputs that the program takes: numbers, or zeros and ones, which every table has.
+
+    Raises:
+        ModelRunError: it takes neither.
+    """
+    generator = torch.Generator().manual_seed(0)
+    refusal = ""
+    for draw in (torch.randn, _zeros_and_ones):
+        samples = []
+        for spec in signature.inputs:
+            kind = _torch_type(spec.datatype)
+            drawn = (draw if kind.is_floating_point else _zeros_and_ones)(
+                (VERIFIED_SAMPLES, *spec.sample_shape), generator=generator
+            )
+            samples.append(drawn.to(kind))
+        try:
+            with torch.no_grad():
+                exported(*(tensor[:1] for tensor in samples))
+        except Exception as exc:  # noqa: BLE001  an operator raises whatever it likes, for values that it can't take
+            refusal = _first_line(exc)
+        else:
+            return samples
+    raise ModelRunError(
+        f"the exported program fails on random inputs and on zeros and ones ({refusal}): export it again"
+    )
+
+
+def _zeros_and_ones(shape: tuple[int, ...], *, generator: torch.Generator) -> torch.Tensor:
+    return torch.randint(0, 2, shape, generator=generator)
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0][:MAX_SAID_CHARACTERS]
 
 
 def check_finite(outputs: Mapping[str, NDArray[np.generic]], rows: NDArray[np.int64]) -> None:
@@ -137,17 +175,6 @@ def check_finite(outputs: Mapping[str, NDArray[np.generic]], rows: NDArray[np.in
                 f"{name} of the model is NaN or infinite for row {row} of the data: mend the model (a division by "
                 "zero, the logarithm of zero, an overflow?) or leave such rows out"
             )
-
-
-def flatten(outputs: object) -> list[torch.Tensor]:
-    """The tensors of a module's result, in order."""
-    if isinstance(outputs, torch.Tensor):
-        return [outputs]
-    if isinstance(outputs, dict):
-        return [tensor for value in outputs.values() for tensor in flatten(value)]
-    if isinstance(outputs, tuple | list):
-        return [tensor for value in outputs for tensor in flatten(value)]
-    raise SignatureError(f"the model gives a {type(outputs).__name__}; only tensors are supported")
 
 
 def _signature(program: Any) -> tuple[ModelSignature, bool]:  # noqa: ANN401  torch carries no types
