@@ -105,17 +105,27 @@ class TuckerFactors(Factors):
     def share(self, ranks: Sequence[int]) -> float:  # noqa: D102  as in the base class
         outputs, inputs = self.shape[:2]
         core = ranks[0] * ranks[1] * math.prod(self.shape[2:])
-        return (outputs * ranks[0] + core + inputs * ranks[1]) / math.prod(self.shape)
+        expand = outputs * ranks[0] if ranks[0] < outputs else 0
+        reduce = inputs * ranks[1] if ranks[1] < inputs else 0
+        return (expand + core + reduce) / self.weights
 
     def chain(self, ranks: Sequence[int]) -> dict[str, nn.Module]:  # noqa: D102
         layer: Any = self.layer
+        outputs, inputs = self.shape[:2]
         outer, inner = self._bases(ranks)
-        core = torch.einsum("oik,or,is->rsk", self._weighed, outer, inner)
-        return {
-            "reduce": _filled(_pointwise(layer, layer.in_channels, ranks[1], bias=False), (self._inverse @ inner).T),
-            "core": _filled(_convolution(layer, ranks[1], ranks[0], moving=True), core),
-            "expand": _filled(_pointwise(layer, ranks[0], layer.out_channels), outer, bias=layer.bias),
-        }
+        # a side that keeps all of its channels needs no layer of its own
+        back = torch.eye(outputs).double() if ranks[0] == outputs else outer
+        into = self._inverse if ranks[1] == inputs else inner
+        core = torch.einsum("oik,or,is->rsk", self._weighed, back, into)
+        wide = ranks[0] == outputs and layer.bias is not None
+        chain = {}
+        if ranks[1] < inputs:
+            chain["reduce"] = _filled(_pointwise(layer, inputs, ranks[1], bias=False), (self._inverse @ inner).T)
+        middle = _convolution(layer, ranks[1], ranks[0], moving=True, bias=wide)
+        chain["core"] = _filled(middle, core, bias=layer.bias if wide else None)
+        if ranks[0] < outputs:
+            chain["expand"] = _filled(_pointwise(layer, ranks[0], outputs), back, bias=layer.bias)
+        return chain
 
     def _bases(self, ranks: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Directions of the outputs and of the weighed inputs, each the best for the other one."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from compressors.rehydrate import clone
 
 if TYPE_CHECKING:
     from torch import fx
@@ -17,7 +18,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 def fold_batch_norms(network: fx.GraphModule) -> fx.GraphModule:
     """A copy whose batch-norms are folded, where a convolution or linear layer is theirs alone; the others stay."""
-    folded = copy.deepcopy(network).eval()
+    folded = clone(network).eval()
     for node in list(folded.graph.nodes):
         before: Any = node.args[0] if node.args else None
         if not _is_folding_pair(folded, before, node):

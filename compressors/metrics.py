@@ -37,7 +37,7 @@ class Metric:
         return float_value - value if self.higher_is_better else value - float_value
 
 
-def _decisions(outputs: Floats) -> NDArray[np.int64]:
+def decisions(outputs: Floats) -> NDArray[np.int64]:
     """The class of each row: the largest of several outputs; a single one is held against its threshold.
 
     A single output whose values all lie in [0, 1] is a probability (threshold 0.5), else a logit (threshold 0).
@@ -50,7 +50,7 @@ def _decisions(outputs: Floats) -> NDArray[np.int64]:
 
 
 def _right_decisions(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
-    return float(np.mean(_decisions(outputs) == target))
+    return float(np.mean(decisions(outputs) == target))
 
 
 def _errors(outputs: Floats, target: Floats) -> Floats:
@@ -73,14 +73,38 @@ def _r2(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> fl
 
 def _auc(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
     """The chance that a positive scores above a negative, ties counted half (Mann-Whitney)."""
+    if outputs.shape[1] > 2:  # noqa: PLR2004
+        raise MetricError(f"auc tells two classes apart, and this model has {outputs.shape[1]}: use mrr or top1")
     scores = outputs[:, -1] - outputs[:, 0] if outputs.shape[1] > 1 else outputs[:, 0]
     positive = target > 0.5  # noqa: PLR2004  classes are 0 and 1
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if positives == 0 or negatives == 0:
         return 0.5
-    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
-    return float((ranks[positive].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
+    return float((ranks(scores)[positive].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
+
+
+def _mean_reciprocal_rank(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+    """1 where the right class comes first, 1/2 where it comes second, and so on; ties count against the model."""
+    right = outputs[np.arange(len(outputs)), target.astype(int)][:, None]
+    return float(np.mean(1.0 / (outputs >= right).sum(axis=1)))
+
+
+def _spearman(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+    """How alike two orders are: the correlation of ranks, the mean over the values of a row."""
+    wanted = target.reshape(outputs.shape)
+    found = [_correlation(ranks(ours), ranks(theirs)) for ours, theirs in zip(outputs.T, wanted.T, strict=True)]
+    return float(np.mean(found))
+
+
+def _correlation(one: Floats, other: Floats) -> float:
+    spread = float(one.std() * other.std())
+    return float(((one - one.mean()) * (other - other.mean())).mean()) / spread if spread > 0 else 0.0
+
+
+def ranks(values: Floats) -> Floats:
+    """The place of each value in ascending order; equal ones share the mean of their places."""
+    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2.0)[where], np.float64)
 
 
 def _hit_rate(k: int) -> Callable[[Floats, Floats, NDArray[np.int64] | None], float]:
@@ -106,9 +130,11 @@ def _hit_rate(k: int) -> Callable[[Floats, Floats, NDArray[np.int64] | None], fl
 _ALL = (
     Metric("top1", frozenset({Task.CLASSIFICATION}), higher_is_better=True, score=_right_decisions),
     Metric("accuracy", frozenset({Task.CLASSIFICATION}), higher_is_better=True, score=_right_decisions),
+    Metric("mrr", frozenset({Task.CLASSIFICATION}), higher_is_better=True, score=_mean_reciprocal_rank),
     Metric("auc", frozenset({Task.CLASSIFICATION, Task.RANKING}), higher_is_better=True, score=_auc),
     Metric("rmse", frozenset({Task.REGRESSION, Task.RANKING}), higher_is_better=False, score=_rmse, bounded=False),
     Metric("mae", frozenset({Task.REGRESSION}), higher_is_better=False, score=_mae, bounded=False),
+    Metric("spearman", frozenset({Task.REGRESSION}), higher_is_better=True, score=_spearman),
     Metric("r2", frozenset({Task.REGRESSION}), higher_is_better=True, score=_r2),
     *(
         Metric(f"hr@{k}", frozenset({Task.RANKING}), higher_is_better=True, score=_hit_rate(k))
@@ -195,5 +221,5 @@ def agreement(task: Task, outputs: NDArray[np.generic], float_outputs: NDArray[n
     ours = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     theirs = np.asarray(float_outputs, np.float64).reshape(len(float_outputs), -1)
     if task is Task.CLASSIFICATION:
-        return Figure(value=float(np.mean(_decisions(ours) == _decisions(theirs))))
+        return Figure(value=float(np.mean(decisions(ours) == decisions(theirs))))
     return Figure(value=_r2(ours, theirs, None))

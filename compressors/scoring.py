@@ -7,6 +7,7 @@ no latency.
 from __future__ import annotations
 
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ from edge_agent.runtimes.convert import BoundModel, bind
 from edge_agent.runtimes.registry import open_runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -24,7 +27,28 @@ if TYPE_CHECKING:
     from compressors.metrics import Metric
     from compressors.steps.base import Model
 
+    Answer = Callable[[Mapping[str, NDArray[np.generic]]], dict[str, NDArray[np.generic]]]
+
 RUNTIMES = {Form.LITERT: RuntimeName.LITERT}
+
+
+@contextmanager
+def answering(model: Model) -> Iterator[Answer]:
+    """A function from inputs to the outputs of a model, by name; a file is loaded once.
+
+    Raises:
+        edge_agent.errors.EdgeAgentError: its file does not load or run here.
+    """
+    if model.file is None:
+        yield model.network.run
+        return
+    signature = model.network.signature
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        path.write_bytes(model.file.content)
+        loaded = open_runtime(RUNTIMES[model.file.form]).load(path, threads=1, delegate=Delegate.NONE)
+        inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
+        yield BoundModel(loaded, signature, inputs, outputs).run
 
 
 def outputs_of(model: Model, split: Split) -> dict[str, NDArray[np.generic]]:
@@ -33,15 +57,8 @@ def outputs_of(model: Model, split: Split) -> dict[str, NDArray[np.generic]]:
     Raises:
         edge_agent.errors.EdgeAgentError: its file does not load or run here.
     """
-    if model.file is None:
-        return model.network.run(split.inputs)
-    signature = model.network.signature
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model"
-        path.write_bytes(model.file.content)
-        loaded = open_runtime(RUNTIMES[model.file.form]).load(path, threads=1, delegate=Delegate.NONE)
-        inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
-        return BoundModel(loaded, signature, inputs, outputs).run(split.inputs)
+    with answering(model) as answer:
+        return answer(split.inputs)
 
 
 def score(model: Model, split: Split, metric: Metric) -> float:

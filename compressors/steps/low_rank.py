@@ -9,7 +9,6 @@ arXiv:2403.07378 (weighed by the inputs).
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,6 +19,7 @@ from compressors.factors import factors_of
 from compressors.layers import graph_of, replace_layer, weighted_layers
 from compressors.macs import layer_macs
 from compressors.moments import input_moments
+from compressors.rehydrate import clone
 from compressors.steps.base import Form, Outcome, Parameters, Step
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ Ranks = dict[str, tuple[int, ...]]
 
 def factorize(model: Model, context: Context, parameters: LowRankParameters) -> Outcome:
     """Cut the layers where that makes them cheaper; see `Step`."""
-    module = copy.deepcopy(graph_of(model.network.module))
+    module = clone(graph_of(model.network.module))
     moments = input_moments(model.network, context.calibration) if parameters.aim == "outputs" else {}
     macs = layer_macs(model.network)
     factors = {

@@ -7,7 +7,6 @@ Source: see `compressors.shared_rows`.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,6 +17,7 @@ from torch import nn
 from compressors.errors import NoEffectError
 from compressors.layers import graph_of, replace_layer, weight_of, weighted_layers
 from compressors.moments import input_moments
+from compressors.rehydrate import clone
 from compressors.shared_rows import hashed, least_hashed_rows, shared
 from compressors.steps.base import Form, Outcome, Parameters, Step
 
@@ -38,7 +38,7 @@ class ShareEmbeddingsParameters(Parameters):
 
 def share_embeddings(model: Model, context: Context, parameters: ShareEmbeddingsParameters) -> Outcome:
     """Make the tables smaller; see `Step`."""
-    module = copy.deepcopy(graph_of(model.network.module))
+    module = clone(graph_of(model.network.module))
     looked_up = input_moments(model.network, context.calibration, max_rows=context.calibration.rows)
     layers = {}
     for name, layer in list(weighted_layers(module)):

@@ -69,7 +69,7 @@ def test_hit_rate_without_query_says_what_the_data_lack() -> None:
 @pytest.mark.parametrize(
     ("name", "task", "says"),
     [
-        ("f1", Task.CLASSIFICATION, "there is no metric 'f1'; for classification there are accuracy, auc, top1"),
+        ("f1", Task.CLASSIFICATION, "there is no metric 'f1'; for classification there are accuracy, auc, mrr, top1"),
         ("rmse", Task.CLASSIFICATION, "does not fit classification"),
         ("top1", Task.REGRESSION, "there are mae, r2, rmse"),
         ("r2", Task.RANKING, "does not fit ranking"),

@@ -1,0 +1,116 @@
+"""What a report says about one variant, as data. pydantic only, like `contract`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from compressors.contract import Figure, Origin, Part, StepRecord
+
+
+class Label(StrEnum):
+    """What a variant is good for."""
+
+    FASTER = "faster"
+    SMALLER = "smaller"
+    DOWNLOAD_ONLY = "download only"
+    NOT_WORTH_IT = "not worth it"
+
+
+class Verdicted(Part):
+    """A label with the figure that earned it."""
+
+    label: Label
+    sentence: str
+    loses_points: bool  # more than one point of the metric
+
+
+class Compared(Part):
+    """A number of the float model and of the variant; `change` is the loss, negative is better."""
+
+    name: str
+    before: float
+    after: float
+    loss: float
+
+
+class ComparedFigure(Part):
+    """The same with intervals."""
+
+    name: str
+    before: Figure
+    after: Figure
+    loss: float
+
+
+class SliceFigure(Part):
+    """A part of the data."""
+
+    name: str
+    rows: int
+    metric: str
+    before: float
+    after: float
+    loss: float
+
+
+class ShiftFigure(Part):
+    """The metric on rows that were changed, and how often both models still agree there."""
+
+    name: str
+    before: float
+    after: float
+    loss: float
+    agreement: float
+
+
+class Flips(Part):
+    """Decisions that changed. For numbers: answers that moved by more than a tenth of the target's spread."""
+
+    rows: int
+    changed: int
+    to_right: int
+    to_wrong: int
+
+
+class Sensitivity(Part):
+    """What quantizing one layer alone does: signal to noise of the model's output, in dB; the lower, the worse."""
+
+    layer: str
+    weights_db: float | None = None
+    activations_db: float | None = None
+    both_db: float | None = None
+
+
+class Size(Part):
+    """What a variant weighs, beside the float model on the same runtime."""
+
+    raw_bytes: int
+    wire_bytes: int
+    macs: int | None
+    latency_p50_ms: float | None
+    latency_origin: Origin = Origin.HOST
+    peak_rss_bytes: int | None = None
+
+
+class Evidence(Part):
+    """All of it."""
+
+    model: str
+    version: str
+    recipe: str
+    target: str  # runtime and delegate
+    task: str
+    rows: int  # of the test split
+    float_size: Size
+    size: Size
+    decision: ComparedFigure
+    ranking: ComparedFigure | None
+    calibration_error: Compared | None
+    agreement: float
+    flips: Flips
+    slices: tuple[SliceFigure, ...]
+    shifts: tuple[ShiftFigure, ...]
+    attribution_correlation: float | None
+    sensitivity: tuple[Sensitivity, ...] = ()
+    steps: tuple[StepRecord, ...] = ()
+    verdict: Verdicted
