@@ -63,6 +63,11 @@ class Layout:
         return self.run_dir / "_report.sock"
 
     @property
+    def bytecode_dir(self) -> Path:
+        """Compiled modules of the agent's own programs, where they can't lie beside their packages."""
+        return self.root / "bytecode"
+
+    @property
     def journal_dir(self) -> Path:
         """What runners have counted and not yet reported; a few files while there is work."""
         return self.run_dir / "counted"

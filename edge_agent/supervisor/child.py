@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edge_agent.runner.control import Beat, FromRunner, Window, line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydantic import TypeAdapter
 
@@ -30,13 +30,16 @@ class Child:
         OSError: it can't be started; from the constructor.
     """
 
-    def __init__(self, command: Sequence[str], *, descriptors: Sequence[int], now_s: float) -> None:
+    def __init__(
+        self, command: Sequence[str], *, descriptors: Sequence[int], environment: Mapping[str, str], now_s: float
+    ) -> None:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 self.process = subprocess.Popen(  # noqa: S603  our own module, no shell
                     [*command, "--control-fd", str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
+                    env=environment,
                     pass_fds=(theirs.fileno(), *descriptors),
                     process_group=0,  # Ctrl-C is for the supervisor, which then lets its children finish
                 )

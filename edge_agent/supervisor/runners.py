@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -39,6 +38,7 @@ from edge_agent.runner.control import (
     Window,
 )
 from edge_agent.supervisor.child import Child
+from edge_agent.supervisor.programs import environment, own_program
 from edge_agent.telemetry import board
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Runners:
         on_window: Callable[[Window], None],
     ) -> None:
         self._settings, self._layout, self._folders, self._listeners = settings, layout, folders, listeners
+        self._environment = environment(layout.bytecode_dir)
         self._watch, self._unwatch, self._deliver, self._on_window = watch, unwatch, deliver, on_window
         self._runners: dict[str, _Runner] = {}
         self._served: dict[str, str] = {}  # model -> the deployment that answers
@@ -132,9 +133,9 @@ class Runners:
         descriptors = [self._listeners.unix(manifest.model).fileno()]
         if self._listeners.tcp is not None:
             descriptors.append(self._listeners.tcp.fileno())
-        command = self._settings.runner_command or (sys.executable, "-m", "edge_agent.runner")
+        command = self._settings.runner_command or own_program("edge_agent.runner")
         try:
-            child = Child(command, descriptors=descriptors, now_s=time.monotonic())
+            child = Child(command, descriptors=descriptors, environment=self._environment, now_s=time.monotonic())
         except OSError as exc:  # no memory for another process now: a crash like any other, tried again after a while
             log.warning("the runner of %s can't be started: %s", action.deployment_id, exc)
             self._deliver(RunnerExited(action.deployment_id, f"it can't be started: {exc.strerror}"))
@@ -363,9 +364,9 @@ class Runners:
     def _ensure_front(self, tcp: int) -> None:
         if self._front is not None:
             return
-        command = self._settings.front_command or (sys.executable, "-m", "edge_agent.front")
+        command = self._settings.front_command or own_program("edge_agent.front")
         try:
-            front = Child(command, descriptors=[tcp], now_s=time.monotonic())
+            front = Child(command, descriptors=[tcp], environment=self._environment, now_s=time.monotonic())
         except OSError as exc:
             log.warning("the front process can't be started: %s", exc)
             self._front_retry_s = time.monotonic() + 1.0

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 SUPERVISOR = """
-import sys, time
+import os, sys, time
 from edge_agent.supervisor.child import Child
-child = Child((sys.executable, "-m", sys.argv[1]), descriptors=[], now_s=0.0)
+child = Child((sys.executable, "-m", sys.argv[1]), descriptors=[], environment=os.environ, now_s=0.0)
 print(child.process.pid, flush=True)
 time.sleep(600)
 """
