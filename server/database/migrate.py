@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 
 from server.database import tables
-from server.database.connect import Database
+from server.database.connect import Database, said
 from server.errors import DatabaseUnavailableError, RegistryError
 from server.settings import load_settings
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 # PostgreSQL: two machines that start at once must not both migrate. Any number will do, as long as it stays the same.
-ADVISORY_LOCK: Final = 7_206_140_001
 
 
 class DatabaseTooNewError(RegistryError):
@@ -77,7 +76,7 @@ def upgrade(settings: RegistrySettings) -> None:
             if schema is CATALOGUE:
                 _identify(database)
         except sa.exc.DatabaseError as exc:
-            raise DatabaseUnavailableError(f"The {schema.name} database can't be used: {exc.orig}.") from exc
+            raise DatabaseUnavailableError(f"The {schema.name} database can't be used: {said(exc)}.") from exc
         finally:
             database.close()
 
@@ -90,8 +89,6 @@ def upgrade_schema(database: Database, schema: Schema) -> None:
     """
     steps = schema.steps()
     with database.write() as connection:
-        if not database.is_sqlite:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
         _refuse_newer(connection, schema, steps)
         environment = EnvironmentContext(Config(), steps, fn=_steps_to_head(steps), destination_rev="head")
         with environment:

@@ -43,10 +43,7 @@ def claim(database: Database, *, worker: str, now: float, lease_s: float) -> Cla
         if connection.execute(_open_jobs(now).limit(1)).first() is None:
             return None
     with database.write() as connection:
-        query = _open_jobs(now)
-        if not database.is_sqlite:
-            query = query.with_for_update(of=jobs, skip_locked=True)
-        for row in connection.execute(query).mappings().all():
+        for row in connection.execute(_open_jobs(now)).mappings().all():
             attempt = int(row["attempt"] or 0) + 1
             if attempt > MAX_ATTEMPTS:
                 _fail_lost(connection, row["job_id"], now)

@@ -48,8 +48,7 @@ def summarize(
     """
     by = tuple(dict.fromkeys(by))
     query = _query(by, model=model, version=version, since=since)
-    with telemetry.read() as connection:
-        rows = connection.execution_options(yield_per=FETCH_ROWS).execute(query)
+    with telemetry.read() as connection, connection.execution_options(yield_per=FETCH_ROWS).execute(query) as rows:
         return [
             _summarize_group(dict(zip(by, key, strict=True)), group)
             for key, group in groupby(rows, key=lambda row: tuple(row[: len(by)]))

@@ -30,6 +30,7 @@ from server.stack.ports import LOOPBACK, choose_ports
 from server.stack.probes import mqtt_answers
 from server.storage import S3ObjectStore
 from server.storage.prepare import prepare
+from tests.postgresql import PostgresServer
 
 StartChild = Callable[[Command, Path], Child]
 
@@ -111,6 +112,36 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"mqtt://{LOOPBACK}:{port}"
     finally:
         _stop(child)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresServer]:
+    """A running PostgreSQL that all tests of this worker share."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def new_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[str], Database]]:
+    """An empty database by a name, on each of the servers that a registry may have."""
+    opened: list[Database] = []
+
+    def make(name: str) -> Database:
+        url = f"sqlite:///{tmp_path / name}.db"
+        if request.param == "postgresql":
+            url = request.getfixturevalue("postgresql").make_database()
+        opened.append(Database(url))
+        return opened[-1]
+
+    yield make
+    for database in opened:
+        database.close()
+        if not database.is_sqlite:
+            request.getfixturevalue("postgresql").drop(database.url.render_as_string())
 
 
 @pytest.fixture(scope="session")

@@ -34,13 +34,12 @@ from edge_agent.protocol.topics import (
     private_blocks,
 )
 from server.database import tables
-from server.database.connect import Database
 from server.mqtt import BrokerConnection, Incoming, Subscription
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
+    from server.database.connect import Database
     from server.storage import S3ObjectStore
 
 TENSOR = TensorSpec(name="x", shape=(-1, 4))
@@ -214,15 +213,16 @@ class FakeDevice:
 
 
 @pytest.fixture
-def make_shelf(tmp_path: Path, broker: str, object_store: S3ObjectStore) -> Iterator[Callable[[int], Shelf]]:
+def make_shelf(
+    new_database: Callable[[str], Database], broker: str, object_store: S3ObjectStore
+) -> Callable[[int], Shelf]:
     """An object of so many bytes."""
-    database = Database(f"sqlite:///{tmp_path / 'registry.db'}")
+    database = new_database("registry")
 
     def make(size_bytes: int) -> Shelf:
         return Shelf(database, object_store, broker, random.randbytes(size_bytes))
 
-    yield make
-    database.close()
+    return make
 
 
 @pytest.fixture

@@ -159,13 +159,11 @@ def wait_until(holds: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
 
 
 @pytest.fixture
-def databases(tmp_path: Path) -> Iterator[Databases]:
-    catalogue, telemetry = (Database(f"sqlite:///{tmp_path / name}.db") for name in ("registry", "telemetry"))
+def databases(tmp_path: Path, new_database: Callable[[str], Database]) -> Databases:
+    catalogue, telemetry = new_database("registry"), new_database("telemetry")
     tables.catalogue.create_all(catalogue.engine)
     tables.telemetry.create_all(telemetry.engine)
-    yield Databases(tmp_path, catalogue, telemetry)
-    catalogue.close()
-    telemetry.close()
+    return Databases(tmp_path, catalogue, telemetry)
 
 
 @pytest.fixture
@@ -195,7 +193,13 @@ def start_ingest(databases: Databases) -> Iterator[Callable[..., "subprocess.Pop
     started: list[subprocess.Popen[bytes]] = []
 
     def start(url: str, *, name: str = "", program: tuple[str, ...] = ()) -> "subprocess.Popen[bytes]":
-        environment = {**os.environ, "SHOAL_DATA_DIR": str(databases.folder), "SHOAL_MQTT_URL": url}
+        environment = {
+            **os.environ,
+            "SHOAL_DATA_DIR": str(databases.folder),
+            "SHOAL_DATABASE_URL": str(databases.catalogue.url),
+            "SHOAL_TELEMETRY_URL": str(databases.telemetry.url),
+            "SHOAL_MQTT_URL": url,
+        }
         argv = program or ("-m", "server.processes.ingest", "--name", name or uuid.uuid4().hex)
         log = databases.folder / f"ingest-{len(started)}.log"
         with log.open("wb") as file:

@@ -2,7 +2,7 @@
 
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,10 @@ class Catalogue:
 
 
 @pytest.fixture
-def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
-    database = Database(f"sqlite:///{tmp_path / 'registry.db'}")
+def catalogue(tmp_path: Path, new_database: Callable[[str], Database]) -> Catalogue:
+    database = new_database("registry")
     tables.catalogue.create_all(database.engine)
-    yield Catalogue(tmp_path, database)
-    database.close()
+    return Catalogue(tmp_path, database)
 
 
 @pytest.fixture

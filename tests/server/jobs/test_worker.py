@@ -86,6 +86,7 @@ def start_worker(catalogue: Catalogue, s3_server: S3Server) -> Iterator[StartWor
         environment = {
             **os.environ,
             "SHOAL_DATA_DIR": str(catalogue.folder),
+            "SHOAL_DATABASE_URL": str(catalogue.database.url),
             "SHOAL_S3_ENDPOINT": s3_server.endpoint,
             "SHOAL_S3_ACCESS_KEY": s3_server.access_key,
             "SHOAL_S3_SECRET_KEY": s3_server.secret_key,

@@ -25,7 +25,6 @@ from edge_agent.protocol.profile import Arch, Cpu, Delegate, DeviceProfile, Limi
 from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from edge_agent.protocol.states import DeploymentState, Reason
 from server.database import tables
-from server.database.connect import Database
 from server.rollouts.engine import advance
 from server.rollouts.facts import ChoiceFact, Command, Deployment, DeviceFact, Facts, Heard, Rollout, VariantFact
 from server.rollouts.ledger import Ledger
@@ -33,9 +32,9 @@ from server.rollouts.plan import parse_waves
 from server.schemas.rollouts import RolloutOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
+    from server.database.connect import Database
     from server.storage import S3ObjectStore
 
 EPOCH = 1
@@ -379,14 +378,15 @@ class Registry:
 
 
 @pytest.fixture
-def make_registry(tmp_path: Path, broker: str, object_store: S3ObjectStore) -> Iterator[Callable[[int], Registry]]:
+def make_registry(
+    new_database: Callable[[str], Database], broker: str, object_store: S3ObjectStore
+) -> Callable[[int], Registry]:
     """A registry with so many devices."""
-    database = Database(f"sqlite:///{tmp_path / 'registry.db'}")
+    database = new_database("registry")
 
     def make(devices: int) -> Registry:
         registry = Registry(database, object_store, broker, salt=f"t{uuid.uuid4().hex[:8]}")
         registry.fill(devices)
         return registry
 
-    yield make
-    database.close()
+    return make

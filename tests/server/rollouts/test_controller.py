@@ -360,6 +360,8 @@ def test_controller_tick_with_nothing_open_scans_no_table_of_the_fleet(
     make_registry: Callable[[int], Registry],
 ) -> None:
     registry, clock = make_registry(3), Clock()
+    if not registry.database.is_sqlite:
+        pytest.skip("PostgreSQL scans a table of three rows, whatever its indexes")
     registry.start("r1")
     with linked(registry) as connection, Fleet(registry):
         one = controller(registry, connection, clock=clock)

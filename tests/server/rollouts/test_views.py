@@ -8,13 +8,13 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.states import DeploymentState, Reason
 from server.database import tables
-from server.database.connect import Database
 from server.rollouts.facts import CANCELLED, NO_VARIANT, OFFERED, RUNNING, TIMED_OUT, WAITING, Why
 from server.rollouts.views import get_rollout, list_rollouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable
+
+    from server.database.connect import Database
 
 STATES = (WAITING, OFFERED, RUNNING, TIMED_OUT, NO_VARIANT, CANCELLED, *map(str, DeploymentState))
 REASONS = ("none", str(Why.LOST), str(Why.SILENT), str(Why.ROLLBACK), str(Reason.DISK_FULL), "golden_mismatch")
@@ -22,9 +22,9 @@ COPIES = 3
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(new_database: Callable[[str], Database]) -> Database:
     """Two rollouts with deployments of every kind, each thrice, and one without any."""
-    found = Database(f"sqlite:///{tmp_path / 'registry.db'}")
+    found = new_database("registry")
     kinds = list(product(("r1", "r2"), (0, 1), STATES, REASONS, (False, True), range(COPIES)))
     with found.write() as connection:
         tables.catalogue.create_all(connection)
@@ -50,8 +50,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
             for number, (rollout_id, wave, state, reason, canary, _) in enumerate(kinds)
         ]
         connection.execute(sa.insert(tables.deployments), rows)
-    yield found
-    found.close()
+    return found
 
 
 def test_list_counts_as_the_single_view_does_and_reads_no_single_deployment(database: Database) -> None:

@@ -1,7 +1,6 @@
 """A telemetry database, and reports with real sketches in it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -26,11 +25,10 @@ def make_sketch() -> Callable[[Sequence[float]], LatencySketch]:
 
 
 @pytest.fixture
-def telemetry(tmp_path: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{tmp_path / 'telemetry.db'}")
+def telemetry(new_database: Callable[[str], Database]) -> Database:
+    database = new_database("telemetry")
     tables.telemetry.create_all(database.engine)
-    yield database
-    database.close()
+    return database
 
 
 @pytest.fixture
