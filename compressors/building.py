@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressors import data, program
+from compressors import data, program, training_rows
 from compressors.appraise import Appraisal, Built, Reference
 from compressors.contract import BuildResult, BuiltVariant, ProfileChoice, ProgressLine
 from compressors.errors import CompressorError
@@ -54,6 +54,7 @@ class Build:
                 for delegate in Delegate
             }
         )
+        self._taught: training_rows.TrainingRows | None = None
         self._done = 0
 
     def run(self) -> BuildResult:
@@ -62,6 +63,8 @@ class Build:
         inputs = self._request.inputs
         self._network = program.load(inputs.model_path)
         self._data = data.load(inputs.data_path, self._network.signature, inputs.task, labels=inputs.labels)
+        if inputs.train_path is not None:
+            self._taught = training_rows.load(inputs.train_path, self._network.signature, inputs.task, self._data)
         self._samples = sample_count(self._network.signature, self._data.selection)
         self._bench = Bench(
             self._data,
@@ -100,6 +103,7 @@ class Build:
             self._data.selection,
             task=self._request.inputs.task,
             metric=self._metric,
+            train=None if self._taught is None else self._taught.split,
             teacher=self._network,
             threads=self._request.threads,
             seed=self._request.seed,
@@ -148,9 +152,9 @@ class Build:
 
 
 def _sha256_of(inputs: Inputs) -> str:
-    """What the files of a build depend on: the network, and the data that calibrate it."""
+    """What the files of a build depend on: the network, and the data that calibrate and train it."""
     digest = hashlib.sha256()
-    for path in (inputs.model_path, inputs.data_path):
+    for path in filter(None, (inputs.model_path, inputs.data_path, inputs.train_path)):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     digest.update(inputs.task.encode())

@@ -79,12 +79,21 @@ class SplitCounts(Part):
     groups: int
 
 
+class TrainingCounts(Part):
+    """Rows of `--train`. `left_out`: rows that are also in the selection or test split, and are not trained on."""
+
+    rows: int
+    labelled: int
+    left_out: int
+
+
 class InspectResult(Part):
     """What an upload is."""
 
     signature: ModelSignature
     parameters: int
     splits: SplitCounts
+    training: TrainingCounts | None = None
     labels: tuple[str, ...]
 
 

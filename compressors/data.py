@@ -60,6 +60,7 @@ class EvaluationData:
     test: Split
     labels: tuple[str, ...]
     groups: int
+    sources: Array | None = None  # the array `group` as it stands in the file
 
     def counts(self) -> SplitCounts:
         """Rows of each split."""
@@ -74,17 +75,17 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
     Raises:
         DataError: they do not fit the signature or the task; one sentence says what and where.
     """
-    arrays = _read(path)
+    arrays = read_arrays(path)
     _check_names(arrays, signature)
     rows = _check_rows(arrays, {spec.name for spec in signature.inputs})
     for spec in signature.inputs:
-        arrays[spec.name] = _check_input(arrays[spec.name], spec)
-    target = _check_target(arrays[TARGET], task, signature)
+        arrays[spec.name] = checked_input(arrays[spec.name], spec)
+    target = checked_target(arrays[TARGET], task, signature)
     extras = {name: arrays[name] for name in EXTRAS & arrays.keys() if name not in {i.name for i in signature.inputs}}
-    group = _codes(extras["group"], "group") if "group" in extras else np.arange(rows)
-    query = _codes(extras["query"], "query") if "query" in extras else None
+    group = codes(extras["group"], "group") if "group" in extras else np.arange(rows)
+    query = codes(extras["query"], "query") if "query" in extras else None
     if query is not None:  # the items of one query belong together: a part of them has no rank
-        group = _joined(group, query) if "group" in extras else query
+        group = joined(group, query) if "group" in extras else query
     split = _splits_given(extras["split"]) if "split" in extras else _splits_made(group)
     _check_splits(split, group)
     parts = []
@@ -103,10 +104,10 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
         )
     names = labels or _labels(extras.get("labels", np.array([])))
     _check_labels(names, task, signature)
-    return EvaluationData(parts[0], parts[1], parts[2], names, len(np.unique(group)))
+    return EvaluationData(parts[0], parts[1], parts[2], names, len(np.unique(group)), extras.get("group"))
 
 
-def _read(path: Path) -> dict[str, Array]:
+def read_arrays(path: Path) -> dict[str, Array]:
     """Every array of the file; object arrays would be unpickled, so they are refused."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -163,7 +164,12 @@ def _check_rows(arrays: Mapping[str, Array], inputs: set[str]) -> int:
     return rows
 
 
-def _check_input(array: Array, spec: TensorSpec) -> Array:
+def checked_input(array: Array, spec: TensorSpec) -> Array:
+    """An input's rows in the type that the model takes.
+
+    Raises:
+        DataError: their shape, type or values do not fit.
+    """
     if array.shape[1:] != spec.sample_shape:
         raise DataError(f"{spec.name} has samples of the shape {array.shape[1:]}, the model takes {spec.sample_shape}")
     wanted = np.dtype(spec.datatype.numpy_name)
@@ -190,7 +196,12 @@ def _check_finite(array: Array, name: str) -> None:
         raise DataError(f"{name} holds {wrong.sum()} values that are NaN or infinite, the first in row {row}")
 
 
-def _check_target(target: Array, task: Task, signature: ModelSignature) -> Array:
+def checked_target(target: Array, task: Task, signature: ModelSignature) -> Array:
+    """The answers: int64 classes, float64 relevances, or float64 numbers of the shape (rows, values).
+
+    Raises:
+        DataError: they do not fit the task or the first output.
+    """
     if not any(np.issubdtype(target.dtype, kind) for kind in (np.integer, np.floating, np.bool_)):
         raise DataError(f"{TARGET} is {target.dtype}; it must be numbers")
     if np.issubdtype(target.dtype, np.floating):
@@ -239,13 +250,18 @@ def _classes(signature: ModelSignature) -> int:
     return max(2, signature.outputs[0].sample_elements)
 
 
-def _codes(array: Array, name: str) -> NDArray[np.int64]:
+def codes(array: Array, name: str) -> NDArray[np.int64]:
+    """Names or numbers of groups as numbers from 0.
+
+    Raises:
+        DataError: it is not one value a row.
+    """
     if array.ndim != 1:
         raise DataError(f"{name} must have one value a row, it has the shape {array.shape}")
     return np.unique(array, return_inverse=True)[1].astype(np.int64)
 
 
-def _joined(group: NDArray[np.int64], query: NDArray[np.int64]) -> NDArray[np.int64]:
+def joined(group: NDArray[np.int64], query: NDArray[np.int64]) -> NDArray[np.int64]:
     """The finest grouping that tears neither a group nor a query apart; each is named by its least group.
 
     Names travel along shared queries and groups until none changes: as many rounds as the longest such chain has links.

@@ -59,6 +59,12 @@ class ConversionError(CompressorError):
     code = "conversion_failed"
 
 
+class TrainingError(CompressorError):
+    """A network can't be trained, or training runs away."""
+
+    code = "training_failed"
+
+
 class NoEffectError(CompressorError):
     """A step left the file as it was."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compressors import data, program
+from compressors import data, program, training_rows
 from compressors.contract import InspectResult
 from compressors.metrics import metric_for
 
@@ -21,9 +21,14 @@ def run_inspect(request: InspectRequest) -> InspectResult:
     for split in (evaluation.calibration, evaluation.selection, evaluation.test):
         program.check_finite(network.run(split.inputs), split.places)
     network.check_samples_are_independent(evaluation.selection.inputs)
+    taught = None
+    if inputs.train_path is not None:
+        taught = training_rows.load(inputs.train_path, network.signature, inputs.task, evaluation)
+        program.check_finite(network.run(taught.split.inputs), taught.split.places)
     return InspectResult(
         signature=network.signature,
         parameters=network.parameters,
         splits=evaluation.counts(),
+        training=None if taught is None else taught.counts,
         labels=evaluation.labels,
     )

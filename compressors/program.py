@@ -16,6 +16,7 @@ from compressors.archive import clean_copy
 from compressors.errors import ArchiveError, ModelRunError, SignatureError
 from compressors.rehydrate import rehydrate
 from compressors.rehydrate.verify import check_same, tensors_of
+from compressors.running import operators_may_refuse
 from edge_agent.protocol.signature import FREE, Datatype, ModelSignature, TensorSpec
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ EXPORT_WITH_FREE_BATCH = (
 )
 INDEPENDENCE_SAMPLES = 4
 VERIFIED_SAMPLES = 3  # on which the network is held against the program
-MAX_SAID_CHARACTERS = 200  # of torch's own words
+RUN_IT_YOURSELF = "run the exported program on these data, mend what fails there, and export it again"
 
 
 @dataclass(frozen=True)
@@ -56,26 +57,12 @@ class FloatModel:
         names = [spec.name for spec in self.signature.inputs]
         rows = len(inputs[names[0]])
         pieces = []
-        with torch.no_grad():
+        with torch.no_grad(), operators_may_refuse("the model fails on the data", RUN_IT_YOURSELF):
             for start in range(0, rows, batch):
                 tensors = [torch.from_numpy(inputs[name][start : start + batch]) for name in names]
-                pieces.append(self._run_batch(tensors))
+                pieces.append(tensors_of(self.module(*tensors)))
         columns = [torch.cat(column).numpy() for column in zip(*pieces, strict=True)]
         return {spec.name: column for spec, column in zip(self.signature.outputs, columns, strict=True)}
-
-    def _run_batch(self, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-        try:
-            return tensors_of(self.module(*tensors))
-        except SignatureError:
-            raise
-        except Exception as exc:  # an operator raises whatever it likes, for values that it can't take
-            said = _first_line(exc)
-            if "can't allocate memory" in said:  # torch has no error of its own for that on a CPU
-                raise MemoryError(said) from exc
-            raise ModelRunError(
-                f"the model fails on the data ({said}): run the exported program on these data, mend what fails there, "
-                "and export it again"
-            ) from exc
 
     def check_samples_are_independent(self, inputs: Mapping[str, NDArray[np.generic]]) -> None:
         """Whether a sample's outputs are the same alone and among others: files are converted at batch 1.
@@ -127,34 +114,35 @@ def _samples(exported: torch.nn.Module, signature: ModelSignature) -> list[torch
     Raises:
         ModelRunError: it takes neither.
     """
+    numbers, indices = (_drawn(signature, numbers=numbers) for numbers in (True, False))
+    try:
+        _run_each(exported, numbers)
+    except ModelRunError:
+        _run_each(exported, indices)
+        return indices
+    return numbers
+
+
+def _drawn(signature: ModelSignature, *, numbers: bool) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    refusal = ""
-    for draw in (torch.randn, _zeros_and_ones):
-        samples = []
-        for spec in signature.inputs:
-            kind = _torch_type(spec.datatype)
-            drawn = (draw if kind.is_floating_point else _zeros_and_ones)(
-                (VERIFIED_SAMPLES, *spec.sample_shape), generator=generator
-            )
-            samples.append(drawn.to(kind))
-        try:
-            with torch.no_grad():
-                exported(*(tensor[:1] for tensor in samples))
-        except Exception as exc:  # noqa: BLE001  an operator raises whatever it likes, for values that it can't take
-            refusal = _first_line(exc)
-        else:
-            return samples
-    raise ModelRunError(
-        f"the exported program fails on random inputs and on zeros and ones ({refusal}): export it again"
-    )
+    found = []
+    for spec in signature.inputs:
+        shape, kind = (VERIFIED_SAMPLES, *spec.sample_shape), _torch_type(spec.datatype)
+        is_number = numbers and kind.is_floating_point
+        drawn = (
+            torch.randn(shape, generator=generator) if is_number else torch.randint(0, 2, shape, generator=generator)
+        )
+        found.append(drawn.to(kind))
+    return found
 
 
-def _zeros_and_ones(shape: tuple[int, ...], *, generator: torch.Generator) -> torch.Tensor:
-    return torch.randint(0, 2, shape, generator=generator)
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0][:MAX_SAID_CHARACTERS]
+def _run_each(exported: torch.nn.Module, samples: list[torch.Tensor]) -> None:
+    with (
+        torch.no_grad(),
+        operators_may_refuse("the model fails on random inputs, and on zeros and ones", RUN_IT_YOURSELF),
+    ):
+        for row in range(VERIFIED_SAMPLES):
+            exported(*(tensor[row : row + 1] for tensor in samples))
 
 
 def check_finite(outputs: Mapping[str, NDArray[np.generic]], rows: NDArray[np.int64]) -> None:
