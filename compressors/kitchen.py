@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from compressors.contract import StepRecord
 from compressors.errors import GateError, RecipeError
+from compressors.pantry import Pantry
 from compressors.recipes import check, parameters_of, step_of
-from compressors.steps.base import Form, Model, ModelFile
+from compressors.steps.base import Model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from compressors.contract import Recipe, StepSpec
     from compressors.program import FloatModel
-    from compressors.steps.base import Context
+    from compressors.steps.base import Context, ModelFile
 
     Score = Callable[[Model], float]  # the metric on the selection split
 
@@ -39,10 +39,11 @@ class Kitchen:
             network: the float model; no step changes it.
             context: what the steps may look at.
             inputs_sha256: of all that a step's result depends on, besides its recipe and the libraries.
-            cache_dir: where files are kept for later jobs; None keeps them in memory only.
+            cache_dir: where files and trained networks are kept for later jobs; None keeps them in memory only.
             score: how a model is scored where a recipe sets a gate.
         """
-        self._network, self._context, self._cache_dir, self._score = network, context, cache_dir, score
+        self._network, self._context, self._score = network, context, score
+        self._pantry = Pantry(cache_dir)
         versions = [f"{name}=={version(name)}" for name in LIBRARIES]
         self._origin = hashlib.sha256(json.dumps([inputs_sha256, versions]).encode()).hexdigest()
         self._done: dict[str, tuple[Model, StepRecord]] = {}
@@ -69,11 +70,10 @@ class Kitchen:
     def _step(self, key: str, spec: StepSpec, model: Model) -> tuple[Model, StepRecord]:
         if key in self._done:
             return self._done[key]
-        if (kept := self._read(key, step_of(spec).gives)) is not None:
-            file, record = kept
-            self._done[key] = (replace(model, file=file), record)
-            return self._done[key]
         step = step_of(spec)
+        if (kept := self._pantry.take(key, step, model)) is not None:
+            self._done[key] = kept
+            return kept
         if step.trains and self._context.train is None:
             raise RecipeError(f"{step.name} trains, and this version has no training data: push it with --train")
         began = time.monotonic()
@@ -85,9 +85,7 @@ class Kitchen:
             layers=outcome.layers,
             metric=self._gated(spec, outcome.model),
         )
-        if outcome.model.file is not None:
-            self._write(key, outcome.model.file, record)
-        self._done[key] = (outcome.model, record)
+        self._done[key] = (self._pantry.keep(key, step, outcome.model, record), record)
         return self._done[key]
 
     def _gated(self, spec: StepSpec, model: Model) -> float | None:
@@ -104,25 +102,3 @@ class Kitchen:
                 "allowed there: choose milder parameters, or add a repair before the gate"
             )
         return metric
-
-    def _paths(self, cache_dir: Path, key: str) -> tuple[Path, Path]:
-        return cache_dir / f"{key}.model", cache_dir / f"{key}.json"
-
-    def _read(self, key: str, form: Form) -> tuple[ModelFile, StepRecord] | None:
-        if self._cache_dir is None or form is Form.NETWORK:
-            return None
-        path, record = self._paths(self._cache_dir, key)
-        try:
-            return ModelFile(form, path.read_bytes()), StepRecord.model_validate_json(record.read_bytes())
-        except (OSError, ValueError):
-            return None
-
-    def _write(self, key: str, file: ModelFile, record: StepRecord) -> None:
-        if self._cache_dir is None:
-            return
-        self._cache_dir.mkdir(parents=True, exist_ok=True)
-        path, record_path = self._paths(self._cache_dir, key)
-        for target, content in ((path, file.content), (record_path, record.model_dump_json().encode())):
-            temporary = target.with_suffix(f"{target.suffix}.partial")
-            temporary.write_bytes(content)
-            temporary.replace(target)  # the record comes last: without it the file does not count

@@ -108,6 +108,19 @@ def load(path: Path) -> FloatModel:
     return FloatModel(network, signature, sum(parameter.numel() for parameter in program.parameters()))
 
 
+def save(network: FloatModel, path: Path) -> None:
+    """Write a network as a `.pt2` with a free batch, as `load` reads it.
+
+    Raises:
+        Exception: whatever `torch.export` raises for what it can't export.
+    """
+    examples = tuple(example.repeat(2, *[1] * (example.dim() - 1)) for example in network.examples())
+    free = tuple({0: torch.export.Dim.DYNAMIC} for _ in examples)
+    program = torch.export.export(network.module.eval(), examples, dynamic_shapes=free)
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+
+
 def _samples(exported: torch.nn.Module, signature: ModelSignature) -> list[torch.Tensor]:
     """Random inputs that the program takes: numbers, or zeros and ones, which every table has.
 

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import torch
 
 from compressors import data, program
 from compressors.contract import Recipe, StepSpec, Task
+from compressors.data import Split
 from compressors.errors import GateError, RecipeError
 from compressors.kitchen import Kitchen
 from compressors.recipes import RECIPES
-from compressors.scoring import score
+from compressors.rehydrate import clone
+from compressors.scoring import outputs_of, score
 from compressors.steps import STEPS
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.steps.base import Form, Model, Outcome, Parameters, Step
 from tests.compressors.steps.applying import context_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from compressors.steps.base import Context, Model
+    from compressors.steps.base import Context
 
 EXPORT, STATIC = StepSpec(step="export-litert"), StepSpec(step="static-int8")
 
@@ -36,10 +41,15 @@ def kitchen_of(uploads: Path, network: program.FloatModel) -> Callable[..., Kitc
     context = context_of(evaluation, Task.REGRESSION)
 
     def opened(
-        cache_dir: Path | None = None, inputs: str = "0", scores: Callable[[Model], float] | None = None
+        cache_dir: Path | None = None,
+        inputs: str = "0",
+        scores: Callable[[Model], float] | None = None,
+        *,
+        train: bool = False,
     ) -> Kitchen:
         scored = scores or (lambda model: score(model, context.selection, context.metric))
-        return Kitchen(network, context, inputs_sha256=inputs * 64, cache_dir=cache_dir, score=scored)
+        seen = replace(context, train=context.calibration) if train else context
+        return Kitchen(network, seen, inputs_sha256=inputs * 64, cache_dir=cache_dir, score=scored)
 
     return opened
 
@@ -89,3 +99,75 @@ def test_step_that_trains_without_training_data_is_refused(
     monkeypatch.setitem(STEPS, "study", study)
     with pytest.raises(RecipeError, match="study trains, and this version has no training data: push it with --train"):
         kitchen_of().cook(Recipe(name="taught", steps=(StepSpec(step="study"), EXPORT)))
+
+
+@pytest.fixture
+def halving(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A step that trains, `study`, and how often it ran."""
+    runs: list[str] = []
+
+    def halve(model: Model, context: Context, _parameters: Parameters) -> Outcome:
+        runs.append(context.task)
+        module = clone(model.network.module)
+        with torch.no_grad():
+            module.get_parameter("layers.2.weight").mul_(0.5)
+        return Outcome(replace(model, network=replace(model.network, module=module)), "halved", {"layers.2": "halved"})
+
+    study = Step("study", Parameters, halve, takes=Form.NETWORK, gives=Form.NETWORK, trains=True)
+    monkeypatch.setitem(STEPS, "study", study)
+    return runs
+
+
+STUDIED = Recipe(name="taught", steps=(StepSpec(step="study"), StepSpec(step="study"), EXPORT))
+
+
+def test_job_that_was_killed_goes_on_with_the_networks_it_had_trained(
+    kitchen_of: Callable[..., Kitchen], halving: list[str], tmp_path: Path
+) -> None:
+    first = kitchen_of(tmp_path, train=True).cook(STUDIED)
+    assert len(halving) == 2
+    for path in sorted(tmp_path.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)[1:]:
+        path.unlink()  # as a job leaves it that is killed in its second step
+    resumed = kitchen_of(tmp_path, train=True).cook(STUDIED)
+    assert len(halving) == 3
+    assert resumed[0] == first[0]
+    assert resumed[1][0] == first[1][0]
+
+
+def test_network_that_was_kept_answers_like_one_that_was_not(
+    kitchen_of: Callable[..., Kitchen], network: program.FloatModel, halving: list[str], tmp_path: Path
+) -> None:
+    kept, _ = kitchen_of(tmp_path, train=True).cook(STUDIED)
+    free, _ = kitchen_of(None, train=True).cook(STUDIED)
+    rows = {"features": np.random.default_rng(0).normal(size=(9, 8)).astype(np.float32)}
+    split = Split({**rows}, np.zeros(9), np.arange(9), None, np.arange(9))
+    ours, theirs = (outputs_of(Model(network, file), split)["output_0"] for file in (kept, free))
+    assert np.allclose(ours, theirs, atol=1e-5)
+    assert len(halving) == 4
+
+
+def test_damaged_network_in_the_cache_is_trained_anew(
+    kitchen_of: Callable[..., Kitchen], halving: list[str], tmp_path: Path
+) -> None:
+    first, _ = kitchen_of(tmp_path, train=True).cook(STUDIED)
+    for path in tmp_path.glob("*.model"):
+        path.write_bytes(path.read_bytes()[:500])
+    kitchen_of(tmp_path, train=True).cook(STUDIED)
+    assert len(halving) == 4
+    assert kitchen_of(tmp_path, train=True).cook(STUDIED)[0] == first
+    assert len(halving) == 4
+
+
+def test_network_that_can_not_be_written_is_trained_in_each_job(
+    kitchen_of: Callable[..., Kitchen], halving: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_network: program.FloatModel, _path: Path) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(program, "save", refuse)
+    first, _ = kitchen_of(tmp_path, train=True).cook(STUDIED)
+    assert [path.suffix for path in tmp_path.iterdir()].count(".model") == 1  # the file
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert kitchen_of(tmp_path, train=True).cook(STUDIED)[0] == first
+    assert len(halving) == 4
