@@ -8,20 +8,22 @@ in; what is not known for sure stays a function. See `graph` for the pass, `veri
 from __future__ import annotations
 
 import copy
+import re
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from compressors.errors import WeightError
+from compressors.rehydrate.call import Call
 from compressors.rehydrate.graph import Rehydration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import fx
-
 M = TypeVar("M", bound=nn.Module)
+
+_OPERATOR = re.compile(r"[%.:](_*[a-z]\w*)")
 
 __all__ = ["check_weights", "clone", "layer_of", "rehydrate"]
 
@@ -61,9 +63,28 @@ def clone(module: M) -> M:
     return copy.deepcopy(module)
 
 
-def layer_of(module: fx.GraphModule, operator: str) -> str | None:
-    """The layer of the source network in which an operator is called, by a part of its name (`aten.fft`)."""
-    for node in module.graph.nodes:
-        if node.op == "call_function" and operator in str(node.target):
-            return str(node.meta.get("layer", "")) or node.name
-    return None
+def layer_of(network: nn.Module, said: str) -> str | None:
+    """The layer of the source network in which an operator is called that a converter's message names.
+
+    Args:
+        network: a rehydrated one; another has no places to tell.
+        said: the message; the first operator in it that the network calls counts, then one of the same family, because
+            converters speak of what they have taken apart (`_fft_r2c` for `fft_rfft`).
+    """
+    if not isinstance(network, fx.GraphModule):
+        return None
+    calls = [(_operator(node), node) for node in network.graph.nodes if node.op == "call_function"]
+    words = _OPERATOR.findall(said)
+    exact = (node for word in words for name, node in calls if name == word)
+    related = (node for word in words for name, node in calls if _family(name) == _family(word))
+    node = next(exact, None) or next(related, None)
+    return None if node is None else str(node.meta.get("layer", "")) or node.name
+
+
+def _operator(node: fx.Node) -> str:
+    call = Call.of(node)
+    return getattr(node.target, "__name__", "") if call is None else call.operator
+
+
+def _family(name: str) -> str:
+    return name.strip("_").partition("_")[0]

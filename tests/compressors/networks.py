@@ -23,9 +23,9 @@ SHAPE_ROWS = 300
 SEED = 3
 
 
-def price_rows() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def price_rows(seed: int = SEED) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Eight features on very different scales, and a price that depends on them without noise to speak of."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     scales = np.array([1, 10, 0.1, 1000, 1, 5, 0.01, 1], np.float32)
     unit = rng.normal(size=(PRICE_ROWS, 8)).astype(np.float32)
     price = 2.0 + np.tanh(unit[:, 0]) + 0.5 * unit[:, 1] * unit[:, 2] + 0.3 * np.abs(unit[:, 3]) + 0.2 * unit[:, 4]
@@ -182,6 +182,8 @@ def main(folder: Path) -> None:
     """Write all archives and their data."""
     features, prices = price_rows()
     np.savez(folder / "price.npz", features=features, target=prices)
+    more, theirs = price_rows(SEED + 1)
+    np.savez(folder / "price-train.npz", features=np.r_[more, features], target=np.r_[theirs, prices])
     pictures, classes, groups = shape_rows()
     np.savez(
         folder / "shapes.npz",

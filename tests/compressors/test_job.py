@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from compressors.contract import BuildResult, InspectResult
 from edge_agent.protocol.manifest import FileRole, VariantManifest
 from edge_agent.transfer.unpack import unpack
 from tests.compressors.conftest import board
+from tests.compressors.networks import export
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +60,51 @@ def test_inspect_reads_labels_and_groups(uploads: Path, job: Job) -> None:
     result = InspectResult.model_validate(job("inspect", request).result)
     assert result.labels == ("lying", "standing", "slanted")
     assert result.splits.groups == 100
+
+
+def test_inspect_counts_training_rows_and_those_that_it_leaves_out(uploads: Path, job: Job) -> None:
+    request = inspect_request(uploads / "price.pt2", uploads / "price.npz")
+    request["inputs"]["train_path"] = str(uploads / "price-train.npz")
+    result = InspectResult.model_validate(job("inspect", request).result)
+    assert result.training is not None
+    hidden = result.splits.selection + result.splits.test
+    assert (result.training.rows, result.training.labelled, result.training.left_out) == (
+        2400 - hidden,
+        2400 - hidden,
+        hidden,
+    )
+
+
+def test_build_fine_tunes_with_the_training_rows(uploads: Path, tmp_path: Path, job: Job) -> None:
+    request = inspect_request(uploads / "price.pt2", uploads / "price.npz")
+    request["inputs"]["train_path"] = str(uploads / "price-train.npz")
+    cut = {"step": "low-rank", "parameters": {"energy": 0.5, "multiple": 1, "aim": "weights"}}
+    tuned = {"step": "fine-tune", "parameters": {"epochs": 10, "batch_size": 32, "learning_rate": 0.01}}
+    export = {"step": "export-litert"}
+    request |= {
+        "recipes": [{"name": "cut", "steps": [cut, export]}, {"name": "mended", "steps": [cut, tuned, export]}],
+        "profiles": [board("free", runtimes=("litert",))],
+        "pythons": {"litert": sys.executable},
+        "output_dir": str(tmp_path / "output"),
+        "cache_dir": str(tmp_path / "cache"),
+    }
+    run = job("build", request)
+    assert run.code == 0, run.stderr
+    result = BuildResult.model_validate(run.result)
+    metrics = {one.recipe: one.metric.value for one in result.variants if one.metric is not None}
+    assert metrics["mended"] > metrics["cut"] + 0.05
+    steps = next(one.steps for one in result.variants if one.recipe == "mended")
+    assert [step.step for step in steps] == ["low-rank", "fine-tune", "export-litert"]
+    assert "on the selection split" in steps[1].summary
+
+
+def test_inspect_of_a_weight_that_is_no_number_names_it(uploads: Path, tmp_path: Path, job: Job) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(8, 1)).eval()
+    with torch.no_grad():
+        network.get_parameter("0.bias").fill_(float("inf"))
+    export(network, tmp_path / "infinite.pt2", "input", (8,))
+    run = job("inspect", inspect_request(tmp_path / "infinite.pt2", uploads / "price.npz"))
+    assert "0.bias holds 1 values that are NaN or infinite" in failure(run, "bad_weights")
 
 
 def test_inspect_of_a_constant_batch_says_the_line_that_mends_it(uploads: Path, job: Job) -> None:
