@@ -47,7 +47,7 @@ def push(  # noqa: PLR0913, PLR0917  a flag for each field of a push
     metric: Annotated[
         str, typer.Option("--metric", help="top1, accuracy, auc, rmse, mae, r2, or hr@K with K 1, 5, 10, 20, 50.")
     ],
-    train: Annotated[Path | None, typer.Option("--train", help="Training data (.npz).")] = None,
+    train: Annotated[Path | None, typer.Option("--train", help="Training data (.npz), for steps that train.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Class names: one a line, or a JSON list.")] = None,
     mean: Annotated[str, typer.Option("--mean", help="Preprocessing: value(s) to subtract, comma-separated.")] = "",
     std: Annotated[str, typer.Option("--std", help="Preprocessing: value(s) to divide by, comma-separated.")] = "",
