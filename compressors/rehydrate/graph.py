@@ -9,13 +9,14 @@ import torch
 from torch import fx, nn
 
 from compressors.errors import SignatureError
+from compressors.rehydrate.batch import ALONE, free_batch
 from compressors.rehydrate.call import Call, is_first_item, module_path, shape_of
 from compressors.rehydrate.functions import ASSERTIONS, COPIES, index_of_slice, needs_device, public_function
 from compressors.rehydrate.in_place import changes_in_place, is_unchanged_constant, may_become_ordinary
 from compressors.rehydrate.naming import Names
 from compressors.rehydrate.plain import plain_layer
 from compressors.rehydrate.recurrent import RECURRENT, recurrent
-from compressors.rehydrate.shapes import RESHAPES, flattened_from, free_lengths, size_argument
+from compressors.rehydrate.shapes import flattened_from, free_lengths, size_argument
 from compressors.rehydrate.weighted import WEIGHTED, Layer
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ class Rehydration:
         self._made: dict[fx.Node, Any] = {}
         self._parameters: dict[int, nn.Parameter] = {}
         self._places: dict[str, str] = {}  # a weight's name in the source: its name here
-        self._computed: set[fx.Node] = set()  # nodes of the source whose values depend on an input
 
     def run(self) -> fx.GraphModule:
         """The network, in evaluation mode, with a free batch; it shares the weights of the source.
@@ -45,8 +45,6 @@ class Rehydration:
         """
         self._placeholders([node for node in self._source.graph.nodes if node.op == "placeholder"])
         for node in self._source.graph.nodes:
-            if not self._computed.isdisjoint(node.all_input_nodes):
-                self._computed.add(node)
             if node.op == "call_function":
                 self._made[node] = self._call(node)
             elif node.op == "output":
@@ -54,9 +52,13 @@ class Rehydration:
                 self._graph.output(outputs[0] if len(outputs) == 1 else outputs)
             elif node.op not in {"get_attr", "placeholder"}:
                 raise SignatureError(f"the exported graph holds a {node.op} ({node.target}), which is not supported")
-        self._graph.eliminate_dead_code(is_impure_node=_has_effect)
-        self._graph.lint()
-        return fx.GraphModule(self._root, self._graph, "Rehydrated").eval()
+        network = fx.GraphModule(self._root, self._graph, "Rehydrated").eval()
+        if self._batch is not None:
+            free_batch(network, next(node for node in network.graph.nodes if node.name == self._batch.name))
+        network.graph.eliminate_dead_code(is_impure_node=_has_effect)
+        network.graph.lint()
+        network.recompile()
+        return network
 
     def _placeholders(self, nodes: list[fx.Node]) -> None:
         tensors = [node for node in nodes if node.name in self._inputs or node.target in self._inputs]
@@ -64,8 +66,9 @@ class Rehydration:
         if foreign is not None:
             raise SignatureError(f"the input {foreign.target} is no tensor: give the model tensors only")
         for node in tensors:
-            self._made[node] = self._graph.placeholder(str(node.target))
-        self._computed.update(tensors)
+            made = self._graph.placeholder(str(node.target))
+            made.meta = {ALONE: shape_of(node), "val": node.meta["val"]}
+            self._made[node] = made
         first = self._made[tensors[0]]
         self._device = self._graph.call_function(getattr, (first, "device"))
         has_constant_batch = any(isinstance(length, int) for node in tensors for length in shape_of(node)[:1])
@@ -133,9 +136,10 @@ class Rehydration:
             _adopt(layer.module, holder._modules.get(leaf))  # noqa: SLF001  torch has no public name for "if there"
             holder.add_module(leaf, layer.module)
         made = self._graph.call_module(name, (self._value(layer.input),))
-        made.meta["layer"] = name
+        made.meta = {"layer": name, ALONE: shape_of(call.node)}
         if call.operator in RECURRENT:
             made = self._graph.call_function(operator.getitem, (made, 0))
+            made.meta = {"layer": name}
         if layer.first_of_tuple:
             self._made.update(dict.fromkeys(call.node.users, made))
         return made
@@ -169,8 +173,7 @@ class Rehydration:
         positional: list[Any] = [fx.map_arg(argument, self._value) for argument in call.node.args]
         where = size_argument(call)
         if where is not None:
-            follows_batch = call.operator not in RESHAPES or source in self._computed
-            positional[where] = free_lengths(call, list(positional[where]), self._batch if follows_batch else None)
+            positional[where] = free_lengths(call, list(positional[where]))
         keywords = {name: fx.map_arg(value, self._value) for name, value in keywords.items()}
         if needs_device(call):
             keywords["device"] = self._device
@@ -180,7 +183,7 @@ class Rehydration:
         return self._placed(self._graph.node_copy(node, self._value), node)
 
     def _placed(self, made: fx.Node, node: fx.Node) -> fx.Node:
-        made.meta = {"layer": module_path(node)[0]}
+        made.meta = {"layer": module_path(node)[0], ALONE: shape_of(node)}
         return made
 
 

@@ -1,7 +1,7 @@
 """Lengths in a graph that an export wrote down as numbers, and that must follow the data again.
 
-An export at batch 1 holds `view [1, -1]`, and each export holds the number of channels in every `view`. The first
-binds the network to one sample at a time, the second breaks as soon as channels are pruned.
+Each export holds the number of channels in every `view`, which breaks as soon as channels are pruned. The number of
+samples is the work of `batch`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 from compressors.rehydrate.call import shape_of
 
 if TYPE_CHECKING:
-    from torch import fx
-
     from compressors.rehydrate.call import Call
 
 RESHAPES = frozenset({"view", "reshape", "_unsafe_view"})
@@ -31,30 +29,9 @@ def size_argument(call: Call) -> int | None:
     return 1 if is_lengths else None
 
 
-def free_lengths(call: Call, lengths: Lengths, batch: fx.Node | None) -> Lengths:
-    """The lengths of a call without what follows from its input.
-
-    Args:
-        call: one with a list of lengths.
-        lengths: that list, its nodes already those of the new graph.
-        batch: the node that holds the batch's length in the new graph, where the export holds a constant 1.
-    """
-    if call.operator in RESHAPES:
-        lengths = _without_known(call, lengths)
-    if batch is not None and lengths and _is_one(lengths[0]) and _begins_with_batch(call):
-        lengths = [batch, *lengths[1:]]
-    return lengths
-
-
-def _is_one(length: object) -> bool:
-    return isinstance(length, int) and length == 1
-
-
-def _begins_with_batch(call: Call) -> bool:
-    """Whether the first length is the batch's: that of the input, too, or of what is made from nothing."""
-    if call.operator in _SIZE_FIRST:
-        return len(call.first) > 1
-    return any(map(_is_one, shape_of(call.first)[:1]))
+def free_lengths(call: Call, lengths: Lengths) -> Lengths:
+    """The lengths of a call without what follows from its input; `lengths`: their nodes are those of the new graph."""
+    return _without_known(call, lengths) if call.operator in RESHAPES else lengths
 
 
 def _without_known(call: Call, lengths: Lengths) -> Lengths:

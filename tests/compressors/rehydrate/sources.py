@@ -75,6 +75,34 @@ class Attention(nn.Module):
         return self.head(self.encoder(self.tokens(text) + self.places).mean(1))
 
 
+class Patches(nn.Module):
+    """A small vision transformer: patches, a token for the class that is expanded to the batch, attention by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.token = nn.Conv2d(1, 12, 4, stride=4), nn.Parameter(torch.randn(1, 1, 12))
+        self.qkv, self.out, self.head = nn.Linear(12, 36), nn.Linear(12, 12), nn.Linear(12, 3)
+
+    def forward(self, picture: torch.Tensor) -> Any:  # noqa: ANN401
+        x = self.patch(picture).flatten(2).transpose(1, 2)
+        batch = x.shape[0]
+        x = torch.cat([self.token.expand(batch, -1, -1), x], dim=1)
+        q, k, v = self.qkv(x).reshape(batch, -1, 3, 2, 6).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) / 6**0.5).softmax(dim=-1)
+        return self.head(self.out((weights @ v).transpose(1, 2).reshape(batch, -1, 12))[:, 0])
+
+
+class Remembering(nn.Module):
+    """Begins with a state that it makes for the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, series: torch.Tensor) -> Any:  # noqa: ANN401
+        return self.memory(series, torch.ones(1, series.shape[0], 4))[1][0]
+
+
 class TwoOutputs(nn.Module):
     """Two inputs, two outputs by name."""
 
@@ -154,6 +182,8 @@ def rows(network: nn.Module, count: int, *, seed: int = 0) -> tuple[torch.Tensor
     generator = torch.Generator().manual_seed(seed)
     shapes: dict[type[nn.Module], list[tuple[int, ...]]] = {
         Picture: [(1, 8, 8)],
+        Patches: [(1, 8, 8)],
+        Remembering: [(5, 3)],
         Shuffled: [(4, 3, 3)],
         TwoOutputs: [(4,), (3,)],
         Tied: [(4,)],

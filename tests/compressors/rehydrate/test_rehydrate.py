@@ -10,12 +10,15 @@ from torch import fx, nn
 
 from compressors.errors import SignatureError, WeightError
 from compressors.rehydrate import clone, layer_of, rehydrate
+from compressors.rehydrate.batch import batch_axis_after
 from compressors.rehydrate.verify import check_same, tensors_of
 from tests.compressors.rehydrate.sources import (
     FREE,
     Attention,
     Filtering,
+    Patches,
     Picture,
+    Remembering,
     Sequence,
     Shuffled,
     Signal,
@@ -45,6 +48,8 @@ SOURCES: dict[str, Callable[[], nn.Module]] = {
     "signal": Signal,
     "table": Table,
     "spectrum": Spectrum,
+    "attention": Attention,
+    "patches": Patches,
 }
 
 
@@ -137,14 +142,32 @@ def test_rehydrated_network_is_traced_and_exported_again(name: str) -> None:
     check_same(again.module(check_guards=False), network, rows(source, 3), takes_batches=True, how="")
 
 
-def test_transformer_with_a_free_batch_comes_back() -> None:
-    torch.manual_seed(3)
-    source = Attention().eval()
+def test_recurrent_state_of_one_sample_is_refused_by_its_layer() -> None:
+    with pytest.raises(SignatureError, match=r"memory was exported with a state for one sample"):
+        rebuilt(Remembering(), free=False)
+    source = Remembering().eval()
     network = rebuilt(source)
     with torch.no_grad():
-        samples = rows(source, 3)
-        assert torch.allclose(network(*samples), source(*samples), atol=1e-5)
-    assert isinstance(network.get_submodule("encoder.layers.0.linear1"), nn.Linear)
+        assert torch.allclose(network(*rows(source, 3)), source(*rows(source, 3)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("before", "axis", "after", "expected"),
+    [
+        ((1, 8, 2, 2), 0, (1, 32), 0),
+        ((1, 8, 2, 2), 0, (32,), 0),
+        ((1, 8, 3, 3), 0, (1, 2, 4, 3, 3), 0),
+        ((10, 1, 16), 1, (10, 4, 4), 1),  # heads join the batch
+        ((4, 10, 4), 0, (1, 4, 10, 4), 0),  # and leave it
+        ((10, 1, 4, 4), 1, (10, 16), 0),  # time and batch are joined
+        ((10, 16), 0, (10, 1, 16), 1),  # and parted
+        ((10, 1, 16), 1, (10, 1, 3, 16), 1),
+    ],
+)
+def test_reshape_takes_the_batch_to_an_axis(
+    before: tuple[int, ...], axis: int, after: tuple[int, ...], expected: int
+) -> None:
+    assert batch_axis_after(before, axis, after) == expected
 
 
 def test_batch_that_can_not_be_made_free_is_refused_with_the_line_that_mends_it() -> None:
