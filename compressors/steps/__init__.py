@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compressors.steps import cluster, export_litert, fine_tune, low_rank, quantize_litert, share_embeddings
+from compressors.steps import cluster, export_litert, fine_tune, low_rank, quantize_litert, share_embeddings, student
 
 if TYPE_CHECKING:
     from compressors.steps.base import AnyStep
@@ -13,6 +13,7 @@ ALL: tuple[AnyStep, ...] = (
     cluster.STEP,
     low_rank.STEP,
     share_embeddings.STEP,
+    student.STEP,
     fine_tune.STEP,
     export_litert.STEP,
     quantize_litert.DYNAMIC,

@@ -49,7 +49,14 @@ class Student(nn.Module):
     """A picture in, as the signature has it; one value for each class out."""
 
     def __init__(
-        self, architecture: Architecture, shape: tuple[int, int, int], outputs: int, *, width: float, resolution: float
+        self,
+        architecture: Architecture,
+        shape: tuple[int, int, int],
+        outputs: int,
+        *,
+        width: float,
+        resolution: float,
+        ending: nn.Module,
     ) -> None:
         """Untrained.
 
@@ -59,6 +66,7 @@ class Student(nn.Module):
             outputs: values of the output.
             width: multiplies the channels of each layer.
             resolution: multiplies the sides of the picture before anything looks at it.
+            ending: what makes logits what the model gave, such as a softmax.
         """
         super().__init__()
         self._channels_last = shape[0] not in PICTURE_CHANNELS
@@ -73,6 +81,7 @@ class Student(nn.Module):
             if hidden
             else nn.Linear(ended, outputs)
         )
+        self.ending = ending
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
         """(batch, *shape) to (batch, outputs)."""
@@ -80,14 +89,28 @@ class Student(nn.Module):
         if self._sides is not None:
             x = nn.functional.interpolate(x, self._sides, mode="bilinear", align_corners=False)
         x = self.pool(self.features(self.scale(x)))
-        classes: torch.Tensor = self.classifier(x.flatten(1))
+        classes: torch.Tensor = self.ending(self.classifier(x.flatten(1)))
         return classes
 
 
 def build(
-    architecture: Architecture, signature: ModelSignature, *, width: float, resolution: float, seed: int
+    architecture: Architecture,
+    signature: ModelSignature,
+    *,
+    width: float,
+    resolution: float,
+    seed: int,
+    ending: nn.Module | None = None,
 ) -> fx.GraphModule:
     """An untrained student of a model, as a graph of layers.
+
+    Args:
+        architecture: the family.
+        signature: of the model.
+        width: see `Student`.
+        resolution: see `Student`.
+        seed: of its first weights.
+        ending: what makes logits what the model gives; None: it gives logits.
 
     Raises:
         RecipeError: the model does not take one picture, or gives more than one row of values for it.
@@ -101,5 +124,12 @@ def build(
         raise RecipeError(f"{architecture} takes pictures of 1, 3 or 4 channels; this model takes {shape}")
     torch.manual_seed(seed)
     outputs = signature.outputs[0].sample_elements
-    student = Student(architecture, (shape[0], shape[1], shape[2]), outputs, width=width, resolution=resolution)
+    student = Student(
+        architecture,
+        (shape[0], shape[1], shape[2]),
+        outputs,
+        width=width,
+        resolution=resolution,
+        ending=ending or nn.Identity(),
+    )
     return fx.symbolic_trace(student)

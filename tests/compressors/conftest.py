@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# before torch is imported: its threads wait for each other by spinning, and other test workers need the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOST_CPU = "Test-CPU"
 RUNTIMES = ("litert", "tflite")
