@@ -81,6 +81,17 @@ class Sensitivity(Part):
     both_db: float | None = None
 
 
+class ParetoPoint(Part):
+    """A candidate among all that can be had; the metric is that of the selection split."""
+
+    recipe: str
+    latency_p50_ms: float
+    download_bytes: int
+    metric_name: str
+    metric: float
+    on_front: bool
+
+
 class Size(Part):
     """What a variant weighs, beside the float model on the same runtime."""
 

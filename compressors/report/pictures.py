@@ -1,0 +1,134 @@
+"""The pictures of a report, as SVG: drawn without a display, and the same each time."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+
+    from compressors.evidence import Evidence, ParetoPoint
+
+BEFORE, AFTER, GREY = "#8a8f98", "#1f6f8b", "#c9ccd1"
+MAX_BARS = 12
+STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # names of layers and classes are not formulas
+    "svg.hashsalt": "shoal",
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def pictures_of(evidence: Evidence, points: Sequence[ParetoPoint]) -> dict[str, str]:
+    """SVG by name; a picture that has nothing to show is not among them."""
+    drawn = {
+        "pareto": _pareto(points, evidence.recipe),
+        "size": _sizes(evidence),
+        "slices": _slices(evidence),
+        "shifts": _shifts(evidence),
+        "sensitivity": _sensitivity(evidence),
+    }
+    return {name: svg for name, svg in drawn.items() if svg}
+
+
+def _svg(width: float, height: float, draw: Callable[[Axes], None]) -> str:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure.subplots())
+        held = io.StringIO()
+        figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
+    text = held.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _pareto(points: Sequence[ParetoPoint], recipe: str) -> str:
+    if len(points) < 2:  # noqa: PLR2004  one point has no front
+        return ""
+
+    def draw(axes: Axes) -> None:
+        for point in points:
+            own = point.recipe == recipe
+            axes.scatter(
+                point.latency_p50_ms,
+                point.metric,
+                s=20 + 80 * point.download_bytes / max(one.download_bytes for one in points),
+                color=AFTER if own else BEFORE if point.on_front else GREY,
+                zorder=3 if own else 2,
+            )
+            if own or point.on_front:
+                axes.annotate(
+                    point.recipe, (point.latency_p50_ms, point.metric), xytext=(5, 4), textcoords="offset points"
+                )
+        axes.set_xlabel("latency p50, ms (area: bytes to download)")
+        axes.set_ylabel(points[0].metric_name)
+        axes.set_xlim(left=0)
+
+    return _svg(6, 3.4, draw)
+
+
+def _sizes(evidence: Evidence) -> str:
+    before, after = evidence.float_size, evidence.size
+    shares = {"file": after.raw_bytes / before.raw_bytes, "download": after.wire_bytes / before.wire_bytes}
+    if after.macs and before.macs:
+        shares["multiplications"] = after.macs / before.macs
+    if after.latency_p50_ms is not None and before.latency_p50_ms:
+        shares["latency p50"] = after.latency_p50_ms / before.latency_p50_ms
+
+    def draw(axes: Axes) -> None:
+        bars = axes.barh(list(shares), list(shares.values()), color=AFTER, height=0.6)
+        axes.bar_label(bars, fmt="%.2f", padding=3)
+        axes.axvline(1.0, color=BEFORE, linestyle="--", linewidth=1)
+        axes.invert_yaxis()
+        axes.set_xlabel("share of the float model's")
+        axes.set_xlim(0, max(1.15, 1.15 * max(shares.values())))
+
+    return _svg(6, 0.6 + 0.4 * len(shares), draw)
+
+
+def _slices(evidence: Evidence) -> str:
+    worst = evidence.slices[:MAX_BARS]
+    return _losses([one.name for one in worst], [one.loss for one in worst], worst[0].metric) if worst else ""
+
+
+def _shifts(evidence: Evidence) -> str:
+    shifts = evidence.shifts
+    return _losses([one.name for one in shifts], [one.loss for one in shifts], evidence.decision.name) if shifts else ""
+
+
+def _losses(names: Sequence[str], losses: Sequence[float], metric: str) -> str:
+    def draw(axes: Axes) -> None:
+        axes.barh(names, losses, color=AFTER, height=0.6)
+        axes.axvline(0.0, color=BEFORE, linewidth=1)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"loss of {metric} against the float model")
+
+    return _svg(6, 0.7 + 0.28 * len(names), draw)
+
+
+def _sensitivity(evidence: Evidence) -> str:
+    known = [one for one in evidence.sensitivity if one.both_db is not None]
+    worst = sorted(known, key=lambda one: one.both_db or 0.0)[:MAX_BARS]
+    if not worst:
+        return ""
+
+    def draw(axes: Axes) -> None:
+        places = range(len(worst))
+        for offset, (name, color) in enumerate((("weights_db", GREY), ("activations_db", BEFORE), ("both_db", AFTER))):
+            values = [getattr(one, name) or 0.0 for one in worst]
+            label = name.removesuffix("_db")
+            axes.barh([place + 0.26 * (offset - 1) for place in places], values, color=color, height=0.24, label=label)
+        axes.set_yticks(list(places), [one.layer for one in worst])
+        axes.invert_yaxis()
+        axes.set_xlabel("signal to noise of the output when this layer alone is quantized, dB")
+        axes.legend(frameon=False, fontsize=8)
+
+    return _svg(6, 0.9 + 0.36 * len(worst), draw)

@@ -1,0 +1,114 @@
+"""The pages of a report say what was found, and stay pages whatever a layer or a class is called."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from compressors.contract import Figure, StepRecord
+from compressors.evidence import (
+    Compared,
+    ComparedFigure,
+    Evidence,
+    Flips,
+    Label,
+    ParetoPoint,
+    Sensitivity,
+    ShiftFigure,
+    Size,
+    SliceFigure,
+    Verdicted,
+)
+from compressors.report.pages import write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOSTILE = "class <script>alert(1)</script> | $x_{ \\ ok"
+
+
+@pytest.fixture
+def evidence() -> Evidence:
+    return Evidence(
+        model="net",
+        version="2",
+        recipe="static-int8",
+        target="litert (xnnpack)",
+        task="classification",
+        rows=1500,
+        float_size=Size(raw_bytes=18_600_000, wire_bytes=16_000_000, macs=385_000_000, latency_p50_ms=5.1),
+        size=Size(raw_bytes=5_300_000, wire_bytes=4_400_000, macs=385_000_000, latency_p50_ms=2.4),
+        decision=ComparedFigure(
+            name="top1",
+            before=Figure(value=0.75, low=0.73, high=0.77),
+            after=Figure(value=0.73, low=0.71, high=0.75),
+            loss=0.02,
+        ),
+        ranking=ComparedFigure(name="mrr", before=Figure(value=0.83), after=Figure(value=0.82), loss=0.01),
+        calibration_error=Compared(name="expected calibration error", before=0.02, after=0.05, loss=0.03),
+        agreement=0.968,
+        flips=Flips(rows=1500, changed=48, to_right=9, to_wrong=24),
+        slices=(SliceFigure(name=HOSTILE, rows=80, metric="accuracy", before=0.8, after=0.6, loss=0.2),),
+        shifts=(ShiftFigure(name="blur of 2 pixels", before=0.6, after=0.55, loss=0.05, agreement=0.9),),
+        attribution_correlation=0.91,
+        sensitivity=(Sensitivity(layer=HOSTILE, weights_db=21.0, activations_db=30.0, both_db=20.0),),
+        steps=(StepRecord(step="static-int8", seconds=12.5, summary="61 of 62 operators hold int8 weights"),),
+        verdict=Verdicted(label=Label.FASTER, sentence="0.47 of the float model's latency", loses_points=True),
+    )
+
+
+def points() -> list[ParetoPoint]:
+    figures = (("float32", 5.1, 16_000_000, 0.75), ("static-int8", 2.4, 4_400_000, 0.73))
+    return [
+        ParetoPoint(recipe=r, latency_p50_ms=ms, download_bytes=b, metric_name="top1", metric=m, on_front=True)
+        for r, ms, b, m in figures
+    ]
+
+
+def test_report_is_written_for_people_and_for_programs(tmp_path: Path, evidence: Evidence) -> None:
+    page = write_report(tmp_path / "report", evidence, points())
+    names = {path.name for path in page.parent.iterdir()}
+    pictures = {"pareto.svg", "size.svg", "slices.svg", "shifts.svg", "sensitivity.svg"}
+    assert names == {"report.html", "report.md", "report.json"} | pictures
+    assert Evidence.model_validate(json.loads((page.parent / "report.json").read_text())) == evidence
+    for text in (page.read_text(), (page.parent / "report.md").read_text()):
+        for said in (
+            "faster",
+            "more than one point",
+            "0.75 (0.73 to 0.77)",
+            "4,400,000",
+            "mrr",
+            "0.968",
+            "blur of 2 pixels",
+        ):
+            assert said in text
+    for name in pictures:
+        ET.fromstring((page.parent / name).read_text())
+
+
+def test_hostile_name_is_text_on_every_page(tmp_path: Path, evidence: Evidence) -> None:
+    page = write_report(tmp_path, evidence, points())
+    for path in (page, tmp_path / "report.md", tmp_path / "slices.svg", tmp_path / "sensitivity.svg"):
+        assert "<script>" not in path.read_text()
+    row = next(line for line in (tmp_path / "report.md").read_text().splitlines() if "alert(1)" in line)
+    assert row.count("|") - row.count("\\|") == 7  # six cells
+
+
+def test_report_is_the_same_each_time(tmp_path: Path, evidence: Evidence) -> None:
+    for name in ("a", "b"):
+        write_report(tmp_path / name, evidence, points())
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_report_of_numbers_leaves_out_what_there_is_not(tmp_path: Path, evidence: Evidence) -> None:
+    bare = evidence.model_copy(
+        update={"ranking": None, "calibration_error": None, "shifts": (), "sensitivity": (), "slices": ()}
+    )
+    page = write_report(tmp_path, bare).read_text()
+    assert not list(tmp_path.glob("pareto.svg"))
+    for left_out in ("Layers", "Parts of the data", "confidence"):
+        assert left_out not in page
