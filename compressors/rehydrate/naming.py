@@ -44,10 +44,18 @@ class Names:
         return name, is_new
 
     def constant(self, name: str) -> str:
-        """The name for a weight that no layer holds: its own, unless a layer has taken that."""
-        while name in self._layers:
-            name = f"{name}_value"
-        return name
+        """The name for a weight that no layer holds: its own, unless it is a layer's, or would become part of one.
+
+        A layer without a bias has one from then on, if it gets an attribute of that name.
+        """
+        while True:
+            owner, _, leaf = name.rpartition(".")
+            if owner in self._layers:
+                name = f"{owner}_{leaf}"
+            elif name in self._layers:
+                name = f"{name}_value"
+            else:
+                return name
 
     def _name_of_function(self, path: str, layer: Layer) -> str:
         if "weight" in layer.weights:

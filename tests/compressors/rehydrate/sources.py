@@ -166,6 +166,17 @@ class Table(nn.Module):
         return self.layers(x).view(features.shape[0]).unsqueeze(1)
 
 
+class Apart(nn.Module):
+    """Adds a layer's bias by itself, after the layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(8, 4)
+
+    def forward(self, features: torch.Tensor) -> Any:  # noqa: ANN401
+        return functional.linear(features, self.dense.weight).relu() + self.dense.bias
+
+
 class Spectrum(nn.Module):
     """Holds an operator that is no layer."""
 
@@ -190,6 +201,7 @@ def rows(network: nn.Module, count: int, *, seed: int = 0) -> tuple[torch.Tensor
         Sequence: [(5, 3)],
         Signal: [(2, 17)],
         Table: [(8,)],
+        Apart: [(8,)],
         Spectrum: [(8,)],
     }
     whole: dict[type[nn.Module], list[tuple[int, ...]]] = {Filtering: [(), ()], Attention: [(6,)]}

@@ -14,6 +14,7 @@ from compressors.rehydrate.batch import batch_axis_after
 from compressors.rehydrate.verify import check_same, tensors_of
 from tests.compressors.rehydrate.sources import (
     FREE,
+    Apart,
     Attention,
     Filtering,
     Patches,
@@ -47,6 +48,7 @@ SOURCES: dict[str, Callable[[], nn.Module]] = {
     "gru": lambda: Sequence(nn.GRU),
     "signal": Signal,
     "table": Table,
+    "apart": Apart,
     "spectrum": Spectrum,
     "attention": Attention,
     "patches": Patches,
