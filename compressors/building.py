@@ -14,6 +14,7 @@ from compressors.appraise import Appraisal, Built, Reference
 from compressors.contract import BuildResult, BuiltVariant, ProfileChoice, ProgressLine
 from compressors.errors import CompressorError
 from compressors.golden import golden_file, sample_count
+from compressors.inputs import loading
 from compressors.kitchen import Kitchen
 from compressors.measure import Bench, Measurement, Target
 from compressors.metrics import metric_for
@@ -61,7 +62,7 @@ class Build:
         """All recipes, all targets, all profiles."""
         self._say("loading the model and its data")
         inputs = self._request.inputs
-        self._network = program.load(inputs.model_path)
+        self._network = loading.load(inputs.model_path)
         self._data = data.load(inputs.data_path, self._network.signature, inputs.task, labels=inputs.labels)
         if inputs.train_path is not None:
             self._taught = training_rows.load(inputs.train_path, self._network.signature, inputs.task, self._data)

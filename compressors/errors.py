@@ -12,9 +12,15 @@ class CompressorError(Exception):
 
 
 class ArchiveError(CompressorError):
-    """The upload is not a `.pt2` that may be loaded."""
+    """The upload is in no format that may be loaded, or damaged."""
 
     code = "bad_archive"
+
+
+class ExtraMissingError(CompressorError):
+    """A library that reads this format is not installed where jobs run."""
+
+    code = "extra_missing"
 
 
 class SignatureError(CompressorError):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from compressors import data, program, training_rows
 from compressors.contract import InspectResult
+from compressors.inputs import loading
 from compressors.metrics import metric_for
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ def run_inspect(request: InspectRequest) -> InspectResult:
     """Look into a model and its data."""
     inputs = request.inputs
     metric_for(inputs.metric, inputs.task)
-    network = program.load(inputs.model_path)
+    network = loading.load(inputs.model_path)
     evaluation = data.load(inputs.data_path, network.signature, inputs.task, labels=inputs.labels)
     for split in (evaluation.calibration, evaluation.selection, evaluation.test):
         program.check_finite(network.run(split.inputs), split.places)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from compressors.contract import StepRecord
 from compressors.errors import GateError, RecipeError
 from compressors.pantry import Pantry
-from compressors.recipes import check, parameters_of, step_of
+from compressors.recipes import check, parameters_of, step_of, steps_from
 from compressors.steps.base import Model
 
 if TYPE_CHECKING:
@@ -56,10 +56,10 @@ class Kitchen:
             compressors.errors.CompressorError: a step or a gate refuses, or the recipe cannot work.
         """
         check(recipe)
-        model = Model(self._network)
+        model = Model.pushed(self._network)
         records = []
         key = self._origin
-        for spec in recipe.steps:
+        for spec in steps_from(model.form, recipe):
             key = hashlib.sha256(json.dumps([key, spec.model_dump(mode="json")]).encode()).hexdigest()
             model, record = self._step(key, spec, model)
             records.append(record)
@@ -93,7 +93,7 @@ class Kitchen:
         if spec.max_drop is None:
             return None
         if self._float_metric is None:
-            self._float_metric = self._score(Model(self._network))
+            self._float_metric = self._score(Model.pushed(self._network))
         metric = self._score(model)
         drop = self._context.metric.loss_against(self._float_metric, metric)
         if drop > spec.max_drop:

@@ -20,7 +20,7 @@ from compressors.running import operators_may_refuse
 from edge_agent.protocol.signature import FREE, Datatype, ModelSignature, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -33,6 +33,14 @@ RUN_IT_YOURSELF = "run the exported program on these data, mend what fails there
 
 
 @dataclass(frozen=True)
+class Names:
+    """What apps call the inputs and outputs, in order."""
+
+    inputs: list[str]
+    outputs: list[str]
+
+
+@dataclass(frozen=True)
 class FloatModel:
     """The float network of a ModelVersion, or what a step made of it."""
 
@@ -40,6 +48,7 @@ class FloatModel:
     signature: ModelSignature
     parameters: int
     exported: torch.nn.Module | None = None  # the program, where no random input could show that both answer alike
+    litert_file: bytes | None = None  # as it was pushed; then the module runs it, and has no layers
 
     def examples(self) -> tuple[torch.Tensor, ...]:
         """Zeros for each input, one sample, as converters want to see them."""
@@ -104,15 +113,39 @@ def load(path: Path) -> FloatModel:
             raise ArchiveError(
                 f"torch {torch.__version__} can't read this archive; export it again with this version or an older one"
             ) from exc
-    signature, free = _signature(program)
+    return from_exported(program)
+
+
+def from_exported(
+    program: Any,  # noqa: ANN401  torch carries no types
+    names: Names | None = None,
+    *,
+    how: str = EXPORT_WITH_FREE_BATCH,
+    tidy: Callable[[Any], Any] | None = None,
+) -> FloatModel:
+    """The network of an exported program, as layers.
+
+    Args:
+        program: from `torch.export`.
+        names: of its inputs and outputs, where the source has better ones than the program.
+        how: to export the source with a free batch, for a sentence; `%s` becomes the name of its input.
+        tidy: what is done to the program's module before its layers are looked for; it must answer as before.
+
+    Raises:
+        SignatureError: its inputs or outputs are not tensors that an app can be shown.
+        WeightError: a weight is NaN or infinite.
+        RehydrationError: the layers do not answer as the program does.
+    """
+    signature, free = _signature(program, names)
     exported = program.module(check_guards=False)
-    names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    network = rehydrate(exported, names)
-    parameters = sum(parameter.numel() for parameter in program.parameters())
+    inputs = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
+    network = rehydrate(exported if tidy is None else tidy(program.module(check_guards=False)), inputs)
+    # by storage: what two layers share, or one layer names twice, is there once
+    parameters = sum({one.data_ptr(): one.numel() for one in program.parameters()}.values())
     samples = _samples(exported, signature)
     if samples is None:
         return FloatModel(network, signature, parameters, exported)
-    check_same(exported, network, samples, takes_batches=free, how=_export_line(signature))
+    check_same(exported, network, samples, takes_batches=free, how=how % signature.inputs[0].name)
     return FloatModel(network, signature, parameters)
 
 
@@ -180,10 +213,11 @@ def check_finite(outputs: Mapping[str, NDArray[np.generic]], rows: NDArray[np.in
             )
 
 
-def _signature(program: Any) -> tuple[ModelSignature, bool]:  # noqa: ANN401  torch carries no types
+def _signature(program: Any, names: Names | None) -> tuple[ModelSignature, bool]:  # noqa: ANN401  torch carries no types
     values = {node.name: node.meta.get("val") for node in program.graph.nodes}
     input_names = [name for name in program.graph_signature.user_inputs if isinstance(name, str)]
-    shown = _input_names(program, input_names)
+    shown = names.inputs if names else _input_names(program, input_names)
+    shown_outputs = names.outputs if names else _output_names(program)
     free = True
     inputs = []
     for name, app_name in zip(input_names, shown, strict=True):
@@ -191,7 +225,7 @@ def _signature(program: Any) -> tuple[ModelSignature, bool]:  # noqa: ANN401  to
         free = free and batch_is_free
         inputs.append(TensorSpec(name=app_name, datatype=_datatype(values[name], app_name), shape=shape))
     outputs = []
-    for name, app_name in zip(program.graph_signature.user_outputs, _output_names(program), strict=True):
+    for name, app_name in zip(program.graph_signature.user_outputs, shown_outputs, strict=True):
         value = values.get(name)
         if not isinstance(value, torch.Tensor) or value.dim() == 0:
             raise SignatureError(f"the output {app_name} is not a tensor with a batch dimension; return one per sample")
@@ -228,9 +262,14 @@ def _output_names(program: Any) -> list[str]:  # noqa: ANN401
     count = spec.num_leaves
     if spec.type is dict and len(spec.context) == count:
         names = [str(key) for key in spec.context]
-        if all(re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,127}", name) for name in names):
+        if all(map(is_shown_name, names)):
             return names
     return [f"output_{index}" for index in range(count)]
+
+
+def is_shown_name(name: str) -> bool:
+    """Whether an input or output may have this name before an app."""
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,127}", name) is not None
 
 
 def _datatype(value: torch.Tensor, name: str) -> Datatype:

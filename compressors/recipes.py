@@ -23,6 +23,7 @@ RECIPES = {
         Recipe(name="float32", steps=(_EXPORT,)),
         Recipe(name="dynamic-int8", steps=(_EXPORT, StepSpec(step="dynamic-int8"))),
         Recipe(name="static-int8", steps=(_EXPORT, StepSpec(step="static-int8"))),
+        Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
         Recipe(name="static-int8-floatio", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "float32"}))),
     )
 }
@@ -63,6 +64,30 @@ def check(recipe: Recipe) -> None:
         form = step.gives
     if form is Form.NETWORK:
         raise RecipeError(f"the recipe {recipe.name} does not end in a file: let an export step be one of its steps")
+
+
+def steps_from(form: Form, recipe: Recipe) -> tuple[StepSpec, ...]:
+    """The steps of a recipe that a model of this form still needs.
+
+    A model that was pushed as a file has no network: the export that would make such a file is left out.
+
+    Args:
+        form: of the model as it was pushed.
+        recipe: one that `check` has passed.
+
+    Raises:
+        RecipeError: another step works on the network.
+    """
+    if form is Form.NETWORK:
+        return recipe.steps
+    exports = next(number for number, spec in enumerate(recipe.steps) if step_of(spec).gives is not Form.NETWORK)
+    lost = recipe.steps[: exports + (step_of(recipe.steps[exports]).gives is not form)]
+    if lost:
+        raise RecipeError(
+            f"{recipe.name}: {lost[0].step} works on the network, and this model was pushed as a {form} file, which "
+            "has none: push it as a torch.export archive, .onnx or .keras"
+        )
+    return recipe.steps[exports + 1 :]
 
 
 def step_of(spec: StepSpec) -> AnyStep:

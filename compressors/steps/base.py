@@ -44,6 +44,11 @@ class Model:
     network: FloatModel
     file: ModelFile | None = None
 
+    @classmethod
+    def pushed(cls, network: FloatModel) -> Model:
+        """A model before any step: its layers, or the file that was pushed in their place."""
+        return cls(network, None if network.litert_file is None else ModelFile(Form.LITERT, network.litert_file))
+
     @property
     def form(self) -> Form:
         """What the next step works on."""
