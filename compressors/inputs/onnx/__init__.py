@@ -1,0 +1,1 @@
+"""ONNX files: the gate, the operators as torch functions, and the network that they make."""
