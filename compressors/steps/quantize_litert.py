@@ -34,6 +34,17 @@ if TYPE_CHECKING:
     from compressors.steps.base import Context, Model
 
 MAX_CALIBRATION_SAMPLES = 4096  # one at a time through the interpreter: more would take minutes for a photo network
+# the library puts a QUANTIZE operator between such an end and the int8 inside
+_UNSIGNED = qtyping.OpQuantizationConfig(
+    activation_tensor_config=qtyping.TensorQuantizationConfig(
+        num_bits=8, symmetric=False, dtype=qtyping.TensorDataType.UINT
+    ),
+    weight_tensor_config=qtyping.TensorQuantizationConfig(
+        num_bits=8, symmetric=True, granularity=qtyping.QuantGranularity.CHANNELWISE
+    ),
+    compute_precision=qtyping.ComputePrecision.INTEGER,
+    explicit_dequantize=False,
+)
 _KNOWN_OPERATORS = {operation.value for operation in qtyping.TFLOperationName}
 
 
@@ -42,9 +53,9 @@ class DynamicInt8Parameters(Parameters):
 
 
 class StaticInt8Parameters(Parameters):
-    """`io`: `float32` keeps float inputs and outputs, `int8` leaves them quantized (the agent converts at the edge)."""
+    """`io`: `float32` keeps float inputs and outputs, else they are integers (the agent converts at the edge)."""
 
-    io: Literal["int8", "float32"] = "int8"
+    io: Literal["int8", "uint8", "float32"] = "int8"
 
 
 def quantize_dynamic(model: Model, _context: Context, _parameters: DynamicInt8Parameters) -> Outcome:
@@ -64,6 +75,9 @@ def quantize_static(model: Model, context: Context, parameters: StaticInt8Parame
     if parameters.io == "float32":
         _leave_in_float(quantizer, qtyping.TFLOperationName.INPUT)
         _leave_in_float(quantizer, qtyping.TFLOperationName.OUTPUT)
+    if parameters.io == "uint8":
+        for end in (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT):
+            quantizer.update_quantization_recipe(regex=".*", operation_name=end, op_config=_UNSIGNED)
     kept = scaling_operators(file) if any(map(is_unevenly_scaled, context.calibration.inputs.values())) else []
     if kept:
         _leave_in_float(quantizer, qtyping.TFLOperationName.INPUT)
