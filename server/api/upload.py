@@ -27,7 +27,9 @@ MAX_FORM_BYTES: Final = 1024 * 1024
 WRITE_BYTES: Final = 1024 * 1024
 STALL_S: Final = 60.0
 FILE_PARTS: Final = ("source", "data", "train")
-_EXPECTED: Final = "expected are the parts form (JSON), source (.pt2), data (.npz) and, if you have it, train (.npz)"
+_EXPECTED: Final = (
+    "expected are the parts form (JSON), source (the model), data (.npz) and, if you have it, train (.npz)"
+)
 
 
 @contextmanager

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from server.storage import ObjectStore
 
 MAX_DIRECTORY_BYTES: Final = 4 * 1024 * 1024  # 20,000 entries of torch need 2.5 MiB
+MODEL_ADVICE: Final = (
+    "push a torch.export archive (.pt2), .onnx, .keras, .h5, a float .tflite, or a SavedModel folder as .zip or .tar"
+)
+_HEAD_BYTES: Final = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +93,7 @@ def refuse_by_glance(upload: Upload) -> None:
     Raises:
         InvalidError: one sentence with the file and what it should have been.
     """
-    names = _entries(upload.source, "model", "save one with torch.export.save(program, 'model.pt2')")
-    if not any(entry.endswith(("archive_format", "serialized_exported_program.json")) for entry in names):
-        raise InvalidError(
-            "The model file is a zip archive, but no torch.export archive: "
-            "save one with torch.export.save(program, 'model.pt2'), not with torch.save."
-        )
+    _refuse_no_model(upload.source)
     for kind, file in (("data", upload.data), ("train", upload.train)):
         if file is None:
             continue
@@ -104,6 +103,30 @@ def refuse_by_glance(upload: Upload) -> None:
                 f"The {kind} file is a zip archive, but no .npz of numpy: "
                 "save one with numpy.savez('data.npz', input=..., target=...)."
             )
+
+
+def _refuse_no_model(file: UploadedFile) -> None:
+    with file.path.open("rb") as stream:
+        if _is_single_file(stream.read(_HEAD_BYTES)):
+            return
+    names = _entries(file, "model", MODEL_ADVICE)
+    marks = ("archive_format", "serialized_exported_program.json", "saved_model.pb")
+    if "config.json" not in names and not any(entry.endswith(marks) for entry in names):
+        raise InvalidError(
+            "The model file is a zip archive, but no torch.export archive, Keras model or SavedModel: save it with "
+            "torch.export.save(program, 'model.pt2'), not with torch.save, or with model.save('model.keras')."
+        )
+
+
+def _is_single_file(head: bytes) -> bool:
+    """Whether this is the beginning of a model that is no zip archive: HDF5, LiteRT, gzip, tar or ONNX."""
+    is_onnx = head[:1] == b"\x08" and b"\x01" <= head[1:2] <= b"\x40"  # its first field is a small version
+    return (
+        is_onnx
+        or head.startswith((b"\x89HDF\r\n\x1a\n", b"\x1f\x8b"))
+        or head[4:8] == b"TFL3"
+        or head[257:262] == b"ustar"
+    )
 
 
 class _DirectoryTooLargeError(Exception):
@@ -134,18 +157,18 @@ def _entries(file: UploadedFile, kind: str, advice: str) -> list[str]:
         ) from exc
     # a hostile directory makes zipfile raise more than BadZipFile
     except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, OSError) as exc:
-        what = _what_is_it(file.path)
+        what = _what_is_it(file.path, kind)
         raise InvalidError(f"The {kind} file is {what}: {advice}.") from exc
 
 
-def _what_is_it(path: Path) -> str:
+def _what_is_it(path: Path, kind: str) -> str:
     with path.open("rb") as stream:
         head = stream.read(8)
     if head.startswith(b"\x80") and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
         return "a pickle, which this registry never loads"
     if head.startswith(b"PK\x03\x04"):
         return "a zip archive that is truncated or damaged"
-    return "no zip archive"
+    return "in no format that is known here" if kind == "model" else "no zip archive"
 
 
 def _wanted(name: tuple[str, str], work: InspectWork) -> WantedJob:

@@ -39,7 +39,12 @@ class TaskName(StrEnum):
 
 @app.command()
 def push(  # noqa: PLR0913, PLR0917  a flag for each field of a push
-    file: Annotated[Path, typer.Argument(metavar="FILE.pt2", help="Saved with torch.export.save.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="The model: .pt2, .onnx, .keras, .h5, float .tflite, or a SavedModel as .zip or .tar."
+        ),
+    ],
     name: Annotated[str, typer.Option("--name", help="Name of the model.")],
     version: Annotated[str, typer.Option("--version", help="Name of this version; versions never change.")],
     data: Annotated[Path, typer.Option("--data", help="Evaluation data (.npz).")],
@@ -141,7 +146,7 @@ def _show(versions: "list[ModelVersion]", *, as_json: bool) -> None:
         for version in versions
     ]
     columns = ("model", "version", "task", "metric", "parameters", "source", "created")
-    show_table(columns, rows, empty="no models: `edge-registry model push FILE.pt2`")
+    show_table(columns, rows, empty="no models: `edge-registry model push FILE`")
 
 
 def _start_builds(client: "RegistryClient", name: str, version: str) -> "list[Job]":

@@ -118,7 +118,7 @@ class RegistryClient:
         """Push a version from files; the version exists once the job of the answer is done.
 
         Args:
-            source: the torch.export archive (.pt2).
+            source: the model: .pt2, .onnx, .keras, .h5, float .tflite, or a SavedModel as .zip or .tar.
             name: of the model.
             version: new, or one that was pushed with the very same files.
             data: evaluation data (.npz).

@@ -109,7 +109,7 @@ class JobRunner:
         inputs = Inputs(
             model=claim.model,
             version=claim.version,
-            model_path=self._fetch(lease, work.source.sha256, folder / "model.pt2"),
+            model_path=self._fetch(lease, work.source.sha256, folder / "model"),
             data_path=self._fetch(lease, work.data.sha256, folder / "data.npz"),
             train_path=self._fetch(lease, work.train.sha256, folder / "train.npz") if work.train else None,
             task=Task(work.form.task),
@@ -128,7 +128,7 @@ class JobRunner:
         inputs = Inputs(
             model=claim.model,
             version=claim.version,
-            model_path=self._fetch(lease, version.source_sha256, folder / "model.pt2"),
+            model_path=self._fetch(lease, version.source_sha256, folder / "model"),
             data_path=self._fetch(lease, version.eval_sha256, folder / "data.npz"),
             train_path=self._fetch(lease, version.train_sha256, folder / "train.npz") if version.train_sha256 else None,
             task=Task(version.task),

@@ -30,7 +30,7 @@ _MULTIPART: Final[dict[str, Any]] = {
                     "required": ["form", "source", "data"],
                     "properties": {
                         "form": PushForm.model_json_schema(ref_template="#/components/schemas/{model}"),
-                        "source": {"type": "string", "format": "binary", "description": "torch.export archive (.pt2)"},
+                        "source": {"type": "string", "format": "binary", "description": "the model file"},
                         "data": {"type": "string", "format": "binary", "description": "evaluation data (.npz)"},
                         "train": {"type": "string", "format": "binary", "description": "training data (.npz)"},
                     },

@@ -108,7 +108,7 @@ def test_push_after_a_failed_inspection_is_a_new_job_with_any_content(
     [
         ("source", b"", "empty"),
         ("source", pickle.dumps({"weights": [1.0]}), "pickle"),
-        ("source", b"just text", "no zip archive"),
+        ("source", b"just text", "in no format that is known here"),
         ("source", "truncated", "truncated or damaged"),
         ("source", "npz", "no torch.export archive"),
         ("data", b"x,y\n1,2\n", "no zip archive"),
