@@ -6,7 +6,8 @@ import pytest
 
 from compressors.contract import Recipe, StepSpec
 from compressors.errors import RecipeError
-from compressors.recipes import DEFAULT_RECIPES, RECIPES, check, parameters_of, recipes_of
+from compressors.recipes import DEFAULT_RECIPES, RECIPES, check, parameters_of, recipes_of, steps_from
+from compressors.steps.base import Form
 
 EXPORT, STATIC = StepSpec(step="export-litert"), StepSpec(step="static-int8")
 
@@ -47,3 +48,18 @@ def test_recipe_that_cannot_work_is_refused_by_name(steps: tuple[StepSpec, ...],
 
 def test_parameters_left_out_have_their_defaults() -> None:
     assert parameters_of(STATIC).model_dump() == {"io": "int8"}
+
+
+def test_model_that_is_a_file_needs_no_export() -> None:
+    recipe = Recipe(name="r", steps=(EXPORT, STATIC))
+    assert steps_from(Form.NETWORK, recipe) == (EXPORT, STATIC)
+    assert steps_from(Form.LITERT, recipe) == (STATIC,)
+    assert steps_from(Form.LITERT, RECIPES["float32"]) == ()
+
+
+def test_model_that_is_a_file_refuses_a_step_that_needs_layers() -> None:
+    recipe = Recipe(name="small", steps=(StepSpec(step="low-rank"), EXPORT, STATIC))
+    with pytest.raises(
+        RecipeError, match="small: low-rank works on the network, and this model was pushed as a litert"
+    ):
+        steps_from(Form.LITERT, recipe)

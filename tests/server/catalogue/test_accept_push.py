@@ -56,6 +56,24 @@ def test_glance_at_any_bytes_refuses_or_accepts(
         refuse_by_glance(bad)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"\x89HDF\r\n\x1a\n" + bytes(8), id="h5"),
+        pytest.param(b"\x1c\0\0\0TFL3" + bytes(8), id="tflite"),
+        pytest.param(b"\x08\x09\x12\x07pytorch", id="onnx"),
+        pytest.param(b"\x1f\x8b\x08" + bytes(8), id="tar.gz"),
+        pytest.param(bytes(257) + b"ustar\0", id="tar"),
+        pytest.param(archive("config.json", "model.weights.h5", "metadata.json"), id="keras"),
+        pytest.param(archive("saved/saved_model.pb", "saved/variables/variables.index"), id="saved-model"),
+    ],
+)
+def test_glance_lets_every_format_pass_under_any_name(tmp_path: Path, content: bytes) -> None:
+    good = upload_in(tmp_path / "good")
+    source = uploaded(tmp_path / "model", content)
+    refuse_by_glance(Upload(source=source, data=good.data, train=None, form=good.form))
+
+
 def test_glance_at_a_directory_that_fills_the_file_refuses_it_unread(tmp_path: Path) -> None:
     directory_bytes = 64 << 20
     end = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, directory_bytes, 4, 0)
