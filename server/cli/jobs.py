@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.options import JsonOption, RegistryOption
-from server.cli.output import job_bar, show_documents, show_json, show_pairs, show_table, text_of_time
+from server.cli.output import show_documents, show_json, show_pairs, show_table, text_of_time
 from server.cli.session import connected
+from server.cli.waiting import follow
 
 if TYPE_CHECKING:
     from server.schemas.catalogue import Job
@@ -53,11 +54,7 @@ def show(
 ) -> None:
     """One job."""
     with connected(registry) as client:
-        if wait:
-            with job_bar(f"job {job_id}") as told:
-                job = client.wait_for_job(job_id, progress=told)
-        else:
-            job = client.get_job(job_id)
+        job = follow(client, job_id, f"job {job_id}") if wait else client.get_job(job_id)
     if as_json:
         show_json(job.model_dump(mode="json"))
         return

@@ -10,7 +10,6 @@ import typer
 from server.cli.options import JsonOption, RegistryOption
 from server.cli.output import (
     fail,
-    job_bar,
     say,
     show_documents,
     show_json,
@@ -21,10 +20,11 @@ from server.cli.output import (
     upload_bar,
 )
 from server.cli.session import connected
+from server.cli.waiting import follow, show_choices
 
 if TYPE_CHECKING:
     from server.client import RegistryClient
-    from server.schemas.catalogue import Job, ModelVersion, PushForm
+    from server.schemas.catalogue import Job, ModelVersion, PushAccepted, PushForm
 
 app = typer.Typer(help="Models and their immutable versions.", no_args_is_help=True)
 
@@ -59,28 +59,36 @@ def push(  # noqa: PLR0913, PLR0917  a flag for each field of a push
     layout: Annotated[str, typer.Option("--layout", help="Preprocessing: for example NCHW.")] = "",
     registry: RegistryOption = None,
     *,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the inspection.")] = True,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait until it is registered and built; without: only upload it.")
+    ] = True,
     build: Annotated[bool, typer.Option("--build/--no-build", help="Then build for every profile.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Push a version: upload it, have it inspected, and have its variants built."""
+    """Push a version: upload it, have it inspected, and have its variants built; ends when all of that is true."""
+    model = f"{name}@{version}"
     form = _form(task, metric, _labels(labels), (mean, std, layout))
     with connected(registry) as client:
-        with upload_bar(f"push {name}@{version}") as told:
+        with upload_bar(f"upload {model}") as told:
             pushed = client.push_model(
                 file, name=name, version=version, data=data, form=form, train=train, progress=told
             )
-        jobs: list[Job] = [client.get_job(pushed.job_id)]
-        if wait:
-            with job_bar(f"inspect {name}@{version}") as told_job:
-                jobs = [client.wait_for_job(pushed.job_id, progress=told_job)]
-            if build:
-                jobs += _start_builds(client, name, version)
-    if as_json:
-        show_json({**pushed.model_dump(mode="json"), "jobs": [job.model_dump(mode="json") for job in jobs]})
-        return
-    for job in jobs:
-        say(f"{job.kind} {name}@{version}: {job.state} (job {job.job_id})")
+        if not wait:
+            _tell_upload(pushed, as_json=as_json)
+            return
+        jobs = [follow(client, pushed.job_id, f"inspect {model}", failed=f"{model} is not registered: ")]
+        if not as_json:
+            say(f"{model} is registered")
+        unbuilt = f"{model} is registered, but its variants were not built: "
+        builds = _start_builds(client, pushed, build=build)
+        jobs += [follow(client, job.job_id, f"build {model}", failed=unbuilt) for job in builds]
+        if as_json:
+            show_json({**pushed.model_dump(mode="json"), "jobs": [job.model_dump(mode="json") for job in jobs]})
+        elif len(jobs) > 1:
+            show_choices(client, name, version)
+            say(f"next: edge-registry rollout start {model} --to SELECTOR --watch")
+        elif build:
+            say("no profile is registered to build for: `edge-registry profile add`, then `variant build`")
 
 
 @app.command("list")
@@ -149,10 +157,18 @@ def _show(versions: "list[ModelVersion]", *, as_json: bool) -> None:
     show_table(columns, rows, empty="no models: `edge-registry model push FILE`")
 
 
-def _start_builds(client: "RegistryClient", name: str, version: str) -> "list[Job]":
-    if not client.list_profiles():
+def _tell_upload(pushed: "PushAccepted", *, as_json: bool) -> None:
+    if as_json:
+        show_json({**pushed.model_dump(mode="json"), "jobs": []})
+        return
+    say(f"{pushed.model}@{pushed.version} is uploaded, and registered once job {pushed.job_id} is done:")
+    say(f"  edge-registry job show {pushed.job_id} --wait")
+
+
+def _start_builds(client: "RegistryClient", pushed: "PushAccepted", *, build: bool) -> "list[Job]":
+    if not build or not client.list_profiles():
         return []  # nothing to build for yet: a rollout asks for what is missing
-    return client.build_variants(name, version)
+    return client.build_variants(pushed.model, pushed.version)
 
 
 def _form(task: TaskName, metric: str, labels: list[str], preprocessing: tuple[str, str, str]) -> "PushForm":

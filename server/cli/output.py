@@ -12,9 +12,11 @@ import typer
 if TYPE_CHECKING:
     from pydantic import BaseModel
     from rich.console import Console
+    from rich.progress import Progress, ProgressColumn
     from rich.table import Table
 
     from server.schemas.catalogue import Job
+    from server.schemas.common import Figure
 
 # A pipe has no width: tables must not be folded there.
 PIPE_WIDTH: Final = 200
@@ -76,10 +78,10 @@ def show_pairs(pairs: Iterable[tuple[str, str]]) -> None:
 @contextmanager
 def upload_bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr for bytes."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=_console(stderr=True), transient=True) as progress:
+    with _progress(*columns) as progress:
         task = progress.add_task(label, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -87,14 +89,14 @@ def upload_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def job_bar(label: str) -> "Iterator[Callable[[Job], None]]":
     """A progress bar on stderr for a job, which names its stage."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_console(stderr=True), transient=True) as progress:
+    with _progress(*columns) as progress:
         task = progress.add_task(label, total=None)
 
         def told(job: "Job") -> None:
-            stage = job.progress.stage or job.state
+            stage = job.progress.stage or ("waits for a worker" if job.state == "queued" else job.state)
             progress.update(
                 task, description=f"{label}: {stage}", completed=job.progress.done, total=job.progress.of or None
             )
@@ -137,9 +139,22 @@ def text_of_number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}g}"
 
 
+def text_of_figure(figure: "Figure | None") -> str:
+    """A figure with the first letter of its origin: device, host, predicted."""
+    return "-" if figure is None else f"{text_of_number(figure.value)} {figure.origin[0]}"
+
+
 def text_of_labels(labels: dict[str, str]) -> str:
     """Labels as a selector would say them."""
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items())) or "-"
+
+
+def _progress(*columns: "ProgressColumn") -> "Progress":
+    from rich.progress import Progress  # noqa: PLC0415  `--help` must not wait for it
+
+    console = _console(stderr=True)
+    # without a terminal rich leaves empty lines where the bar was: a log wants the sentence alone
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _console(*, stderr: bool = False) -> "Console":

@@ -7,7 +7,6 @@ import typer
 from server.cli.options import JsonOption, ModelVersionArgument, RegistryOption, split_version
 from server.cli.output import (
     fail,
-    job_bar,
     say,
     show_documents,
     show_json,
@@ -17,6 +16,7 @@ from server.cli.output import (
     text_of_number,
 )
 from server.cli.session import connected
+from server.cli.waiting import follow, show_choices
 
 if TYPE_CHECKING:
     from server.schemas.catalogue import Choice, Variant
@@ -43,13 +43,14 @@ def build(
     with connected(registry) as client:
         jobs = client.build_variants(name, version, profiles=profile or (), recipes=recipe or (), again=again)
         if wait:
-            with job_bar(f"build {model}") as told:
-                jobs = [client.wait_for_job(job.job_id, progress=told) for job in jobs]
-    if as_json:
-        show_documents(jobs)
-        return
-    for job in jobs:
-        say(f"{job.kind} {model}: {job.state} (job {job.job_id})")
+            jobs = [follow(client, job.job_id, f"build {model}") for job in jobs]
+        if as_json:
+            show_documents(jobs)
+        elif wait:
+            show_choices(client, name, version)
+        else:
+            for job in jobs:
+                say(f"{model} is built once job {job.job_id} is done: `edge-registry job show {job.job_id} --wait`")
 
 
 @app.command("list")

@@ -14,6 +14,7 @@ from edge_agent.protocol.messages import Desired
 from edge_agent.protocol.profile import DeviceProfile
 from server.client.errors import RegistryClientError
 from server.client.export import export_module
+from server.client.outages import through_outages
 from server.client.transport import ANSWER_TIMEOUT_S, Transport, given, segment
 from server.client.upload import open_parts
 from server.schemas.catalogue import BuildRequest, Choice, Job, JobState, ModelVersion, PushAccepted, PushForm, Variant
@@ -204,14 +205,14 @@ class RegistryClient:
     def wait_for_job(
         self, job_id: str, *, timeout_s: float | None = None, progress: Callable[[Job], None] | None = None
     ) -> Job:
-        """Wait until a job is done.
+        """Wait until a job is done; a registry that goes away in between for less than `OUTAGE_S` is waited for.
 
         Raises:
             RegistryClientError: the job failed (its own code and sentence), or the time is over (`timeout`).
         """
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
+        job = self.get_job(job_id)
         while True:
-            job = self.get_job(job_id)
             if progress is not None:
                 progress(job)
             if job.state is JobState.DONE:
@@ -222,6 +223,7 @@ class RegistryClient:
             if deadline_s is not None and time.monotonic() > deadline_s:
                 raise RegistryClientError("timeout", f"Job {job_id} is still {job.state} after {timeout_s:g} s.")
             time.sleep(POLL_S)
+            job = through_outages(lambda: self.get_job(job_id))
 
     # --- tokens and devices
     def create_token(

@@ -63,27 +63,49 @@ def device(run: Run, as_json: Callable[..., Any], registry: Registry) -> str:
 
 
 @pytest.fixture
-def worker(registry: Registry) -> Iterator[None]:
+def start_worker(registry: Registry) -> Iterator[Callable[[str], None]]:
     """Does what a worker writes at the end of each job, as soon as the job is there; until the test ends."""
     ended = threading.Event()
+    threads: list[threading.Thread] = []
 
-    def work() -> None:
+    def work(fails: str) -> None:
         done: set[str] = set()
         while not ended.wait(0.05):
             with registry.catalogue.read() as connection:
                 waiting = [row for row in connection.execute(sa.select(jobs)) if row.job_id not in done]
             for job in waiting:
                 done.add(job.job_id)
-                finish(registry, job)
+                finish(registry, job, fails=job.kind == fails)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    yield
+    def start(fails: str) -> None:
+        threads.append(threading.Thread(target=work, args=(fails,)))
+        threads[-1].start()
+
+    yield start
     ended.set()
-    thread.join()
+    for thread in threads:
+        thread.join()
 
 
-def finish(registry: Registry, job: sa.Row[Any]) -> None:
+@pytest.fixture
+def worker(start_worker: Callable[[str], None]) -> None:
+    """A worker whose jobs succeed."""
+    start_worker("none")
+
+
+@pytest.fixture
+def failing_worker(start_worker: Callable[[str], None]) -> Callable[[str], None]:
+    """Start a worker that fails all jobs of one kind."""
+    return start_worker
+
+
+def finish(registry: Registry, job: sa.Row[Any], *, fails: bool = False) -> None:
+    if fails:
+        with registry.catalogue.write() as connection:
+            failed = {"job_id": job.job_id, "state": "failed", "worker": "w", "attempt": 1, "lease_until": 0.0}
+            error = {"code": "bad_model", "message": "the net is empty."}
+            connection.execute(sa.insert(job_runs).values(**failed, started_at=1.0, progress={}, error=error))
+        return
     run_row = {"job_id": job.job_id, "state": "done", "worker": "w", "attempt": 1, "lease_until": 0.0}
     document = {
         "model": job.model,
@@ -177,27 +199,84 @@ def test_profile_that_cannot_be_is_one_sentence_with_the_file(
     assert len(as_json("profile", "list")) == 1
 
 
+PUSH = (
+    "model",
+    "push",
+    "{net.pt2}",
+    "--name",
+    "net",
+    "--version",
+    "1",
+    "--data",
+    "{eval.npz}",
+    "--task",
+    "classification",
+    "--metric",
+    "top1",
+)
+
+
+def push_of(files: dict[str, str], *more: str) -> list[str]:
+    return [files.get(word.strip("{}"), word) for word in (*PUSH, *more)]
+
+
 @pytest.mark.usefixtures("worker")
-def test_push_waits_for_the_inspection_and_starts_the_builds(
+def test_push_ends_when_the_version_is_registered_and_built(
     run: Run, as_json: Callable[..., Any], files: dict[str, str]
 ) -> None:
     run("profile", "add", "pi-4")
-    push = ["model", "push", files["net.pt2"], "--name", "net", "--version", "1", "--data", files["eval.npz"]]
-    push += ["--task", "classification", "--metric", "top1", "--labels", files["labels.txt"], "--mean", "0.5,0.5"]
+    push = push_of(files, "--labels", files["labels.txt"], "--mean", "0.5,0.5")
     pushed = as_json(*push)
-    assert [(job["kind"], job["state"]) for job in pushed["jobs"]] == [("inspect", "done"), ("build", "queued")]
-    assert "inspect net@1: done" in run(*push, "--no-build").stdout
+    assert [(job["kind"], job["state"]) for job in pushed["jobs"]] == [("inspect", "done"), ("build", "done")]
+    assert run(*push, "--no-build").stdout == "net@1 is registered\n"
+    assert "rollout start net@1" in run(*push).stdout
     conflict = run(*push, "--std", "2", exit_code=1).stderr
     assert "push this under a new version" in conflict
     assert "6,000" in run("model", "list").stdout
     assert as_json("model", "show", "net")[0]["version"] == "1"
     assert "input" in run("model", "show", "net@1").stdout
-    assert "build net@1: done" in run("variant", "build", "net@1").stdout
+    assert "no profile has been judged" in run("variant", "build", "net@1").stdout
     assert "none yet" in run("variant", "list", "net@1").stdout
     assert as_json("variant", "choices", "net@1") == []
     assert [job["kind"] for job in as_json("job", "list", "--model", "net")] == ["build", "inspect"]
     assert as_json("job", "show", pushed["job_id"], "--wait")["state"] == "done"
     assert "There is no variant v-x" in run("variant", "show", "net@1", "v-x", exit_code=1).stderr
+
+
+@pytest.mark.usefixtures("worker")
+def test_push_without_a_profile_is_registered_and_says_what_is_missing(run: Run, files: dict[str, str]) -> None:
+    said = run(*push_of(files)).stdout
+    assert said.startswith("net@1 is registered\n")
+    assert "edge-registry profile add" in said
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("inspect", "net@1 is not registered: the net is empty."), ("build", "net@1 is registered, but its variants")],
+)
+def test_push_whose_job_fails_exits_1_with_the_jobs_sentence(
+    run: Run, files: dict[str, str], registry: Registry, failing_worker: Callable[[str], None], kind: str, words: str
+) -> None:
+    run("profile", "add", "pi-4")
+    failing_worker(kind)
+    for flags in ((), ("--json",)):
+        result = run(*push_of(files, *flags), exit_code=1)
+        assert words in result.stderr
+        assert "the net is empty." in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert "rollout start" not in result.stdout
+    with registry.catalogue.read() as connection:
+        assert len(connection.execute(sa.select(model_versions)).all()) == (kind == "build")
+
+
+def test_push_that_does_not_wait_ends_with_the_upload(
+    run: Run, as_json: Callable[..., Any], files: dict[str, str]
+) -> None:
+    pushed = as_json(*push_of(files, "--no-wait"))
+    assert pushed["jobs"] == []
+    said = run(*push_of(files, "--no-wait")).stdout
+    assert f"edge-registry job show {pushed['job_id']} --wait" in said
+    assert as_json("job", "show", pushed["job_id"])["state"] == "queued"
 
 
 def test_devices_are_listed_labelled_and_removed(run: Run, as_json: Callable[..., Any], device: str) -> None:
@@ -217,8 +296,7 @@ def test_devices_are_listed_labelled_and_removed(run: Run, as_json: Callable[...
 def test_rollout_is_started_told_and_watched_to_its_end(
     run: Run, as_json: Callable[..., Any], files: dict[str, str], registry: Registry
 ) -> None:
-    push = ["model", "push", files["net.pt2"], "--name", "net", "--version", "1", "--data", files["eval.npz"]]
-    run(*push, "--task", "classification", "--metric", "top1")
+    run(*push_of(files))
     rollout = as_json("rollout", "start", "net@1", "--to", "site=berlin", "--waves", "1,100%", "--max-failures", "2")
     assert rollout["state"] == "preparing"
     assert "will pause" in run("rollout", "pause", rollout["rollout_id"]).stdout
