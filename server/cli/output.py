@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # A pipe has no width: tables must not be folded there.
 PIPE_WIDTH: Final = 200
+UNFOLDED_WIDTH: Final = 2000
 _KIB: Final = 1024
 
 
@@ -44,11 +45,14 @@ def show_documents(documents: "Iterable[BaseModel]") -> None:
     show_json([document.model_dump(mode="json") for document in documents])
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str = "nothing yet") -> None:
-    """Print a table for people."""
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str = "nothing yet", folded: bool = True
+) -> None:
+    """Print a table for people; `folded`: cells are broken where the terminal ends, else a line may be longer."""
     found = list(rows)
     if found:
-        _console().print(make_table(columns, found))
+        console = _console() if folded else _console(width=UNFOLDED_WIDTH)
+        console.print(make_table(columns, found), soft_wrap=not folded)
     else:
         say(empty)
 
@@ -59,7 +63,7 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> "Table"
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
@@ -135,13 +139,15 @@ def text_of_time(at: float | None) -> str:
 
 
 def text_of_number(value: float | None, digits: int = 3) -> str:
-    """A number for people."""
-    return "-" if value is None else f"{value:.{digits}g}"
+    """A number for people: so many digits, and never fewer than the integer part has."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
-def text_of_figure(figure: "Figure | None") -> str:
+def text_of_figure(figure: "Figure | None", digits: int = 3) -> str:
     """A figure with the first letter of its origin: device, host, predicted."""
-    return "-" if figure is None else f"{text_of_number(figure.value)} {figure.origin[0]}"
+    return "-" if figure is None else f"{text_of_number(figure.value, digits)} {figure.origin[0]}"
 
 
 def text_of_labels(labels: dict[str, str]) -> str:
@@ -157,8 +163,10 @@ def _progress(*columns: "ProgressColumn") -> "Progress":
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _console(*, stderr: bool = False) -> "Console":
+def _console(*, stderr: bool = False, width: int | None = None) -> "Console":
     from rich.console import Console  # noqa: PLC0415
 
-    console = Console(stderr=stderr, highlight=False)
+    console = Console(stderr=stderr, highlight=False, width=width)
+    if width is not None:
+        return console
     return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)

@@ -5,22 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from server.cli.options import JsonOption, ModelVersionArgument, RegistryOption, split_version
-from server.cli.output import (
-    fail,
-    say,
-    show_documents,
-    show_json,
-    show_pairs,
-    show_table,
-    text_of_bytes,
-    text_of_number,
-)
+from server.cli.output import fail, say, show_documents, show_json, show_table
 from server.cli.session import connected
-from server.cli.waiting import follow, show_choices
+from server.cli.variant_page import LIST_COLUMNS, WIDE_COLUMNS, list_row, show_variant, wide_row
+from server.cli.waiting import follow, refusals, show_choices
 
 if TYPE_CHECKING:
     from server.schemas.catalogue import Choice, Variant
-    from server.schemas.common import Figure
 
 app = typer.Typer(help="What was built of a model for each profile, and measured.", no_args_is_help=True)
 _NONE_YET = "none yet: `edge-registry job list` shows builds under way, `edge-registry variant build` starts one"
@@ -59,9 +50,10 @@ def list_(
     profile: Annotated[str | None, typer.Option("--profile", help="Only this profile.")] = None,
     registry: RegistryOption = None,
     *,
+    wide: Annotated[bool, typer.Option("--wide", help="Every figure, and the ids.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Every variant of a version with its figures; `d`, `h`, `p`: measured on a device, on the host, predicted."""
+    """Variants of a version, `*` is what a profile gets; `d`, `h`, `p`: measured on a device, a host, predicted."""
     name, version = split_version(model)
     with connected(registry) as client:
         found = client.list_variants(name, version, profile=profile)
@@ -69,34 +61,42 @@ def list_(
     if as_json:
         show_documents(found)
         return
-    columns = ("", "profile", "variant", "recipe", "runtime", "verdict", "wire", "p95 ms", "ram", "metric", "drop")
-    show_table(columns, [_row(variant) for variant in found], empty=_NONE_YET)
-    for sentence in _refusals(choices):
+    columns = (*LIST_COLUMNS, *(WIDE_COLUMNS if wide else ()))
+    rows = [(*list_row(variant), *(wide_row(variant) if wide else ())) for variant in found]
+    show_table(columns, rows, empty=_NONE_YET, folded=not wide)
+    for sentence in refusals(choices):
         say(sentence)
 
 
 @app.command()
 def show(
     model: ModelVersionArgument,
-    variant_id: Annotated[str, typer.Argument(metavar="VARIANT")],
+    variant: Annotated[
+        str | None,
+        typer.Argument(metavar="[VARIANT]", help="Its id, how that begins, or a recipe; else the chosen ones."),
+    ] = None,
     profile: Annotated[str | None, typer.Option("--profile", help="As judged for this profile.")] = None,
     registry: RegistryOption = None,
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """Everything that is known of one variant, for each profile that it was judged for."""
+    """All figures of one variant with their origins, and why a profile gets it or not."""
     name, version = split_version(model)
     with connected(registry) as client:
+        metric = client.get_version(name, version).metric
         of_version = client.list_variants(name, version, profile=profile)
-    found = [variant for variant in of_version if variant.variant_id == variant_id]
+    found = [one for one in of_version if _is_meant(one, variant)]
     if not found:
-        fail(f"There is no variant {variant_id[:80]} of {model}: `edge-registry variant list {model}` shows all.")
+        meant = f"variant {variant[:80]}" if variant else "chosen variant"
+        where = f" for {profile}" if profile else ""
+        fail(f"There is no {meant} of {model}{where}: `edge-registry variant list {model} --wide` shows all.")
     if as_json:
         show_documents(found)
         return
-    for variant in found:
-        show_pairs(_pairs(variant))
-        say("")
+    for number, one in enumerate(found):
+        if number:
+            say("")
+        show_variant(one, metric=metric)
 
 
 @app.command()
@@ -112,44 +112,11 @@ def choices(model: ModelVersionArgument, registry: RegistryOption = None, *, as_
     show_table(("profile", "variant", "why not"), rows, empty=_NONE_YET)
 
 
-def _row(variant: "Variant") -> tuple[str, ...]:
-    return (
-        "*" if variant.chosen else "",
-        variant.profile,
-        variant.variant_id,
-        variant.recipe,
-        f"{variant.runtime}/{variant.delegate}",
-        variant.verdict,
-        text_of_bytes(variant.wire_bytes),
-        _figure(variant.latency_p95_ms),
-        _figure_bytes(variant.peak_rss_bytes),
-        _figure(variant.metric),
-        _figure(variant.metric_drop),
-    )
-
-
-def _pairs(variant: "Variant") -> list[tuple[str, str]]:
-    pairs = []
-    for name, value in variant.model_dump(mode="json", exclude_none=True).items():
-        if isinstance(value, dict):
-            interval = f" [{value['low']:.4g}, {value['high']:.4g}]" if "low" in value and "high" in value else ""
-            pairs.append((name, f"{value['value']:.6g}{interval} ({value['origin']})"))
-        elif value != "":
-            pairs.append((name, str(value)))
-    return pairs
-
-
-def _refusals(choices_: "list[Choice]") -> list[str]:
-    return [f"{choice.profile}: {choice.refusal.sentence}" for choice in choices_ if choice.refusal]
+def _is_meant(variant: "Variant", text: str | None) -> bool:
+    if text is None:
+        return variant.chosen
+    return variant.recipe == text or variant.variant_id.startswith(text)
 
 
 def _refusal(choice: "Choice") -> str:
     return choice.refusal.sentence if choice.refusal else ""
-
-
-def _figure(figure: "Figure | None") -> str:
-    return "-" if figure is None else f"{text_of_number(figure.value)} {figure.origin[0]}"
-
-
-def _figure_bytes(figure: "Figure | None") -> str:
-    return "-" if figure is None else f"{text_of_bytes(figure.value)} {figure.origin[0]}"

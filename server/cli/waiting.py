@@ -49,6 +49,6 @@ def _row(choice: "Choice", variant: "Variant | None") -> tuple[str, ...]:
         f"{variant.runtime}/{variant.delegate}",
         text_of_figure(variant.latency_p95_ms),
         text_of_figure(variant.metric),
-        text_of_figure(variant.metric_drop),
+        text_of_figure(variant.metric_drop, 2),
         text_of_bytes(variant.wire_bytes),
     )
