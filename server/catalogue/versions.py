@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from server.catalogue.jobs import WantedJob, enqueue, latest_job
+from server.catalogue.near import no_model, no_version
 from server.catalogue.profiles import profile_names
 from server.database.tables import choices, model_versions, variants
 from server.errors import ConflictError, InvalidError, NotFoundError
@@ -38,7 +39,8 @@ def list_versions(database: Database, model: str) -> list[ModelVersion]:
     """
     found = _versions(database, model_versions.c.model == model)
     if not found:
-        raise NotFoundError(f"There is no model {model}: `edge-registry model list` shows those that are there.")
+        with database.read() as connection:
+            raise NotFoundError(no_model(model, _models(connection)))
     return found
 
 
@@ -63,7 +65,7 @@ def require_version(connection: sa.Connection, model: str, version: str) -> Mode
         return ModelVersion.model_validate(row.document)
     job = latest_job(connection, JobKind.INSPECT, model, version)
     if job is None:
-        raise NotFoundError(f"There is no version {version} of model {model}: push it with `edge-registry model push`.")
+        raise NotFoundError(_unknown_version(connection, model, version))
     if job.state is JobState.FAILED:
         reason = job.error.message if job.error else "the reason is not known."
         raise NotFoundError(f"Version {version} of model {model} was refused: {reason}")
@@ -123,6 +125,16 @@ def build_missing(
     if not missing:
         return None
     return _enqueue_build(connection, model, version, BuildWork(profiles=tuple(missing)), now=now)
+
+
+def _unknown_version(connection: sa.Connection, model: str, version: str) -> str:
+    query = sa.select(model_versions.c.version).where(model_versions.c.model == model)
+    versions = list(connection.execute(query.order_by(model_versions.c.created_at.desc())).scalars())
+    return no_version(model, version, versions) if versions else no_model(model, _models(connection))
+
+
+def _models(connection: sa.Connection) -> list[str]:
+    return list(connection.execute(sa.select(model_versions.c.model).distinct()).scalars())
 
 
 def _best_first(variant: Variant) -> tuple[str, bool, int, str]:

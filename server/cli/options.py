@@ -17,6 +17,10 @@ RegistryOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 ModelVersionArgument = Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="For example lite0@1.")]
 
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL[@VERSION]", help="For example lite0@1; without @, its newest version.")
+]
+
 
 def split_version(text: str) -> tuple[str, str]:
     """MODEL@VERSION as two names."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from server.cli.options import JsonOption, ModelVersionArgument, RegistryOption, split_version
+from server.cli.options import JsonOption, ModelArgument, RegistryOption, split_version
 from server.cli.output import fail, live, make_table, say, show_documents, show_json, show_table, text_of_time
 from server.cli.session import connected
 
@@ -26,7 +26,7 @@ WatchOption = Annotated[bool, typer.Option("--watch", help="Follow it to its end
 
 @app.command()
 def start(  # noqa: PLR0913  a flag for each field of a plan
-    model: ModelVersionArgument,
+    model: ModelArgument,
     to: Annotated[str, typer.Option("--to", help="Selector, for example site=berlin; empty: every device.")] = "",
     waves: Annotated[str, typer.Option("--waves", help="Shares or counts of devices, growing.")] = "100%",
     max_failures: Annotated[
@@ -47,18 +47,20 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a rollout; variants that are missing are built first."""
+    """Start a rollout to every device, or to those that `--to` selects; variants that are missing are built first."""
     options = {
         "max_failures": max_failures,
         "probe_inferences": probe_inferences,
         "silence_deadline_s": silence_s,
         "progress_deadline_s": progress_s,
     }
-    request = _request(model, to, waves, seed, options)
+    # an impossible plan is refused before the registry is asked anything
+    plan = _plan(to, waves, seed, options)
     with connected(registry) as client:
-        rollout = client.start_rollout(request)
+        name, version = split_version(model) if "@" in model else (model, client.list_versions(model)[0].version)
+        rollout = client.start_rollout(_request(name, version, plan))
         if not as_json:
-            say(f"rollout {rollout.rollout_id} of {model} is {rollout.state}")
+            say(f"rollout {rollout.rollout_id} of {rollout.model}@{rollout.version} is {rollout.state}")
         _end(client, rollout, watch=watch, as_json=as_json, quiet=not watch)
 
 
@@ -203,18 +205,23 @@ def _latest(client: "RegistryClient") -> str:
     return found[0].rollout_id
 
 
-def _request(model: str, to: str, waves: str, seed: int, options: dict[str, float]) -> "RolloutRequest":
+def _plan(to: str, waves: str, seed: int, options: dict[str, float]) -> dict[str, object]:
+    """The fields of a request that do not depend on the model."""
+    from server.rollouts.plan import WavesError, parse_waves  # noqa: PLC0415  `--help` must not wait for these
+
+    try:
+        return {"selector": to, "waves": parse_waves(waves), "seed": seed, "options": options}
+    except WavesError as exc:
+        fail(str(exc), exit_code=2)
+
+
+def _request(model: str, version: str, plan: dict[str, object]) -> "RolloutRequest":
     from pydantic import ValidationError  # noqa: PLC0415  `--help` must not wait for these
 
-    from server.rollouts.plan import WavesError, parse_waves  # noqa: PLC0415
     from server.schemas.rollouts import RolloutRequest  # noqa: PLC0415
     from server.schemas.sentence import sentence  # noqa: PLC0415
 
-    name, version = split_version(model)
     try:
-        document = {"model": name, "version": version, "selector": to, "waves": parse_waves(waves), "seed": seed}
-        return RolloutRequest.model_validate({**document, "options": options})
-    except WavesError as exc:
-        fail(str(exc), exit_code=2)
+        return RolloutRequest.model_validate({"model": model, "version": version, **plan})
     except ValidationError as exc:
         fail(sentence(exc.errors(include_url=False)), exit_code=2)

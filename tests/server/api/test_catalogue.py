@@ -155,7 +155,7 @@ def test_build_again_after_done_or_failed_is_a_new_job(
 def test_build_of_a_version_nobody_pushed_says_so(http: httpx.Client) -> None:
     answer = http.post("/v1/models/net/versions/9/variants", json={})
     assert answer.status_code == 404
-    assert "push it" in error_of(answer)[1]
+    assert "There is no model net" in error_of(answer)[1]
     assert http.get("/v1/models/net/versions").status_code == 404
     assert http.get("/v1/models").json() == []
     assert http.get("/v1/jobs/nothing").status_code == 404

@@ -75,7 +75,7 @@ def test_start_writes_the_plan_and_asks_for_what_is_missing(
     [
         ({"selector": "site=rome"}, 422, "matches no device"),
         ({"selector": "site"}, 422, "KEY=VALUE"),
-        ({"version": "9"}, 404, "push it"),
+        ({"version": "9"}, 404, "it has 1;"),
         ({"model": "../x"}, 422, "1 to 63 letters"),
         ({"waves": []}, 422, "waves"),
         ({"waves": [{"percent": 101}]}, 422, "percent"),

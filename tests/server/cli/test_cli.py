@@ -120,7 +120,7 @@ def finish(registry: Registry, job: sa.Row[Any], *, fails: bool = False) -> None
         "source_sha256": "0" * 64,
         "source_bytes": 10,
         "eval_sha256": "1" * 64,
-        "created_at": 1.0,
+        "created_at": job.created_at,
     }
     names = ("model", "version", "task", "metric", "source_sha256", "source_bytes", "eval_sha256", "created_at")
     with registry.catalogue.write() as connection:
@@ -338,10 +338,39 @@ def test_rollout_is_started_told_and_watched_to_its_end(
     assert as_json("telemetry") == []
 
 
+@pytest.mark.usefixtures("worker", "device")
+def test_rollout_start_by_name_takes_the_newest_version(
+    run: Run, as_json: Callable[..., Any], files: dict[str, str]
+) -> None:
+    run(*push_of(files))
+    run(*push_of(files, "--version", "2"))
+    assert " of net@2 is preparing" in run("rollout", "start", "net").stdout
+    assert as_json("rollout", "start", "net@1")["version"] == "1"
+
+
+@pytest.mark.usefixtures("worker", "device")
+@pytest.mark.parametrize(
+    ("meant", "words"),
+    [
+        ("met", "There is no model met; did you mean net?"),
+        ("met@1", "There is no model met; did you mean net?"),
+        ("net@9", "There is no version 9 of model net: it has 1;"),
+    ],
+)
+def test_rollout_start_of_what_is_not_there_names_what_is(
+    run: Run, files: dict[str, str], meant: str, words: str
+) -> None:
+    run(*push_of(files))
+    said = run("rollout", "start", meant, exit_code=1).stderr
+    assert words in said
+    assert said.count("\n") == 1
+    assert "no rollouts" in run("rollout", "list").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("rollout", "start", "net"), "not MODEL@VERSION"),
+        (("rollout", "start", "net@"), "not MODEL@VERSION"),
         (("rollout", "start", "net@1", "--waves", "50%,10%"), "must grow"),
         (("rollout", "start", "../x@1"), "1 to 63 letters"),
         (("token", "create", "--valid", "soon"), "no duration"),
