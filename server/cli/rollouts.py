@@ -44,6 +44,9 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     progress_s: Annotated[
         float, typer.Option("--progress-deadline-s", min=1.0, help="Heard, but no further for so long: stuck.")
     ] = 3600.0,
+    retry_s: Annotated[
+        float, typer.Option("--retry-patience-s", min=0.0, help="Its transfers fail for so long: failed.")
+    ] = 300.0,
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,6 +56,7 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
         "probe_inferences": probe_inferences,
         "silence_deadline_s": silence_s,
         "progress_deadline_s": progress_s,
+        "retry_patience_s": retry_s,
     }
     # an impossible plan is refused before the registry is asked anything
     plan = _plan(to, waves, seed, options)

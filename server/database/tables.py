@@ -223,7 +223,7 @@ deployments = Table(
     Column("variant_id", NAME),  # None: no_variant for this profile
     Column(
         "state", String(20), nullable=False, index=True
-    ),  # waiting | offered | a DeploymentState | running | timed_out | no_variant | cancelled
+    ),  # waiting | offered | a DeploymentState | retrying | running | timed_out | no_variant | cancelled
     Column("reason", String(32), nullable=False),
     Column("detail", Text, nullable=False),
     Column("previous", JSON),  # DesiredDeployment that the device ran before; a rollback restores it
@@ -231,6 +231,7 @@ deployments = Table(
     Column("canary", Boolean, nullable=False, default=False),  # first of its lane, and not proven yet
     Column("opened_at", Float),
     Column("running_at", Float),  # verified: right file hash, golden outputs right, inferences answered
+    Column("retrying_since", Float),  # the first of the failed tries that have brought nothing onto its disk yet
     Column("updated_at", Float, nullable=False),
     UniqueConstraint("rollout_id", "device_id"),
 )

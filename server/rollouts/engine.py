@@ -24,7 +24,7 @@ from server.rollouts.facts import (
     Why,
 )
 from server.rollouts.plan import cut_waves, order_devices, rank
-from server.rollouts.verify import judge, proven_on_device
+from server.rollouts.verify import judge, proven_on_device, retrying_since
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -96,6 +96,10 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             epoch=epoch,
             now=now,
         )
+        since = retrying_since(row, heard.deployments.get(row.deployment_id) if heard else None, now=now)
+        if since != row.retrying_since:
+            row.retrying_since = since
+            ledger.changed_deployments.add(row.deployment_id)
         ledger.set_state(row, found.state, reason=found.reason, detail=found.detail)
         if found.state == RUNNING and row.running_at is None:
             row.running_at = now

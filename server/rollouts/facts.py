@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WAITING = "waiting"  # planned; its wave or its turn has not come
 OFFERED = "offered"  # in the device's desired state; nothing heard yet
 RUNNING = "running"  # verified: right file, self-test passed, serving, enough inferences answered
+RETRYING = "retrying"  # the transfer failed, and the device tries again: no failure yet
 TIMED_OUT = "timed_out"  # silent, or without progress, beyond the deadline
 NO_VARIANT = "no_variant"  # nothing fits its profile: counted apart
 CANCELLED = "cancelled"  # it will not be offered, or the offer was withdrawn before it ran
@@ -54,6 +55,9 @@ DEVICE_REASONS = frozenset(
         Reason.UNSUPPORTED_VERSION,
     }
 )
+
+# `failed` with one of these is what time may mend: the device goes on trying, and its transfer begins where it ended.
+PASSING_REASONS = frozenset({Reason.TRANSFER_FAILED, Reason.OBJECT_NOT_FOUND, Reason.DISK_FULL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,8 @@ class Deployment:
     canary: bool = False
     opened_at: float | None = None
     running_at: float | None = None
+    retrying_since: float | None = None
+    """When the first of the tries failed that have brought nothing onto its disk yet."""
     changed_at: float | None = None
     """When its row was last written: since then its device has said the same."""
 

@@ -126,6 +126,7 @@ class Ledger:
             return False
         row.previous = self._what_ran(replaced, before)
         row.variant_id, row.opened_at, row.offered_generation = variant.variant_id, now, self._next(row.device_id)
+        row.retrying_since = None
         self.changed_deployments.add(row.deployment_id)
         if before is not None:
             self.set_state(before, DeploymentState.SUPERSEDED, reason=Why.NEWER_ROLLOUT)
@@ -170,6 +171,7 @@ class Ledger:
         older = self.get(deployment_id)
         if older is not None:
             older.opened_at, older.offered_generation = now, self._next(device_id)
+            older.retrying_since = None
             self.set_state(older, OFFERED, detail="wanted again after a newer version was taken back")
             self.changed_deployments.add(deployment_id)
 

@@ -10,14 +10,14 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.states import DeploymentState
 from server.database.tables import deployments, devices, registry, rollout_commands, rollout_states, rollouts
-from server.rollouts.facts import FAILED_STATES, OFFERED
+from server.rollouts.facts import FAILED_STATES, OFFERED, RETRYING
 from server.rollouts.reading import OPEN_STATES
 from server.schemas.rollouts import RolloutState
 
 Pulse = tuple[int, float, float]
 
 # Devices in these are on the way, also where their rollout has ended: they go back to what they ran before.
-IN_FLIGHT = frozenset({OFFERED, *DeploymentState}) - FAILED_STATES - {DeploymentState.SUPERSEDED}
+IN_FLIGHT = frozenset({OFFERED, RETRYING, *DeploymentState}) - FAILED_STATES - {DeploymentState.SUPERSEDED}
 
 
 class Quiet:

@@ -371,6 +371,7 @@ def _deployment(row: sa.Row[Any]) -> facts.Deployment:
         canary=row.canary,
         opened_at=row.opened_at,
         running_at=row.running_at,
+        retrying_since=row.retrying_since,
         changed_at=row.updated_at,
     )
 

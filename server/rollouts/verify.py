@@ -6,12 +6,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_agent.protocol.states import DeploymentState
-from server.rollouts.facts import DEVICE_REASONS, FAILED_STATES, OFFERED, RUNNING, TIMED_OUT, Deployment, Why
+from server.rollouts.facts import (
+    DEVICE_REASONS,
+    FAILED_STATES,
+    OFFERED,
+    PASSING_REASONS,
+    RETRYING,
+    RUNNING,
+    TIMED_OUT,
+    Deployment,
+    Why,
+)
 
 if TYPE_CHECKING:
     from edge_agent.protocol.messages import DeploymentStatus
     from server.rollouts.facts import Heard, VariantFact
     from server.schemas.rollouts import RolloutOptions
+
+# A device that reports one of these, or nothing, has not brought the variant onto its disk yet.
+_FETCHING = frozenset({DeploymentState.QUEUED, DeploymentState.DOWNLOADING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +49,7 @@ def judge(
     """Judge a deployment that its device's desired state names."""
     status = heard.deployments.get(row.deployment_id) if heard else None
     found = _by_report(status, variant, options, verified=row.state == RUNNING)
+    found = _with_patience(found, retrying_since=retrying_since(row, status, now=now), options=options, now=now)
     if found.state == RUNNING or found.state in FAILED_STATES:
         return found
     silent_s = now - max(row.opened_at or now, heard.last_seen_at if heard else 0.0)
@@ -43,6 +57,8 @@ def judge(
     if silent_s <= options.silence_deadline_s:
         if found.state == DeploymentState.ACTIVE and (variant is None or variant.model_file_sha256 is None):
             return found  # it is the registry that can't go on
+        if found.state == RETRYING:
+            return found  # it has a patience of its own
         patience_s = max(options.progress_deadline_s, 2 * status_interval_s)
         return _stuck(row, found, took=took, patience_s=patience_s, now=now) or found
     if took:
@@ -52,6 +68,25 @@ def judge(
             return found
         return Judgement(TIMED_OUT, Why.LOST, f"took the offer, then was silent for more than {patience_s:g} s")
     return Judgement(TIMED_OUT, Why.SILENT, f"not heard within {options.silence_deadline_s:g} s of the offer")
+
+
+def retrying_since(row: Deployment, status: DeploymentStatus | None, *, now: float) -> float | None:
+    """Since when a device tries in vain to fetch what it was offered; None once it has it, or before it failed."""
+    if status is not None and status.state == DeploymentState.FAILED and status.reason in PASSING_REASONS:
+        return now if row.retrying_since is None else row.retrying_since
+    return row.retrying_since if status is None or status.state in _FETCHING else None
+
+
+def _with_patience(found: Judgement, *, retrying_since: float | None, options: RolloutOptions, now: float) -> Judgement:
+    """A failure that the device itself tries to mend becomes one when it has tried for long enough."""
+    passing = found.state == DeploymentState.FAILED and found.reason in PASSING_REASONS
+    if not passing or retrying_since is None:
+        return found
+    patience_s = options.retry_patience_s
+    said = f"{found.reason}: {found.detail}" if found.detail else found.reason
+    if now - retrying_since > patience_s:
+        return Judgement(found.state, found.reason, f"{found.detail or said} (tried for more than {patience_s:g} s)")
+    return Judgement(RETRYING, found.reason, f"{said}; it tries again, and has failed after {patience_s:g} s of that")
 
 
 def _stuck(row: Deployment, found: Judgement, *, took: bool, patience_s: float, now: float) -> Judgement | None:

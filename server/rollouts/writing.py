@@ -101,6 +101,7 @@ def _deployment_rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
                 "canary": row.canary,
                 "opened_at": row.opened_at,
                 "running_at": row.running_at,
+                "retrying_since": row.retrying_since,
                 "updated_at": now,
             }
         )

@@ -32,6 +32,11 @@ class RolloutOptions(RequestDocument):
     silence_deadline_s: float = Field(
         default=600.0, gt=0, description="a device that is silent for so long is timed out"
     )
+    retry_patience_s: float = Field(
+        default=300.0,
+        ge=0,
+        description="a device whose transfer fails tries again; it counts as failed once it has tried for so long",
+    )
     progress_deadline_s: float = Field(
         default=3600.0, gt=0, description="a device that reports the same state for so long, and does not run, is stuck"
     )

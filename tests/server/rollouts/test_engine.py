@@ -117,12 +117,73 @@ def test_advance_failures_within_the_threshold_let_the_next_wave_open(make_paper
     paper.tick()
     first, second, *others = wave(paper, r, 0)
     for device in (first, second):
-        paper.report(device, DeploymentState.FAILED, reason=Reason.DISK_FULL)
+        paper.report(device, DeploymentState.FAILED, reason=Reason.RUNNER_CRASHED)
     for device in others:
         paper.report(device)
     paper.tick()
     assert len(offered(paper, r)) == 10
     assert paper.ledger.standings[r].state is RolloutState.RUNNING
+
+
+@pytest.mark.parametrize("reason", [Reason.TRANSFER_FAILED, Reason.OBJECT_NOT_FOUND, Reason.DISK_FULL], ids=str)
+def test_advance_device_that_tries_again_is_no_failure_until_its_patience_is_over(
+    make_paper: Make, reason: Reason
+) -> None:
+    paper = make_paper()
+    r = paper.start("r", waves="20%,100%", retry_patience_s=300)
+    paper.tick()
+    trying, other = wave(paper, r, 0)
+    paper.report(other)
+    failed, again = DeploymentState.FAILED, DeploymentState.DOWNLOADING
+    for state, shown in ((failed, "retrying"), (again, "downloading"), (failed, "retrying"), (failed, "retrying")):
+        paper.report(trying, state, reason=reason if state is failed else Reason.NONE, detail="no route")
+        paper.tick(70)
+        assert paper.states(r)[trying] == shown
+        assert len(offered(paper, r)) == 2, "it holds its wave"
+        assert paper.ledger.standings[r].state is RolloutState.RUNNING
+    assert "no route; it tries again" in paper.row(r, trying).detail
+    paper.report(trying, failed, reason=reason, detail="no route")
+    paper.tick(70 + 30)
+    assert paper.ledger.standings[r].state is RolloutState.STOPPED
+    assert f"{trying}: {reason}, no route (tried for more than 300 s)" in paper.sentence("stopped")
+
+
+def test_advance_device_whose_second_try_succeeds_has_never_failed(make_paper: Make) -> None:
+    paper = make_paper(1)
+    r = paper.start("r", retry_patience_s=60)
+    paper.tick()
+    paper.report("d0", DeploymentState.FAILED, reason=Reason.TRANSFER_FAILED)
+    paper.tick(50)
+    paper.report("d0", DeploymentState.VERIFYING)
+    paper.tick(50)
+    assert paper.row(r, "d0").retrying_since is None
+    paper.report("d0", DeploymentState.FAILED, reason=Reason.DISK_FULL)
+    paper.tick(50)
+    assert paper.states(r) == {"d0": "retrying"}, "its patience began anew: the bytes had come"
+    paper.all_run(r)
+    assert paper.sentence("finished").startswith("Finished: 1 of 1 devices run m@1, 0 failed")
+
+
+def test_advance_device_that_falls_silent_while_it_tries_is_lost(make_paper: Make) -> None:
+    paper = make_paper(1)
+    r = paper.start("r", retry_patience_s=3600, silence_deadline_s=60)
+    paper.tick()
+    paper.report("d0", DeploymentState.FAILED, reason=Reason.TRANSFER_FAILED)
+    paper.tick(59)
+    assert paper.states(r) == {"d0": "retrying"}
+    paper.tick(3)
+    assert (paper.row(r, "d0").state, paper.row(r, "d0").reason) == ("timed_out", "lost")
+    assert paper.ledger.standings[r].state is RolloutState.STOPPED
+
+
+@pytest.mark.parametrize("reason", [Reason.RUNNER_CRASHED, Reason.RUNNER_HUNG, Reason.INTERNAL], ids=str)
+def test_advance_failure_that_speaks_against_the_variant_counts_at_once(make_paper: Make, reason: Reason) -> None:
+    paper = make_paper(1)
+    r = paper.start("r")
+    paper.tick()
+    paper.report("d0", DeploymentState.FAILED, reason=reason)
+    paper.tick()
+    assert paper.ledger.standings[r].state is RolloutState.STOPPED
 
 
 def test_advance_silent_devices_time_out_and_do_not_hold_the_wave(make_paper: Make) -> None:
