@@ -1,4 +1,4 @@
-"""What an operator says to a rollout, each word obeyed exactly once; and taking a version back. Pure."""
+"""What an operator says to a rollout, each word obeyed exactly once. Pure."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from edge_agent.protocol.states import DeploymentState
 from server.rollouts.facts import CANCELLED, CLOSED_STATES, FAILED_STATES, RUNNING, WAITING, Facts, Why
 from server.rollouts.gate import bucket
+from server.rollouts.going_back import roll_back
 from server.schemas.rollouts import RolloutAction, RolloutState
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ ALLOWED: dict[RolloutAction, frozenset[RolloutState]] = {
     RolloutAction.PAUSE: OPEN,
     RolloutAction.RESUME: frozenset({RolloutState.PAUSED}),
     RolloutAction.ABORT: OPEN | {RolloutState.PAUSED},
-    RolloutAction.ROLLBACK: frozenset(RolloutState) - {RolloutState.ROLLED_BACK},
+    RolloutAction.ROLLBACK: frozenset(RolloutState) - {RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK},
 }
 
 
@@ -50,9 +51,10 @@ def _apply(action: RolloutAction, facts: Facts, ledger: Ledger, command_id: int,
         sentence = f"Aborted by command: {withdrawn} devices will not get it, who has it keeps it."
     else:
         # the state first: what goes back must not come to rest on this very rollout
-        ledger.stand(rollout_id, RolloutState.ROLLED_BACK, "")
+        ledger.stand(rollout_id, RolloutState.ROLLING_BACK, "")
         restored = roll_back(facts, ledger, now=now)
-        state, sentence = RolloutState.ROLLED_BACK, f"Rolled back by command: {restored} devices go back."
+        going = "1 device goes" if restored == 1 else f"{restored} devices go"
+        state, sentence = RolloutState.ROLLING_BACK, f"Rolling back by command: {going} back."
     ledger.stand(rollout_id, state, sentence)
     ledger.decide(facts.rollout, action, sentence, command_id=command_id)
 
@@ -76,16 +78,3 @@ def restore_failed(facts: Facts, ledger: Ledger, *, now: float) -> None:
     for row in ledger.rows_of(facts.rollout.rollout_id):
         if row.state in FAILED_STATES:
             ledger.restore(row, now=now)
-
-
-def roll_back(facts: Facts, ledger: Ledger, *, now: float) -> int:
-    """Every device that was touched goes back to what it ran before; how many had to change."""
-    restored = 0
-    for row in ledger.rows_of(facts.rollout.rollout_id):
-        if ledger.restore(row, now=now):
-            restored += 1
-            if row.state not in FAILED_STATES:
-                ledger.set_state(row, DeploymentState.ROLLED_BACK, reason=Why.ROLLBACK)
-        elif row.state == WAITING:
-            ledger.set_state(row, CANCELLED, reason=Why.ROLLBACK)
-    return restored

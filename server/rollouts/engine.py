@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, gate
+from server.rollouts import commands, gate, going_back
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
@@ -44,6 +44,8 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
         return
     if state in {RolloutState.STOPPED, RolloutState.ABORTED}:
         commands.restore_failed(facts, ledger, now=now)
+    if state in {RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK}:
+        going_back.follow(facts, ledger, epoch=epoch, now=now)
     if state not in {RolloutState.PREPARING, RolloutState.RUNNING}:
         return
     _go_on(facts, ledger, now=now)

@@ -21,6 +21,7 @@ WAITING = "waiting"  # planned; its wave or its turn has not come
 OFFERED = "offered"  # in the device's desired state; nothing heard yet
 RUNNING = "running"  # verified: right file, self-test passed, serving, enough inferences answered
 RETRYING = "retrying"  # the transfer failed, and the device tries again: no failure yet
+ROLLING_BACK = "rolling_back"  # it shall go back, and has not said yet that it has
 TIMED_OUT = "timed_out"  # silent, or without progress, beyond the deadline
 NO_VARIANT = "no_variant"  # nothing fits its profile: counted apart
 CANCELLED = "cancelled"  # it will not be offered, or the offer was withdrawn before it ran

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_MODELS = 64  # of one device, by the wire contract (`Desired.deployments`)
 MAX_CHAIN = 64  # of rollouts that were rolled back one after the other
+WITHDRAWN = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK})
 
 
 class Ledger:
@@ -125,8 +126,8 @@ class Ledger:
             self.set_state(row, CANCELLED, reason=Why.TOO_MANY_MODELS, detail=detail)
             return False
         row.previous = self._what_ran(replaced, before)
-        row.variant_id, row.opened_at, row.offered_generation = variant.variant_id, now, self._next(row.device_id)
-        row.retrying_since = None
+        row.variant_id, row.opened_at, row.retrying_since = variant.variant_id, now, None
+        row.offered_generation = self.next_generation(row.device_id)
         self.changed_deployments.add(row.deployment_id)
         if before is not None:
             self.set_state(before, DeploymentState.SUPERSEDED, reason=Why.NEWER_ROLLOUT)
@@ -166,17 +167,18 @@ class Ledger:
         self.wanted[device_id] = {}
         self.changed_devices.add(device_id)
 
+    def next_generation(self, device_id: str) -> int:
+        """Of a device's desired state, once what changes of it now is written."""
+        return self.generations.get(device_id, 0) + 1
+
     def _take_up(self, deployment_id: str, device_id: str, *, now: float) -> None:
         """An older deployment is wanted again: what the device says of it counts again."""
         older = self.get(deployment_id)
         if older is not None:
-            older.opened_at, older.offered_generation = now, self._next(device_id)
+            older.opened_at, older.offered_generation = now, self.next_generation(device_id)
             older.retrying_since = None
             self.set_state(older, OFFERED, detail="wanted again after a newer version was taken back")
             self.changed_deployments.add(deployment_id)
-
-    def _next(self, device_id: str) -> int:
-        return self.generations.get(device_id, 0) + 1
 
     @staticmethod
     def _what_ran(replaced: DesiredDeployment | None, before: Deployment | None) -> DesiredDeployment | None:
@@ -195,7 +197,7 @@ class Ledger:
             if entry is None or row is None:
                 return entry
             standing = self.standings.get(row.rollout_id)
-            withdrawn = standing is not None and standing.state == RolloutState.ROLLED_BACK
+            withdrawn = standing is not None and standing.state in WITHDRAWN
             if not withdrawn and row.state not in FAILED_STATES:
                 return entry
             entry = row.previous

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OPEN_STATES = (RolloutState.PREPARING, RolloutState.RUNNING, RolloutState.PAUSED)
+OPEN_STATES = (RolloutState.PREPARING, RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK)
 IN_CHUNK = 500  # values in one IN (...)
 _WAVES = TypeAdapter(tuple[Wave, ...])
 _T = TypeVar("_T")
@@ -75,8 +75,8 @@ class Reader:
             return None
         picture = self._picture(connection)
         ledger = self._ledger(connection, picture, int(epoch))
-        # what failed long ago stays failed: only what a device is still wanted to run keeps an ended rollout alive
-        touched = {row.rollout_id for row in picture.rows if ledger.is_wanted(row)}
+        # what failed long ago stays failed: only what a device is still wanted to run, or to leave, keeps it alive
+        touched = {r.rollout_id for r in picture.rows if r.state == facts.ROLLING_BACK or ledger.is_wanted(r)}
         alive = [
             rollout
             for rollout in picture.rollouts.values()

@@ -25,7 +25,7 @@ _LEADS_TO = {
     RolloutAction.PAUSE: RolloutState.PAUSED,
     RolloutAction.RESUME: RolloutState.RUNNING,
     RolloutAction.ABORT: RolloutState.ABORTED,
-    RolloutAction.ROLLBACK: RolloutState.ROLLED_BACK,
+    RolloutAction.ROLLBACK: RolloutState.ROLLING_BACK,
 }
 
 

@@ -62,7 +62,8 @@ class RolloutState(StrEnum):
     FINISHED = "finished"
     STOPPED = "stopped"  # by itself: too many failures
     ABORTED = "aborted"
-    ROLLED_BACK = "rolled_back"
+    ROLLING_BACK = "rolling_back"  # devices are on their way back to what they ran before
+    ROLLED_BACK = "rolled_back"  # they have said that they run it
 
 
 class RolloutAction(StrEnum):

@@ -41,7 +41,7 @@ def test_rollout_is_paused_resumed_rolled_back_and_aborted_and_a_device_is_remov
     assert said("rollout", "rollback", rollout_id).returncode == 0
     fleet.wait_for(rollout_id, "rolled_back")
     for agent in agents:
-        wait_until(partial(agent.serves, "tiny", "1"), f"{agent.device_id} is back")
+        assert agent.serves("tiny", "1"), f"{agent.device_id} is back: the word is said after the deed"
         assert _received(fleet, agent, "1") in {0, received[agent.device_id]}
         # while it leaves, a runner still answers who reaches it
         wait_until(lambda: not any(a.serves("tiny", "2") for a in agents), "version 2 has left")

@@ -180,6 +180,16 @@ class Paper:
             deployments={**others, entry.deployment_id: status.model_copy(update=changes)},
         )
 
+    def takes_up(self, device: str) -> None:
+        """The device has read its desired state, and forgets what that does not name."""
+        wanted = {entry.deployment_id for entry in self.ledger.wanted.get(device, {}).values()}
+        told = self.heard[device].deployments if device in self.heard else {}
+        self.heard[device] = Heard(
+            last_seen_at=self.now,
+            observed=(EPOCH, self.ledger.generations.get(device, 0)),
+            deployments={name: status for name, status in told.items() if name in wanted},
+        )
+
     def seen(self, device: str) -> None:
         before = self.heard.get(device, Heard(last_seen_at=self.now))
         self.heard[device] = replace(before, last_seen_at=self.now)

@@ -258,7 +258,13 @@ def test_controller_rollback_command_is_obeyed_once(make_registry: Callable[[int
     with linked(registry) as connection, Fleet(registry) as fleet:
         one = controller(registry, connection)
         tick_until(one, lambda: registry.state("r1") == "finished")
+        fleet.obedient = False
         registry.command("r1", "rollback")
+        tick_until(one, lambda: all(known[-1].generation == 2 for known in fleet.received.values()))
+        assert registry.state("r1") == "rolling_back", "no device has done it yet"
+        fleet.obedient = True
+        for device, known in fleet.received.items():
+            registry.runs(device, known[-1])
         tick_until(one, lambda: registry.state("r1") == "rolled_back")
         tick_until(one, lambda: all(known[-1].generation == 2 for known in fleet.received.values()))
         for _ in range(3):

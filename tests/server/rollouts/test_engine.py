@@ -435,14 +435,56 @@ def test_obey_rollback_gives_each_device_what_it_ran_before_and_leaves_other_mod
     paper.say(second, "rollback")
     paper.tick()
     paper.tick()
+    assert paper.ledger.standings[second].state is RolloutState.ROLLING_BACK
     for device in paper.devices:
         entry = paper.wanted(device)
         assert (entry.version if entry else None) == ("1" if device in had else None)
         assert paper.wanted(device, "other") is not None
         assert paper.ledger.generations[device] == generations[device] + 1
-    assert set(paper.states(second).values()) == {"rolled_back"}
+    assert set(paper.states(second).values()) == {"rolling_back"}
+    for device in paper.devices:
+        paper.takes_up(device)
+    paper.tick()
+    assert {device for device, state in paper.states(second).items() if state == "rolled_back"} == (
+        set(paper.devices) - had
+    ), "who ran nothing before is back as soon as it has stopped; the others must run the old version again"
+    assert paper.ledger.standings[second].state is RolloutState.ROLLING_BACK
     paper.all_run(first)
+    paper.tick()
+    assert set(paper.states(second).values()) == {"rolled_back"}
+    assert paper.ledger.standings[second].state is RolloutState.ROLLED_BACK
+    assert paper.sentence("rolled_back") == "Rolled back: 4 of 4 devices run again what they ran before."
     assert {device for device, state in paper.states(first).items() if state == "running"} == had
+
+
+@pytest.mark.parametrize("heard", [False, True], ids=["silent", "stuck"])
+def test_follow_device_that_does_not_go_back_holds_the_word_only_for_its_patience(
+    make_paper: Make, *, heard: bool
+) -> None:
+    paper = make_paper(2)
+    r = paper.start("r", silence_deadline_s=60, progress_deadline_s=600)
+    paper.tick()
+    paper.all_run(r)
+    paper.tick(5000)
+    for device in paper.devices:
+        paper.seen(device)
+    paper.say(r, "rollback")
+    paper.tick()
+    paper.takes_up("d0")
+    for _ in range(10 if heard else 1):
+        paper.tick(55)
+        assert paper.states(r) == {"d0": "rolled_back", "d1": "rolling_back"}
+        assert paper.ledger.standings[r].state is RolloutState.ROLLING_BACK
+        if heard:
+            paper.seen("d1")
+    paper.tick(59)
+    assert paper.ledger.standings[r].state is RolloutState.ROLLED_BACK
+    assert "1 of 2 devices run again what they ran before; d1 did not say so in time" in paper.sentence("rolled_back")
+    assert paper.states(r)["d1"] == "rolling_back", "it has not done it"
+    paper.takes_up("d1")
+    paper.tick()
+    assert paper.states(r)["d1"] == "rolled_back"
+    assert paper.actions.count("rolled_back") == 1
 
 
 def test_obey_rollback_skips_a_version_that_was_rolled_back_in_the_meantime(make_paper: Make) -> None:

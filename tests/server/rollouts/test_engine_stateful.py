@@ -18,6 +18,8 @@ from hypothesis.stateful import (
 from edge_agent.protocol.states import DeploymentState, Reason
 from server.rollouts import gate
 from server.rollouts.facts import ChoiceFact
+from server.rollouts.ledger import WITHDRAWN
+from server.rollouts.reading import OPEN_STATES
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -117,7 +119,7 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                     assert (row.device_id, row.model, row.version) == (device, model, entry.version)
                     assert row.state not in {"waiting", "no_variant", "cancelled", "superseded"}
                     standing = self.paper.ledger.standings[row.rollout_id]
-                    assert standing.state is not RolloutState.ROLLED_BACK
+                    assert standing.state not in WITHDRAWN
 
         @invariant()
         def thresholds_hold_wherever_a_rollout_goes_on(self) -> None:
@@ -141,10 +143,11 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                 self.paper.say(name, "resume")
             for _ in range(12):
                 for device, models in self.paper.ledger.wanted.items():
+                    self.paper.takes_up(device)
                     for model in models:
                         self.paper.report(device, model=model)
                 self.paper.tick(1)
-            open_states = {RolloutState.PREPARING, RolloutState.RUNNING, RolloutState.PAUSED}
+            open_states = set(OPEN_STATES)
             assert not [s for s in self.paper.ledger.standings.values() if s.state in open_states]
             self.paper.tick(1)
             assert not self.paper.ledger.changed

@@ -1,0 +1,70 @@
+"""Taking a version back from the devices that have it: what is asked of them, and when they have done it. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edge_agent.protocol.states import DeploymentState
+from server.rollouts.facts import CANCELLED, FAILED_STATES, ROLLING_BACK, RUNNING, WAITING, Deployment, Facts, Why
+from server.schemas.rollouts import RolloutState
+
+if TYPE_CHECKING:
+    from server.rollouts.facts import Heard
+    from server.rollouts.ledger import Ledger
+
+
+def roll_back(facts: Facts, ledger: Ledger, *, now: float) -> int:
+    """Every device that was touched shall run again what it ran before; how many have to change."""
+    restored = 0
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if ledger.restore(row, now=now):
+            restored += 1
+            if row.state not in FAILED_STATES:  # what failed keeps saying why
+                row.offered_generation, row.changed_at = ledger.next_generation(row.device_id), now
+                ledger.set_state(row, ROLLING_BACK, reason=Why.ROLLBACK)
+        elif row.state == WAITING:
+            ledger.set_state(row, CANCELLED, reason=Why.ROLLBACK)
+    return restored
+
+
+def follow(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
+    """Write down who has gone back, and say `rolled_back` once nobody is waited for any more."""
+    rollout = facts.rollout
+    standing = ledger.standings[rollout.rollout_id]
+    rows = [row for row in ledger.rows_of(rollout.rollout_id) if row.reason == Why.ROLLBACK]
+    for row in rows:
+        if row.state == ROLLING_BACK and _has_gone_back(row, facts.heard.get(row.device_id), ledger, epoch=epoch):
+            ledger.set_state(row, DeploymentState.ROLLED_BACK, reason=Why.ROLLBACK)
+    behind = [row for row in rows if row.state == ROLLING_BACK]
+    if standing.state is not RolloutState.ROLLING_BACK or any(_is_waited_for(row, facts, now=now) for row in behind):
+        return
+    back = sum(row.state == DeploymentState.ROLLED_BACK for row in rows)
+    sentence = f"Rolled back: {back} of {back + len(behind)} devices run again what they ran before" + (
+        f"; {', '.join(row.device_id for row in behind[:3])}{' and others' if len(behind) > 3 else ''}"  # noqa: PLR2004
+        " did not say so in time, and will once heard."
+        if behind
+        else "."
+    )
+    ledger.stand(rollout.rollout_id, RolloutState.ROLLED_BACK, sentence)
+    ledger.decide(rollout, "rolled_back", sentence, back=back, behind=len(behind))
+
+
+def _has_gone_back(row: Deployment, heard: Heard | None, ledger: Ledger, *, epoch: int) -> bool:
+    """Whether a device has read that it shall go back, has ended this deployment, and runs what it is wanted to run."""
+    if heard is None or heard.observed < (epoch, row.offered_generation or 0):
+        return False
+    status = heard.deployments.get(row.deployment_id)
+    if status is not None and (status.serving or status.state == DeploymentState.ACTIVE):
+        return False
+    wanted = ledger.wanted.get(row.device_id, {}).get(row.model)
+    before = ledger.get(wanted.deployment_id) if wanted else None
+    return before is None or before.state == RUNNING
+
+
+def _is_waited_for(row: Deployment, facts: Facts, *, now: float) -> bool:
+    """A device that is silent, or comes no further, must not hold the word back for ever."""
+    options, heard = facts.rollout.options, facts.heard.get(row.device_id)
+    since = row.changed_at or now
+    silent_s = now - max(since, heard.last_seen_at if heard else 0.0)
+    patience_s = max(options.silence_deadline_s, 2 * facts.status_interval_s)
+    return silent_s <= patience_s and now - since <= max(options.progress_deadline_s, patience_s)
