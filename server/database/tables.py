@@ -178,6 +178,8 @@ device_states = Table(
     Column("status", JSON),  # edge_agent.protocol.messages.Status, the latest
     Column("observed_epoch", BigInteger, nullable=False, default=0),
     Column("observed_generation", BigInteger, nullable=False, default=0),
+    # numbers what devices say anew, over all of them: the highest tells the controller at once that there is news
+    Column("news", BigInteger, nullable=False, default=0, server_default=text("0"), index=True),
 )
 device_figures = Table(
     "device_figures",  # what a device measured on the way in: figures of the origin `device`
@@ -204,7 +206,7 @@ rollout_states = Table(
     Column("rollout_id", String(32), primary_key=True),
     Column(
         "state", String(16), nullable=False
-    ),  # preparing | running | paused | finished | aborted | rolled_back | stopped
+    ),  # preparing | running | paused | finished | aborted | stopped | rolling_back | rolled_back
     Column("wave", Integer, nullable=False),  # index of the wave that is open; -1 before the first
     Column("reason", Text, nullable=False),
     Column("last_command_id", BigInteger, nullable=False),
@@ -223,7 +225,7 @@ deployments = Table(
     Column("variant_id", NAME),  # None: no_variant for this profile
     Column(
         "state", String(20), nullable=False, index=True
-    ),  # waiting | offered | a DeploymentState | retrying | running | timed_out | no_variant | cancelled
+    ),  # waiting | offered | a DeploymentState | retrying | running | rolling_back | timed_out | no_variant | cancelled
     Column("reason", String(32), nullable=False),
     Column("detail", Text, nullable=False),
     Column("previous", JSON),  # DesiredDeployment that the device ran before; a rollback restores it

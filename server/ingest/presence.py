@@ -30,6 +30,8 @@ class DeviceState:
     status: dict[str, Any] | None = None
     observed_epoch: int = 0
     observed_generation: int = 0
+    news: int = 0
+    """Grows over all devices: the device with the highest has changed last."""
 
 
 def presence_of(row: Mapping[str, Any] | None, now: float, interval: float) -> PresenceWord:
@@ -76,6 +78,26 @@ def merge_status(state: DeviceState, status: Status) -> DeviceState:
     )
 
 
+def is_news(before: DeviceState, after: DeviceState) -> bool:
+    """Whether a status says something else than the one before, beside counters and figures that always move."""
+    return _gist(before.status) != _gist(after.status)
+
+
 def in_this_life(state: DeviceState, joined_at: float) -> DeviceState:
     """The state that counts for a device which joined at `joined_at`: an empty one when the row is older."""
     return state if state.last_seen_at >= joined_at else DeviceState(device_id=state.device_id)
+
+
+def _gist(status: Mapping[str, Any] | None) -> set[tuple[object, ...]]:
+    told = (status or {}).get("deployments", ())
+    return {
+        (
+            one.get("deployment_id"),
+            one.get("state"),
+            one.get("reason"),
+            one.get("serving"),
+            one.get("file_sha256"),
+            (one.get("self_test") or {}).get("passed"),
+        )
+        for one in told
+    }

@@ -15,7 +15,7 @@ from edge_agent.protocol.messages import SelfTestReport
 from server.database.connect import Database
 from server.database.tables import deployments, device_figures, device_states, devices, reports
 from server.ingest.intake import Intake, PresenceNews, Refused, Report, StatusNews
-from server.ingest.presence import DeviceState, in_this_life, merge_presence, merge_status
+from server.ingest.presence import DeviceState, in_this_life, is_news, merge_presence, merge_status
 
 LOOKUP_ROWS: Final = 500  # names in one IN (...)
 STATE_COLUMNS: Final = tuple(field.name for field in fields(DeviceState))
@@ -147,6 +147,10 @@ class IngestStore:
                 # what the broker kept shows life only when it is news to us
                 heard = merged is not state or not item.retained
                 after[item.device] = replace(merged, last_seen_at=max(now, state.last_seen_at)) if heard else merged
+            told = {device for device, state in after.items() if is_news(before[device], state)}
+            if told:
+                number = _next_news(connection)
+                after |= {device: replace(after[device], news=number) for device in told}
             _update_states(connection, [state for device, state in after.items() if state != before[device]])
             self._commit_figures(connection, fresh, now, refused)
         outcome.refused.extend(refused)
@@ -209,6 +213,12 @@ class IngestStore:
             connection.execute(
                 insert.on_conflict_do_update(index_elements=["device_id", "deployment_id"], set_=changed), rows
             )
+
+
+def _next_news(connection: sa.Connection) -> int:
+    """Two ingest processes may give out one number at once: then the controller's patrol finds what it missed."""
+    highest = connection.execute(sa.select(sa.func.max(device_states.c.news))).scalar()
+    return (highest or 0) + 1
 
 
 def _own_deployments(connection: sa.Connection, found: Iterable[tuple[str, str]]) -> dict[str, tuple[str, str | None]]:

@@ -1,7 +1,8 @@
 """Whether a tick may leave the fleet unread: nothing is open, and nothing has come since a tick that changed nothing.
 
-A few lookups by index say so, however large the fleet is. What they don't see (a device that ran, and fails later; a
-clock that went back) a look at the whole fleet finds every few seconds.
+A few lookups by index say so, however large the fleet is; one is the number of the latest thing that a device said
+anew, so that one which ran and fails later is seen at once. What they don't see (a clock that went back, a device that
+falls silent) a look at the whole fleet finds every few seconds.
 """
 
 from __future__ import annotations
@@ -9,12 +10,20 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from edge_agent.protocol.states import DeploymentState
-from server.database.tables import deployments, devices, registry, rollout_commands, rollout_states, rollouts
+from server.database.tables import (
+    deployments,
+    device_states,
+    devices,
+    registry,
+    rollout_commands,
+    rollout_states,
+    rollouts,
+)
 from server.rollouts.facts import FAILED_STATES, OFFERED, RETRYING
 from server.rollouts.reading import OPEN_STATES
 from server.schemas.rollouts import RolloutState
 
-Pulse = tuple[int, float, float]
+Pulse = tuple[int, float, float, int]
 
 # Devices in these are on the way, also where their rollout has ended: they go back to what they ran before.
 IN_FLIGHT = frozenset({OFFERED, RETRYING, *DeploymentState}) - FAILED_STATES - {DeploymentState.SUPERSEDED}
@@ -57,4 +66,5 @@ def _pulse(connection: sa.Connection) -> Pulse | None:
     epoch = connection.execute(sa.select(registry.c.epoch)).scalar()
     joined = connection.execute(sa.select(sa.func.max(devices.c.joined_at))).scalar()
     removed = connection.execute(sa.select(sa.func.max(devices.c.removed_at))).scalar()
-    return None if epoch is None else (epoch, joined or 0.0, removed or 0.0)
+    news = connection.execute(sa.select(sa.func.max(device_states.c.news))).scalar()
+    return None if epoch is None else (epoch, joined or 0.0, removed or 0.0, news or 0)

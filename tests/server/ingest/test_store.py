@@ -5,6 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from edge_agent.protocol.messages import DeploymentStatus, Presence, Status, TelemetryReport
+from edge_agent.protocol.states import DeploymentState, Reason
 from server.database import tables
 from server.database.connect import Database
 from server.errors import DatabaseUnavailableError
@@ -93,6 +94,24 @@ def test_commit_a_device_that_joined_again_begins_at_low_counters(store: IngestS
     databases.add_device("a", joined_at=50.0)
     store.commit([status(1)], now=60.0)
     assert databases.states()["a"]["status_sequence"] == 1
+
+
+def test_commit_numbers_what_a_device_says_anew_and_not_what_always_moves(
+    store: IngestStore, databases: Databases, deployment: MakeDeployment
+) -> None:
+    told = deployment("d1", p95_ms=5.0)
+    for sequence, (said, number) in enumerate(
+        (
+            (told, 1),
+            (told.model_copy(update={"inferences": 7, "detail": "other words"}), 1),
+            (told.model_copy(update={"serving": True}), 2),
+            (told.model_copy(update={"state": DeploymentState.ROLLED_BACK, "reason": Reason.CRASH_LOOP}), 3),
+        )
+    ):
+        store.commit([status(sequence, said)], now=10.0)
+        assert databases.states()["a"]["news"] == number
+    store.commit([StatusNews("b", status(1, told).status, retained=False)], now=10.0)
+    assert databases.states()["b"]["news"] == 4, "the numbers go over all devices"
 
 
 def test_commit_a_self_test_is_kept_once_and_replaced_by_a_new_one(

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 import sqlalchemy as sa
 
-from edge_agent.protocol.messages import Desired, decode
+from edge_agent.protocol.messages import Desired, Status, decode
 from edge_agent.protocol.topics import DeviceTopic, device_topic, every_device, parse
 from server.database import tables
 from server.errors import StorageUnavailableError
+from server.ingest.intake import StatusNews
+from server.ingest.store import IngestStore
 from server.mqtt import BrokerConnection, Incoming, Subscription
 from server.rollouts.controller import Controller, Pace
 from server.rollouts.doorbell import Doorbell
@@ -391,7 +393,7 @@ def test_controller_tick_with_nothing_open_scans_no_table_of_the_fleet(
         scans = [plan for plan in plans if plan.startswith(tuple(f"SCAN {table}" for table in fleet))]
         assert plans
         assert [plan for plan in scans if "ix_desired_unpublished" not in plan] == []  # that one is empty
-        # a running device that fails is found all the same, if later
+        # what no ingest has numbered as news is found all the same, if later
         (desired,) = (row.document for row in registry.rows(tables.desired) if row.device_id == registry.device(0))
         fail(registry, registry.device(0), Desired.model_validate(desired))
         one.tick()
@@ -400,6 +402,31 @@ def test_controller_tick_with_nothing_open_scans_no_table_of_the_fleet(
         one.tick()
         one.tick()
         assert Counter(row.state for row in registry.rows(tables.deployments)) == {"running": 2, "failed": 1}
+
+
+def test_controller_device_that_fails_late_is_seen_at_the_next_look(make_registry: Callable[[int], Registry]) -> None:
+    registry = make_registry(3)
+    registry.start("r1")
+    clock = Clock()
+    ingest = IngestStore(registry.database, registry.database)
+    with linked(registry) as connection, Fleet(registry):
+        one = controller(registry, connection, clock=clock)
+        tick_until(one, lambda: registry.state("r1") == "finished")
+        for _ in range(5):
+            one.tick()
+        victim = registry.device(0)
+        (said,) = (row.status for row in registry.rows(tables.device_states) if row.device_id == victim)
+        for change in ({}, {"state": "rolled_back", "reason": "crash_loop", "serving": False}):
+            said["sequence"] += 1
+            said["deployments"][0] |= {"inferences": said["sequence"], **change}
+            ingest.commit([StatusNews(victim, Status.model_validate(said), retained=False)], now=clock())
+            with registry.database.read() as database:
+                quiet = one._quiet.holds(database, now=clock())  # what a tick asks first
+            assert quiet is not bool(change), "figures that move are no news; another state is"
+        one.tick()
+        states = {row.device_id: row.state for row in registry.rows(tables.deployments)}
+        assert Counter(states.values()) == {"running": 2, "rolled_back": 1}
+        assert states[victim] == "rolled_back", "without waiting for the next look at the whole fleet"
 
 
 def test_controller_s3_down_verifies_nobody_until_it_is_back(make_registry: Callable[[int], Registry]) -> None:
