@@ -6,8 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compressors.choice import choose, explain
 from compressors.contract import BuiltVariant, Figure, Origin, ProfileChoice, StepRecord
-from compressors.judge import UNASKED_DROP, Candidate, Judgement, choose, judge, refuse
+from compressors.judge import POINT, Candidate, Judgement, judge, refuse
 from compressors.package import Identity, Packed, manifest, write_named
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class Appraisal:
             for one, judgement in zip(own, judgements, strict=True)
         ]
         if chosen is not None:
-            return variants, ProfileChoice(profile=profile.name, variant_id=chosen.candidate.variant_id)
+            reason = explain(judgements, metric=self._request.inputs.metric)
+            return variants, ProfileChoice(profile=profile.name, variant_id=chosen.candidate.variant_id, reason=reason)
         return variants, ProfileChoice(profile=profile.name, refusal=refuse(judgements, profile))
 
     def _variant_id(self, one: Built) -> str:
@@ -94,10 +96,11 @@ class Appraisal:
             metric=scores.selection.value,
             metric_drop=metric.loss_against(float_value, scores.selection.value),
             metric_drop_at_least=metric.loss_against(float_value, self._favourable(scores.selection)),
-            unasked_drop=UNASKED_DROP if metric.bounded else UNASKED_DROP * abs(float_value),
+            metric_point=POINT if metric.bounded else POINT * abs(float_value),
             ram_bytes=result.added_rss_bytes,
             download_bytes=packed.descriptor.size_bytes,
             storage_bytes=sum(part.size_bytes for part in packed.files),
+            host_latency_interval_ms=result.p50_interval_ms,
         )
 
     def _favourable(self, figure: Figure) -> float:

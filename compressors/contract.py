@@ -201,6 +201,7 @@ class ProfileChoice(Part):
 
     profile: Name
     variant_id: Name | None = None
+    reason: str = ""  # why this variant, and what the nearest alternative lost on
     refusal: RefusedProfile | None = None
 
 

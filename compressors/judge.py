@@ -1,12 +1,12 @@
-"""Hold candidates against a profile's limits, and choose. Pure: figures in, verdicts and one choice (or a refusal) out.
+"""Hold candidates against a profile's limits. Pure: figures in, verdicts (or a refusal) out; `choice` picks one.
 
 A latency that was measured on another CPU never satisfies a limit: such a candidate is `unproven`, and the self-test
-on the first device decides. Among the candidates that may be chosen the fastest on the host wins; within 10 % of it
-the smaller download does, because a host says no more than that about another core.
+on the first device decides.
 
-A profile that sets no limit on the metric still gets no broken model: a candidate is refused when even the favourable
-end of its 95 % interval loses more than `UNASKED_DROP`. tflite-runtime 2.14 runs dynamic int8 files without an error,
-and answers nonsense: top-1 fell from 0.92 to 0.
+A profile that sets no limit on the metric gets no model that loses more than one point in silence: a candidate that is
+measured to lose more says so, and anything that loses less goes before it. One that loses more than two even at the
+favourable end of its 95 % interval is broken, and refused: tflite-runtime 2.14 runs dynamic int8 files without an
+error, and answers nonsense: top-1 fell from 0.92 to 0.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from compressors.metrics import Metric
     from edge_agent.protocol.profile import DeviceProfile
 
-EQUALLY_FAST = 1.10
-EQUALLY_FAST_MS = 0.02  # below that a difference is the clock's
-UNASKED_DROP = 0.02  # of a metric between 0 and 1; for the others this share of the float model's value
+POINT = 0.01  # of a metric between 0 and 1; for the others this share of the float model's value
+UNSAID_POINTS = 1.0  # may be lost without a word where the profile sets no limit on the metric
+UNASKED_POINTS = 2.0  # may not surely be lost there at all
+UNASKED_DROP = UNASKED_POINTS * POINT
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,11 @@ class Candidate:
     metric: float | None
     metric_drop: float | None
     metric_drop_at_least: float | None  # the drop at the favourable end of the metric's interval
-    unasked_drop: float | None  # what may be lost where the profile sets no limit on the metric
+    metric_point: float | None  # one point of this metric
     ram_bytes: int | None
     download_bytes: int | None
     storage_bytes: int | None
+    host_latency_interval_ms: tuple[float, float] | None = None  # 95 % interval of the median
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,14 @@ class Miss:
     allowed: float
     value: float
     excess: float
+    unasked: bool = False  # the profile sets no such limit: this is what holds where it is silent
 
     def sentence(self) -> str:
         """For people."""
-        return f"{self.limit} is {_number(self.value)}, the limit is {_number(self.allowed)}"
+        if self.unasked:
+            lost, most = number(self.value), number(self.allowed)
+            return f"{self.limit} is {lost} or more, where the profile sets no limit {most} is the most"
+        return f"{self.limit} is {number(self.value)}, the limit is {number(self.allowed)}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,8 @@ class Judgement:
     verdict: Verdict
     misses: tuple[Miss, ...] = ()
     reason: str = ""
+    unsaid_loss: float | None = None
+    """What it loses, where that is more than a profile which sets no limit on the metric is given in silence."""
 
 
 def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_cpu_model: str | None) -> Judgement:
@@ -82,49 +90,18 @@ def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_
             misses.append(Miss("latency_p95_ms", limit_ms, value, value / limit_ms))
     if misses:
         return Judgement(candidate, Verdict.MISSES, tuple(misses), "; ".join(miss.sentence() for miss in misses))
+    loss, said = _unsaid_loss(candidate, profile), []
     if limit_ms is not None and not latency_known:
-        return Judgement(
-            candidate,
-            Verdict.UNPROVEN,
-            reason=f"its latency on {profile.cpu.model} is not known: the first device's self-test decides",
-        )
-    return Judgement(candidate, Verdict.FITS)
+        said.append(f"its latency on {profile.cpu.model} is not known: the first device's self-test decides")
+    if loss is not None:
+        said.append(f"it loses {number(loss)} of the metric, on which the profile sets no limit")
+    verdict = Verdict.UNPROVEN if limit_ms is not None and not latency_known else Verdict.FITS
+    return Judgement(candidate, verdict, reason="; ".join(said), unsaid_loss=loss)
 
 
-def choose(judgements: Sequence[Judgement]) -> Judgement | None:
-    """The candidate that a profile gets: what fits before what is unproven; None when nothing may be chosen."""
-    for verdict in (Verdict.FITS, Verdict.UNPROVEN):
-        allowed = [judgement for judgement in judgements if judgement.verdict is verdict]
-        if allowed:
-            speed = _comparable_ms([judgement.candidate for judgement in allowed])
-            fastest = min(speed.values())
-            bound = max(fastest * EQUALLY_FAST, fastest + EQUALLY_FAST_MS)
-            as_fast = [judgement for judgement in allowed if speed[judgement.candidate.variant_id] <= bound]
-            return min(as_fast, key=lambda judgement: _rank(judgement.candidate, speed))
-    return None
-
-
-def _comparable_ms(candidates: Sequence[Candidate]) -> dict[str, float]:
-    """Latencies that may be set side by side: those of devices if all have one, else those of the host."""
-    of_devices = [
-        candidate.latency_p95_ms
-        for candidate in candidates
-        if candidate.latency_p95_ms is not None and candidate.latency_p95_ms.origin is Origin.DEVICE
-    ]
-    if len(of_devices) == len(candidates):
-        return {c.variant_id: figure.value for c, figure in zip(candidates, of_devices, strict=True)}
-    unknown = float("inf")
-    return {c.variant_id: unknown if c.host_latency_p50_ms is None else c.host_latency_p50_ms for c in candidates}
-
-
-def _rank(candidate: Candidate, speed: dict[str, float]) -> tuple[float, float, float, str]:
-    """Among equally fast ones: the fewest bytes to deliver, then the best metric."""
-    return (
-        candidate.download_bytes or 0,
-        candidate.metric_drop or 0.0,
-        speed[candidate.variant_id],
-        candidate.variant_id,
-    )
+def number(value: float) -> str:
+    """A figure for people."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004  where decimals stop to matter
 
 
 def refuse(judgements: Sequence[Judgement], profile: DeviceProfile) -> RefusedProfile:
@@ -140,14 +117,15 @@ def refuse(judgements: Sequence[Judgement], profile: DeviceProfile) -> RefusedPr
         )
     nearest = min(missing, key=lambda j: (max(m.excess for m in j.misses), j.candidate.variant_id))
     worst = max(nearest.misses, key=lambda m: m.excess)
+    allowed = f"{number(worst.allowed)}{' where it sets no limit' if worst.unasked else ''}"
     return RefusedProfile(
         limit=worst.limit,
         allowed=worst.allowed,
         nearest=worst.value,
         nearest_variant_id=nearest.candidate.variant_id,
         sentence=(
-            f"no variant fits {profile.name}: {worst.limit} may be {_number(worst.allowed)}, "
-            f"and the nearest miss ({nearest.candidate.variant_id}) has {_number(worst.value)}"
+            f"no variant fits {profile.name}: {worst.limit} may be {allowed}, "
+            f"and the nearest miss ({nearest.candidate.variant_id}) has {number(worst.value)}"
         ),
     )
 
@@ -168,13 +146,15 @@ def _misses(candidate: Candidate, profile: DeviceProfile, metric: Metric) -> lis
         ("download_bytes", limits.download_bytes, candidate.download_bytes),
         ("storage_bytes", limits.storage_bytes or profile.storage_bytes, candidate.storage_bytes),
     ]
-    if limits.metric_max_drop is None and limits.metric_floor is None:
-        at_most.append(("metric_max_drop", candidate.unasked_drop, candidate.metric_drop_at_least))
     misses = [
         Miss(name, float(allowed), float(value), _excess(float(value), float(allowed)))
         for name, allowed, value in at_most
         if allowed is not None and value is not None and value > allowed
     ]
+    if _is_silent(profile) and candidate.metric_point is not None and candidate.metric_drop_at_least is not None:
+        most, lost = UNASKED_POINTS * candidate.metric_point, candidate.metric_drop_at_least
+        if lost > most:
+            misses.append(Miss("metric_max_drop", most, lost, _excess(lost, most), unasked=True))
     floor = limits.metric_floor
     if floor is not None and candidate.metric is not None:
         worse = candidate.metric < floor if metric.higher_is_better else candidate.metric > floor
@@ -184,6 +164,17 @@ def _misses(candidate: Candidate, profile: DeviceProfile, metric: Metric) -> lis
     return misses
 
 
+def _is_silent(profile: DeviceProfile) -> bool:
+    return profile.limits.metric_max_drop is None and profile.limits.metric_floor is None
+
+
+def _unsaid_loss(candidate: Candidate, profile: DeviceProfile) -> float | None:
+    point, lost = candidate.metric_point, candidate.metric_drop
+    if not _is_silent(profile) or point is None or lost is None:
+        return None
+    return lost if lost > UNSAID_POINTS * point else None
+
+
 def _excess(value: float, allowed: float) -> float:
     return value / allowed if allowed > 0 else 1.0 + value
 
@@ -191,7 +182,3 @@ def _excess(value: float, allowed: float) -> float:
 def _share(distance: float, limit: float) -> float:
     """A distance as a share of the limit: an RMSE in thousands must not outweigh every other limit."""
     return distance / abs(limit) if limit else distance
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004  where decimals stop to matter

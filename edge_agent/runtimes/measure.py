@@ -54,6 +54,7 @@ class MeasureResult(Wire):
     first_ms: Milliseconds = 0.0
     p50_ms: Milliseconds = 0.0
     p95_ms: Milliseconds = 0.0
+    p50_interval_ms: tuple[Milliseconds, Milliseconds] | None = None  # 95 % interval of the median: what noise can move
     runs: int = 0
     added_rss_bytes: Bytes = 0  # peak of load and runs, above the process with the runtime imported
     delegate_partitions: int | None = None  # 0: nothing was delegated; None: the interpreter does not tell
@@ -115,6 +116,20 @@ def time_runs(model: BoundModel, samples: dict[str, Array], *, runs: int, budget
     return taken
 
 
+def interval_of_median(values: list[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, whatever the distribution: it lies between two of the sorted values.
+
+    Args:
+        values: at least one.
+
+    Source: Conover, Practical Nonparametric Statistics, 3rd ed., 3.2 (order statistics, normal approximation).
+    """
+    ordered, half = sorted(values), len(values) / 2
+    reach = 1.96 * len(values) ** 0.5 / 2
+    low, high = int(half - reach), int(half + reach + 0.5)
+    return ordered[max(0, low)], ordered[min(len(ordered) - 1, high)]
+
+
 def read_samples(path: Path, signature: ModelSignature) -> dict[str, Array]:
     """The arrays of an `.npz` that a signature names as inputs.
 
@@ -173,6 +188,7 @@ def measure(request: MeasureRequest) -> MeasureResult:
         first_ms=first_ms,
         p50_ms=float(np.percentile(taken, 50)),
         p95_ms=float(np.percentile(taken, 95)),
+        p50_interval_ms=interval_of_median(taken),
         runs=len(taken),
         added_rss_bytes=added_bytes,
         delegate_partitions=loaded.delegate_partitions() if isinstance(loaded, InterpretedModel) else None,

@@ -162,5 +162,6 @@ def _choice(row: sa.Row[Any]) -> Choice:
         version=row.version,
         profile=row.profile,
         variant_id=row.variant_id,
+        reason=row.reason,
         refusal=Refusal.model_validate(row.refusal) if row.refusal else None,
     )

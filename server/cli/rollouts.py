@@ -80,6 +80,8 @@ def status(
     with connected(registry) as client:
         rollout = client.get_rollout(rollout_id or _latest(client))
         _end(client, rollout, watch=watch, as_json=as_json)
+        if not as_json:
+            _show_reasons(client, rollout)
 
 
 @app.command("list")
@@ -182,6 +184,14 @@ def _show(rollout: "Rollout") -> None:
         show_table(("device", "profile", "wave", "variant", "state", "why"), rows)
     for decision in rollout.decisions:
         say(f"{text_of_time(decision.at)}  {decision.sentence}")
+
+
+def _show_reasons(client: "RegistryClient", rollout: "Rollout") -> None:
+    """Why each profile gets its variant; what was chosen otherwise since the rollout began has no sentence."""
+    carried = {(deployment.profile, deployment.variant_id) for deployment in rollout.deployments}
+    for choice in client.list_choices(rollout.model, rollout.version):
+        if choice.reason and (choice.profile, choice.variant_id) in carried:
+            say(f"{choice.profile}: {choice.reason}")
 
 
 def _wave_rows(rollout: "Rollout") -> list[tuple[str, ...]]:

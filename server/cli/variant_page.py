@@ -46,11 +46,13 @@ def wide_row(variant: "Variant") -> tuple[str, ...]:
     )
 
 
-def show_variant(variant: "Variant", *, metric: str) -> None:
-    """The page."""
+def show_variant(variant: "Variant", *, metric: str, choice: str = "") -> None:
+    """The page; `choice`: why the profile gets what it gets."""
     say(f"{variant.model}@{variant.version} for {variant.profile}: {variant.variant_id}")
     chosen = "chosen, " if variant.chosen else "not chosen, "
     say(f"{chosen}{variant.verdict}{': ' if variant.reason else ''}{variant.reason}")
+    if choice:
+        say(choice)
     say("")
     show_table(("figure", "value", "95 % interval", "origin"), _figures(variant, metric))
     say("")

@@ -80,11 +80,12 @@ def show(
     *,
     as_json: JsonOption = False,
 ) -> None:
-    """All figures of one variant with their origins, and why a profile gets it or not."""
+    """All figures of one variant with their origins, why a profile gets it or not, and what came next."""
     name, version = split_version(model)
     with connected(registry) as client:
         metric = client.get_version(name, version).metric
         of_version = client.list_variants(name, version, profile=profile)
+        why = {choice.profile: choice.reason for choice in client.list_choices(name, version)}
     found = [one for one in of_version if _is_meant(one, variant)]
     if not found:
         meant = f"variant {variant[:80]}" if variant else "chosen variant"
@@ -96,20 +97,20 @@ def show(
     for number, one in enumerate(found):
         if number:
             say("")
-        show_variant(one, metric=metric)
+        show_variant(one, metric=metric, choice=why.get(one.profile, ""))
 
 
 @app.command()
 def choices(model: ModelVersionArgument, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
-    """What each profile gets of a version, or the limit that forbids it."""
+    """What each profile gets of a version and why, or the limit that forbids it."""
     name, version = split_version(model)
     with connected(registry) as client:
         found = client.list_choices(name, version)
     if as_json:
         show_json([choice.model_dump(mode="json") for choice in found])
         return
-    rows = [(choice.profile, choice.variant_id or "no_variant", _refusal(choice)) for choice in found]
-    show_table(("profile", "variant", "why not"), rows, empty=_NONE_YET)
+    rows = [(choice.profile, choice.variant_id or "no_variant", _why(choice)) for choice in found]
+    show_table(("profile", "variant", "why"), rows, empty=_NONE_YET)
 
 
 def _is_meant(variant: "Variant", text: str | None) -> bool:
@@ -118,5 +119,5 @@ def _is_meant(variant: "Variant", text: str | None) -> bool:
     return variant.recipe == text or variant.variant_id.startswith(text)
 
 
-def _refusal(choice: "Choice") -> str:
-    return choice.refusal.sentence if choice.refusal else ""
+def _why(choice: "Choice") -> str:
+    return choice.refusal.sentence if choice.refusal else choice.reason

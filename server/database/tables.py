@@ -161,6 +161,7 @@ choices = Table(
     Column("version", NAME, primary_key=True),
     Column("profile", NAME, primary_key=True),
     Column("variant_id", NAME),
+    Column("reason", Text, nullable=False, default="", server_default=text("''")),  # why this variant, and not the next
     Column("refusal", JSON),  # server.schemas.Refusal
     Column("created_at", Float, nullable=False),
 )

@@ -80,6 +80,7 @@ def register_build(database: Database, claim: Claim, result: BuildResult, sizes:
             "version": claim.version,
             "profile": choice.profile,
             "variant_id": choice.variant_id,
+            "reason": choice.reason,
             "refusal": sa.null()
             if choice.refusal is None
             else Refusal.model_validate(choice.refusal.model_dump()).model_dump(mode="json"),

@@ -155,6 +155,7 @@ class Choice(Document):
     version: Name
     profile: Name
     variant_id: Name | None = None
+    reason: str = ""  # one sentence: why this variant, and what the nearest alternative lost on
     refusal: Refusal | None = None
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from compressors.choice import choose
 from compressors.contract import Figure, Origin, Verdict
-from compressors.judge import Candidate, Judgement, choose, judge, refuse
+from compressors.judge import Candidate, Judgement, judge, refuse
 from compressors.metrics import METRICS
 from edge_agent.protocol.profile import Arch, Cpu, DeviceProfile, Limits, RuntimeName
 
@@ -24,7 +25,7 @@ GOOD = Candidate(
     metric=0.90,
     metric_drop=0.0,
     metric_drop_at_least=0.0,
-    unasked_drop=0.02,
+    metric_point=0.01,
     ram_bytes=30_000_000,
     download_bytes=17_000_000,
     storage_bytes=18_000_000,
@@ -171,6 +172,7 @@ def test_profile_silent_about_the_metric_still_refuses_a_broken_model() -> None:
     broken = replace(SMALL, metric=0.0, metric_drop=0.90, metric_drop_at_least=0.85)
     judgements = [verdict(one, board()) for one in (broken, GOOD)]
     assert judgements[0].verdict is Verdict.MISSES
+    assert judgements[0].reason == "metric_max_drop is 0.85 or more, where the profile sets no limit 0.02 is the most"
     chosen = choose(judgements)
     assert chosen is not None
     assert chosen.candidate is GOOD
@@ -178,7 +180,27 @@ def test_profile_silent_about_the_metric_still_refuses_a_broken_model() -> None:
 
 def test_profile_silent_about_the_metric_takes_a_drop_that_may_be_chance() -> None:
     unlucky = replace(SMALL, metric=0.85, metric_drop=0.05, metric_drop_at_least=0.0)
-    assert verdict(unlucky, board()).verdict is Verdict.FITS
+    judgement = verdict(unlucky, board())
+    assert judgement.verdict is Verdict.FITS
+    assert judgement.reason == "it loses 0.05 of the metric, on which the profile sets no limit"
+    assert verdict(unlucky, board(metric_max_drop=0.05)).reason == ""
+
+
+@pytest.mark.parametrize(("drop", "said"), [(0.01, False), (0.0101, True)])
+def test_profile_silent_about_the_metric_loses_one_point_in_silence_and_not_more(drop: float, *, said: bool) -> None:
+    lossy = replace(SMALL, metric_drop=drop)
+    assert (verdict(lossy, board()).unsaid_loss is not None) is said
+    for one, profile in ((lossy, board()), (replace(lossy, metric_point=0.02), board())):
+        chosen = choose([verdict(candidate, profile) for candidate in (GOOD, one)])
+        assert chosen is not None
+        assert (chosen.candidate is one) is (not said or one.metric_point == 0.02), "what loses less goes first"
+
+
+def test_profile_silent_about_the_metric_that_gets_a_lossy_model_is_told() -> None:
+    judgements = [verdict(one, board(download_bytes=5e6)) for one in (GOOD, replace(SMALL, metric_drop=0.03))]
+    chosen = choose(judgements)
+    assert chosen is not None
+    assert "loses 0.03" in chosen.reason
 
 
 def test_fastest_is_chosen_and_among_equally_fast_ones_the_smallest() -> None:

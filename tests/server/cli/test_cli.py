@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from server.cli.app import app
-from server.database.tables import deployments, job_runs, jobs, model_versions, rollout_states
+from server.database.tables import choices, deployments, job_runs, jobs, model_versions, rollout_states
 
 # The class behind this fixture lives in a conftest, which a test can't import.
 Registry = Any
@@ -331,6 +331,19 @@ def test_rollout_is_started_told_and_watched_to_its_end(
     controller.join()
     assert "net@1 running" in watched
     assert "net@1 finished" in watched
+    with registry.catalogue.write() as connection:
+        choice = {
+            "model": "net",
+            "version": "1",
+            "variant_id": "v-1",
+            "reason": "v is the fastest of 2.",
+            "created_at": 1,
+        }
+        connection.execute(sa.insert(choices).values([{**choice, "profile": name} for name in ("pi-4", "pi-5")]))
+        connection.execute(sa.update(deployments).values(variant_id="v-1"))
+    told = run("rollout", "status").stdout.splitlines()
+    assert told[-1] == "pi-4: v is the fastest of 2.", "of the profiles that this rollout has"
+    assert told.count(told[-1]) == 1
     advance("stopped", "failed")
     assert as_json("rollout", "list")[0]["state"] == "stopped"
     run("rollout", "status", "--watch", exit_code=1)

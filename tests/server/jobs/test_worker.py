@@ -148,6 +148,8 @@ def test_worker_a_pushed_network_is_inspected_then_built_and_stored(
     assert choices["tiny"]["refusal"]["limit"] == "download_bytes"
     chosen = next(row for row in catalogue.rows(tables.variants) if row["profile"] == "any" and row["chosen"])
     assert chosen["variant_id"] == choices["any"]["variant_id"]
+    assert choices["any"]["reason"].startswith(f"{chosen['variant_id'].rpartition('-')[0]} is ")
+    assert choices["tiny"]["reason"] == ""
     assert Variant.model_validate(chosen["document"]).latency_p95_ms is not None
     manifest = VariantManifest.model_validate_json(object_store.get_bytes(chosen["manifest_sha256"]))
     assert manifest.object.sha256 == chosen["object_sha256"]
