@@ -65,6 +65,14 @@ class RegistrySettings(BaseSettings):
     presign_expiry_s: int = Field(3600, ge=1, le=7 * 24 * 3600)
     max_upload_bytes: int = Field(4 * 1024**3, ge=1)
 
+    # longer than agents keep what was not acknowledged (14 days): a report that comes again must still be known
+    reports_keep_days: float = Field(90.0, ge=15, description="older telemetry is deleted")
+    decisions_keep_days: float = Field(365.0, ge=1, description="older sentences of ended rollouts are deleted")
+    # longer than any push or job takes from the bytes in the store to the row that names them
+    objects_grace_days: float = Field(7.0, ge=2, description="objects named by nothing are deleted after so long")
+    cache_keep_days: float = Field(30.0, ge=1, description="results of build steps unused for so long are deleted")
+    cache_limit_bytes: int = Field(20 * 1024**3, ge=0, description="beyond it the least recently used ones go")
+
     @field_validator("data_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -92,6 +100,11 @@ class RegistrySettings(BaseSettings):
             fill(self, "telemetry_url", f"sqlite:///{self.data_dir / 'telemetry.db'}")
         fill(self, "runtime_pythons", {"litert": Path(sys.executable), **self.runtime_pythons})
         return self
+
+    @property
+    def cache_dir(self) -> Path:
+        """What builds on this machine remember of each other."""
+        return self.data_dir / "cache"
 
     @property
     def log_dir(self) -> Path:

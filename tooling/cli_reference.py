@@ -34,6 +34,38 @@ GENERATED = "<!-- Written by tooling/cli_reference.py from the code. Change the 
 BEGIN, END = "<!-- states: begin (tooling/cli_reference.py) -->", "<!-- states: end -->"
 
 COMMON = {"registry", "as_json", "help", "install_completion", "show_completion"}  # said once, at the top
+# What `--json` prints; names in capitals' case are documents of the HTTP API.
+JSON_DOCUMENTS = {
+    "telemetry": "a list of `TelemetryRow`",
+    "gc": "a `SweepReport`",
+    "status": "a `Health`, and the `url` that was asked",
+    "profile add": "a list of `DeviceProfile`",
+    "profile list": "a list of `DeviceProfile`",
+    "profile show": "a `DeviceProfile`",
+    "model push": "a `PushAccepted`, and under `jobs` each `Job` that was waited for",
+    "model list": "a list of `ModelVersion`",
+    "model show": "a list of `ModelVersion`; with `@VERSION` one",
+    "variant build": "a list of `Job`",
+    "variant list": "a list of `Variant`",
+    "variant show": "a list of `Variant`",
+    "variant choices": "a list of `Choice`",
+    "job list": "a list of `Job`",
+    "job show": "a `Job`",
+    "token create": "a `Token`",
+    "token list": "a list of `TokenView`",
+    "token revoke": '`{"token_id": ..., "revoked": true}`',
+    "device list": "a list of `Device`",
+    "device show": "a `Device`",
+    "device label": "a `Device`",
+    "device remove": '`{"device_id": ..., "removed": true}`',
+    "rollout start": "a `Rollout`; with `--watch` as it ended",
+    "rollout status": "a `Rollout`; with `--watch` as it ended",
+    "rollout list": "a list of `Rollout`, without their devices",
+    "rollout pause": "a `Rollout`, as it was when the word was said",
+    "rollout resume": "a `Rollout`, as it was when the word was said",
+    "rollout abort": "a `Rollout`, as it was when the word was said",
+    "rollout rollback": "a `Rollout`, as it was when the word was said",
+}
 # What the models themselves do not describe.
 REGISTRY_MEANINGS = {
     "s3_bucket": "bucket; it is created if it does not exist",
@@ -88,8 +120,12 @@ Exit codes: 0 done; 1 refused or failed, with one sentence on standard error; 2 
 
 Every command but `up` takes `--registry URL` (or the environment variable `SHOAL_REGISTRY`). Without it, the registry
 of this machine is meant: the one whose `up` runs, or last ran, in `SHOAL_DATA_DIR` or in the default folder. Every
-command but `up` takes `--json` too: documents for programs instead of tables for people. Shell completion:
-`edge-registry --install-completion`.
+command but `up` takes `--json` too: one JSON document on standard output instead of tables for people; sentences
+and progress stay on standard error, and the exit code is the same. The documents are those of the HTTP API: a running
+registry describes each field at `/docs` and in `/openapi.json`.
+
+Shell completion of commands and options: `edge-registry --install-completion` adds it to the settings of the shell that
+you are in (bash, zsh, fish), and a new shell has it; `edge-registry --show-completion` only prints the script.
 
 {registry}
 
@@ -180,6 +216,10 @@ def registry_page() -> Iterator[str]:
         yield from ("", f"### `{' '.join([name, *words])}`", "", (command.help or "").strip())
         if rows or options:
             yield from ("", *table(("option", "meaning"), [*rows, *map(option_row, options)]))
+        if any(one.name == "as_json" for one in command.params):
+            yield from ("", f"`--json`: {JSON_DOCUMENTS[name.removeprefix('edge-registry ')]}.")
+        elif name != "edge-registry up":
+            raise SystemExit(f"{name} has no --json, and the page says that every command but `up` has it")
 
 
 def agent_page() -> Iterator[str]:

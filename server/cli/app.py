@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli import devices, jobs, models, profiles, rollouts, telemetry, tokens, variants
+from server.cli import devices, jobs, models, profiles, retention, rollouts, telemetry, tokens, variants
 from server.cli.options import JsonOption, RegistryOption
 from server.cli.output import fail, say, show_json, show_table
 from server.cli.session import connected
@@ -26,6 +26,7 @@ app.add_typer(tokens.app, name="token")
 app.add_typer(devices.app, name="device")
 app.add_typer(rollouts.app, name="rollout")
 app.command("telemetry")(telemetry.telemetry)
+app.command("gc")(retention.gc)
 
 
 @app.command()

@@ -29,6 +29,7 @@ from server.schemas.fleet import (
     TokenRequest,
     TokenView,
 )
+from server.schemas.retention import SweepReport, SweepRequest
 from server.schemas.rollouts import ActionRequest, Rollout, RolloutAction, RolloutRequest
 from server.schemas.sentence import sentence
 from server.schemas.telemetry import TelemetryRow
@@ -60,6 +61,7 @@ _DESIRED: Final = TypeAdapter(Desired)
 _URL: Final = TypeAdapter(ObjectUrl)
 _ROLLOUT: Final = TypeAdapter(Rollout)
 _ROLLOUTS: Final = TypeAdapter(list[Rollout])
+_SWEEP: Final = TypeAdapter(SweepReport)
 _TELEMETRY: Final = TypeAdapter(list[TelemetryRow])
 
 
@@ -310,6 +312,12 @@ class RegistryClient:
         """Merged telemetry, one row for each group."""
         parameters = given({"by": ",".join(by), "model": model, "version": version, "since": since})
         return self._transport.ask("GET", "/v1/telemetry", params=parameters, answer=_TELEMETRY)
+
+    # --- retention
+    def sweep(self, *, dry_run: bool = False) -> SweepReport:
+        """Delete what the registry keeps no longer, or only ask what that is."""
+        body = SweepRequest(dry_run=dry_run).model_dump(mode="json")
+        return self._transport.ask("POST", "/v1/sweeps", json=body, answer=_SWEEP)
 
 
 def _version_path(model: str, version: str) -> str:

@@ -1,5 +1,7 @@
 """The tables. Each has ONE kind of process that writes it; everyone may read.
 
+Only the sweep of `server.retention` deletes from others' tables: rows so old that nobody writes them again.
+
 Times are seconds since 1970 (UTC). JSON columns hold the documents of `server.schemas` or `edge_agent.protocol`.
 Telemetry has a file of its own on SQLite, so that its writes never wait for the catalogue's.
 """

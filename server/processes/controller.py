@@ -10,11 +10,14 @@ import signal
 import socket
 import sys
 import threading
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
 from server.database.connect import Database
 from server.errors import RegistryError, SettingsError
 from server.mqtt import BrokerConnection
+from server.retention.keeper import keep_sweeping
+from server.retention.sweep import Sweep
 from server.rollouts.controller import Controller, Pace
 from server.rollouts.doorbell import Doorbell
 from server.rollouts.manifests import ManifestFiles
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 log = logging.getLogger(__name__)
+
+SWEEP_END_S: Final = 2.0
 
 
 def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> None:
@@ -55,12 +60,24 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
         holder=holder,
         pace=pace,
     )
+    telemetry = Database(settings.telemetry_url)
+    sweep = Sweep(database, telemetry, store, settings)
+    sweeping = threading.Thread(
+        target=keep_sweeping,
+        args=(lambda: sweep.run(now=time.time()), stop),
+        kwargs={"is_due": lambda: controller.leads},
+        name="retention",
+        daemon=True,  # listing a large store must not hold up the end
+    )
+    sweeping.start()
     try:
         controller.run(stop)
     finally:
         stop.set()
         connection.wake()
         link.join()
+        sweeping.join(SWEEP_END_S)
+        telemetry.close()
         store.close()
         database.close()
 

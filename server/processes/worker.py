@@ -6,6 +6,8 @@ import signal
 import socket
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +17,9 @@ from server.jobs.process import JobLimits
 from server.jobs.runner import JobRunner, JobSettings
 from server.jobs.worker import Worker
 from server.jobs.workspace import clear_abandoned
+from server.retention.keeper import keep_sweeping
+from server.retention.sweep import sweep_cache
+from server.schemas.retention import SweepReport
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
 
@@ -38,6 +43,10 @@ def host_cpu_model(cpuinfo: str) -> str | None:
     return None
 
 
+def _sweep(settings: RegistrySettings) -> SweepReport:
+    return SweepReport(dry_run=False, swept=(sweep_cache(settings, now=time.time()),))
+
+
 def main() -> int:
     """Work until SIGTERM or SIGINT."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -54,6 +63,8 @@ def main() -> int:
         store = S3ObjectStore.from_settings(settings)
         jobs = job_settings(settings)
         clear_abandoned(jobs.work_dir)
+        # each machine with workers has a cache of its own, and only they can reach it
+        threading.Thread(target=keep_sweeping, args=(partial(_sweep, settings), stop), daemon=True).start()
         # a new name for each start: a worker that comes back must not pass for the one that lost the job
         name = f"{socket.gethostname()[:32]}:{os.getpid()}:{os.urandom(4).hex()}"
         Worker(catalogue, JobRunner(catalogue, store, jobs), name=name).run(stop)

@@ -1,5 +1,6 @@
 """What the registry asks of a store of bytes. Objects are named by their sha256, so putting twice is harmless."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +14,16 @@ class StoredObject:
     size_bytes: int
     created: bool
     """False: the store had these bytes already."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object as the store lists it."""
+
+    sha256: str
+    size_bytes: int
+    stored_at: float
+    """Seconds since 1970, by the store's clock: when it was last put, or found there by a put a day later."""
 
 
 class ObjectStore(Protocol):
@@ -69,6 +80,18 @@ class ObjectStore(Protocol):
         Raises:
             ObjectNotFoundError: there is none.
         """
+        ...
+
+    def describe(self, sha256: str) -> ListedObject:
+        """What the store says of an object.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+        """
+        ...
+
+    def list_objects(self) -> Iterator[ListedObject]:
+        """Every object, in the order of their names."""
         ...
 
     def presign_get(self, sha256: str, expires_s: int) -> str:

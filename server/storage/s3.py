@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ from server.errors import (
     StorageUnavailableError,
 )
 from server.settings import RegistrySettings
-from server.storage.interface import StoredObject
+from server.storage.interface import ListedObject, StoredObject
 
 CHUNK_BYTES: Final = 1024 * 1024
 CONNECT_TIMEOUT_S: Final = 2.0
@@ -31,6 +32,10 @@ READ_TIMEOUT_S: Final = 5.0
 # One repeat hides a connection that the server closed while idle; more would hide an outage for longer than 5 s.
 MAX_ATTEMPTS: Final = 2
 MAX_CONNECTIONS: Final = 16
+# What is put again after so long becomes new: whoever sweeps old objects that nobody names must not take it away
+# between the put and the naming. (A sweep leaves alone what is younger than two days.)
+RENEW_AFTER_S: Final = 86400.0
+PREFIX: Final = "objects/"
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REFUSED = frozenset({"400", "401", "403"})
@@ -59,7 +64,7 @@ def object_key(sha256: str) -> str:
     """
     if not _SHA256.fullmatch(sha256):
         raise ObjectNotFoundError(f"{sha256[:80]!r} is not a sha256 in lower-case hexadecimal.")
-    return f"objects/{sha256[:2]}/{sha256}"
+    return f"{PREFIX}{sha256[:2]}/{sha256}"
 
 
 class S3ObjectStore:
@@ -198,9 +203,23 @@ class S3ObjectStore:
 
     def size_bytes(self, sha256: str) -> int:
         """See ObjectStore."""
+        return self.describe(sha256).size_bytes
+
+    def describe(self, sha256: str) -> ListedObject:
+        """See ObjectStore."""
         with self._errors(sha256):
             reply = self._client.head_object(Bucket=self._bucket, Key=object_key(sha256))
-        return int(reply["ContentLength"])
+        return ListedObject(sha256, int(reply["ContentLength"]), reply["LastModified"].timestamp())
+
+    def list_objects(self) -> Iterator[ListedObject]:
+        """See ObjectStore."""
+        with self._errors():
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=PREFIX)
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    sha256 = entry["Key"].rpartition("/")[2]
+                    if _SHA256.fullmatch(sha256):
+                        yield ListedObject(sha256, int(entry["Size"]), entry["LastModified"].timestamp())
 
     def presign_get(self, sha256: str, expires_s: int) -> str:
         """See ObjectStore."""
@@ -215,7 +234,9 @@ class S3ObjectStore:
     def _put(self, digest: str, body: bytes | IO[bytes], size_bytes: int) -> bool:
         key = object_key(digest)
         # Asked first, so that pushing a large file again does not send it again.
-        if self.exists(digest):
+        with suppress(ObjectNotFoundError):
+            if time.time() - self.describe(digest).stored_at > RENEW_AFTER_S:
+                self._renew(digest)
             return False
         try:
             with self._errors(digest):
@@ -225,6 +246,13 @@ class S3ObjectStore:
         except _AlreadyThereError:
             return False
         return True
+
+    def _renew(self, digest: str) -> None:
+        """Give an object today's date, without sending it: a copy onto itself."""
+        key = object_key(digest)
+        with self._errors(digest):
+            source = {"Bucket": self._bucket, "Key": key}
+            self._client.copy_object(Bucket=self._bucket, Key=key, CopySource=source, MetadataDirective="REPLACE")
 
     def _stream(self, sha256: str) -> Iterator[bytes]:
         with self._errors(sha256):

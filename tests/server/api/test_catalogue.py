@@ -41,6 +41,7 @@ OPERATIONS = [
     "get_rollout",
     "command_rollout",
     "get_telemetry",
+    "sweep",
 ]
 Profile = Callable[..., dict[str, Any]]
 

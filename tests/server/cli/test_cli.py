@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from server.cli.app import app
-from server.database.tables import choices, deployments, job_runs, jobs, model_versions, rollout_states
+from server.database.tables import choices, decisions, deployments, job_runs, jobs, model_versions, rollout_states
 
 # The class behind this fixture lives in a conftest, which a test can't import.
 Registry = Any
@@ -378,6 +378,23 @@ def test_rollout_start_of_what_is_not_there_names_what_is(
     assert words in said
     assert said.count("\n") == 1
     assert "no rollouts" in run("rollout", "list").stdout
+
+
+def test_gc_says_what_would_go_before_it_goes(run: Run, as_json: Callable[..., Any], registry: Registry) -> None:
+    state = {"rollout_id": "r", "state": "finished", "wave": 0, "reason": "", "last_command_id": 0, "updated_at": 1.0}
+    decision = {"rollout_id": "r", "at": 1.0, "action": "finished", "sentence": "s", "numbers": {}}
+    with registry.catalogue.write() as connection:
+        connection.execute(sa.insert(rollout_states).values(state))
+        connection.execute(sa.insert(decisions).values(decision))
+    said = run("gc", "--dry-run").stdout
+    assert "would go" in said
+    assert "nothing was deleted" in said
+    for flags, count in ((("--dry-run",), 1), ((), 1), ((), 0)):
+        told = as_json("gc", *flags)
+        assert told["dry_run"] is bool(flags)
+        assert {one["kind"] for one in told["swept"]} == {"reports", "decisions", "objects", "cache"}
+        assert next(one["count"] for one in told["swept"] if one["kind"] == "decisions") == count
+    assert "deleted" in run("gc").stdout
 
 
 @pytest.mark.parametrize(

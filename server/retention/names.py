@@ -1,0 +1,76 @@
+"""Which objects of the store are named: by versions, variants, work under way, or what devices may fetch or go back to.
+
+Everything that puts an object into the store and names it in a table must be read here: what is not, is deleted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+
+from edge_agent.protocol.manifest import VariantManifest
+from edge_agent.protocol.messages import Desired
+from server.database.tables import deployments, desired, job_runs, jobs, model_versions, variants
+from server.errors import DigestMismatchError, ObjectNotFoundError
+from server.schemas.catalogue import JobState
+from server.schemas.work import InspectWork, JobKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from server.storage import ObjectStore
+
+
+def named_objects(connection: sa.Connection, store: ObjectStore) -> frozenset[str]:
+    """The sha256 of every object that is still needed.
+
+    Raises:
+        StorageUnavailableError: a manifest could not be read, so that it is not known what it names.
+    """
+    versions = connection.execute(
+        sa.select(model_versions.c.source_sha256, model_versions.c.eval_sha256, model_versions.c.train_sha256)
+    )
+    objects_of = {
+        row.manifest_sha256: row.object_sha256
+        for row in connection.execute(sa.select(variants.c.manifest_sha256, variants.c.object_sha256))
+        if row.manifest_sha256
+    }
+    built = {sha256 for pair in objects_of.items() for sha256 in pair if sha256}
+    delivered = _delivered(connection)
+    # built again under the same id, a variant has another manifest now: devices may still have the one before
+    older = delivered - objects_of.keys()
+    files = {sha256 for row in versions for sha256 in row if sha256}
+    return frozenset(files | _under_way(connection) | built | delivered | set(_objects_of(older, store)))
+
+
+def _under_way(connection: sa.Connection) -> set[str]:
+    """The files of pushes that are not looked into yet."""
+    query = (
+        sa.select(jobs.c.request)
+        .outerjoin(job_runs, job_runs.c.job_id == jobs.c.job_id)
+        .where(jobs.c.kind == JobKind.INSPECT.value)
+        .where(sa.or_(job_runs.c.state.is_(None), job_runs.c.state == JobState.RUNNING.value))
+    )
+    work = [InspectWork.model_validate(request) for request in connection.execute(query).scalars()]
+    return {file.sha256 for one in work for file in (one.source, one.data, one.train) if file is not None}
+
+
+def _delivered(connection: sa.Connection) -> set[str]:
+    """Manifests that some device is wanted to run, or would be after a rollback."""
+    wanted = {
+        entry.manifest_sha256
+        for document in connection.execute(sa.select(desired.c.document)).scalars()
+        for entry in Desired.model_validate(document).deployments
+    }
+    before = deployments.c.previous["manifest_sha256"].as_string()
+    return wanted | {sha256 for sha256 in connection.execute(sa.select(before).distinct()).scalars() if sha256}
+
+
+def _objects_of(manifests: Iterable[str], store: ObjectStore) -> Iterable[str]:
+    for sha256 in manifests:
+        try:
+            yield VariantManifest.model_validate_json(store.get_bytes(sha256)).object.sha256
+        except (ObjectNotFoundError, DigestMismatchError, ValidationError):
+            continue  # what can't be read can't be delivered either

@@ -1,0 +1,30 @@
+"""What a sweep deleted, or would delete."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from server.schemas.common import Document, RequestDocument
+
+
+class SweepRequest(RequestDocument):
+    """Sweep now."""
+
+    dry_run: bool = False
+
+
+class Swept(Document):
+    """One kind of thing: how many go, and by which rule."""
+
+    kind: Literal["reports", "decisions", "objects", "cache"]
+    count: int
+    size_bytes: int = 0  # 0: not counted
+    rule: str
+    names: tuple[str, ...] = ()  # the sha256 of objects
+
+
+class SweepReport(Document):
+    """A whole sweep."""
+
+    dry_run: bool
+    swept: tuple[Swept, ...]
