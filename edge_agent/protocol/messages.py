@@ -36,7 +36,7 @@ class Presence(Message):
 
     topic = DeviceTopic.PRESENCE
     session_id: SessionId
-    session_counter: Count  # persisted on the device, one higher for each connection
+    session_counter: Count  # grows with each connection: the time in ms, or one more than the last
     online: bool
     agent_version: Annotated[str, Field(max_length=64)] = ""
     runtimes: dict[RuntimeName, Annotated[str, Field(max_length=64)]] = Field(default_factory=dict)
@@ -114,7 +114,7 @@ class Status(Message):
 
     topic = DeviceTopic.STATUS
     session_id: SessionId
-    sequence: Count  # grows for ever on the device: of two reports the higher is the later
+    sequence: Count  # grows for ever, as session_counter does: of two reports the higher is the later
     observed_epoch: Count
     observed_generation: Count
     deployments: Annotated[tuple[DeploymentStatus, ...], Field(max_length=256)] = ()

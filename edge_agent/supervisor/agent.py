@@ -30,6 +30,7 @@ from edge_agent.supervisor.complaints import Complaints
 from edge_agent.supervisor.control import ControlServer
 from edge_agent.supervisor.incoming import Incoming
 from edge_agent.supervisor.listeners import Listeners, listen_unix
+from edge_agent.supervisor.memory import remember
 from edge_agent.supervisor.runners import Runners
 from edge_agent.telemetry import board
 from edge_agent.telemetry.spool import Spool
@@ -138,7 +139,8 @@ class Agent:
             restart=Backoff(settings.restart_first_s, 30.0),
         )
         installed = self._folders.installed()
-        self._core = DeviceCore(self._store.load(), installed=installed, rules=rules, chance=chance)
+        snapshot = remember(self._store, self._folders, installed=installed)
+        self._core = DeviceCore(snapshot, installed=installed, rules=rules, chance=chance)
         self._incoming = Incoming(
             identity.device_id,
             core=self._core,
@@ -369,9 +371,9 @@ class Agent:
     def _remove_stale_pointers(self) -> None:
         """A crash may have come between the record and the pointer: nobody may follow one that leads nowhere."""
         active = self._core.active_models()
-        for model, folder in self._folders.pointed().items():
-            if model not in active or not (self._layout.root / folder).is_dir():
-                self._folders.unpoint(model)
+        for pointer in self._folders.pointers():
+            if pointer.model not in active or not (self._layout.root / pointer.variant_dir).is_dir():
+                self._folders.unpoint(pointer.model)
 
     def _watch(self, descriptor: int, callback: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, callback)
