@@ -21,13 +21,14 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from edge_agent.runner.control import ANSWER_S
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     Application = Callable[..., Awaitable[None]]
 
 KEEP_ALIVE_S = 600  # an idle connection costs little, and one that closes may meet a request on its way
-ANSWER_S = 10.0  # for requests that run when the deadline of a drain is over
 ACCEPT_AT_ONCE = 64
 PAUSE_S = 1.0  # without descriptors or memory for another connection
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

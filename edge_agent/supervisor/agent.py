@@ -259,7 +259,7 @@ class Agent:
             case ev.StartRunner():
                 self._runners.start(action)
             case ev.StopRunner():
-                self._runners.stop(action.deployment_id, at_once=action.at_once)
+                self._runners.stop(action.deployment_id, action.after)
             case ev.Activate():
                 with self._spared("no in-process model can follow"):
                     self._folders.point(self._pointer(action))
