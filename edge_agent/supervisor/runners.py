@@ -134,11 +134,11 @@ class Runners:
     def start(self, action: StartRunner) -> None:
         """Start a runner; `RunnerProven`, `RunnerRefused` or an end follows."""
         manifest = action.manifest
-        descriptors = [self._listeners.unix(manifest.model).fileno()]
-        if self._listeners.tcp is not None:
-            descriptors.append(self._listeners.tcp.fileno())
         command = self._settings.runner_command or own_program("edge_agent.runner")
         try:
+            descriptors = [self._listeners.unix(manifest.model).fileno()]
+            if self._listeners.tcp is not None:
+                descriptors.append(self._listeners.tcp.fileno())
             child = Child(command, descriptors=descriptors, environment=self._environment, now_s=time.monotonic())
         except OSError as exc:
             log.warning("the runner of %s can't be started: %s", action.deployment_id, exc)
