@@ -15,6 +15,7 @@ import numpy as np
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError, ModelInvokeError
 from edge_agent.runner.http import (
+    COMPLETE_S,
     JSON_LENGTH,
     MAX_BODY_BYTES,
     Answer,
@@ -99,7 +100,8 @@ class RunnerApp:
                 self.meter.fail("disconnected")
                 return None
             began_s = time.perf_counter()
-            return await self._run(headers, body, began_s)
+            # read while others were invoked in this very loop: that is waiting too
+            return await self._run(headers, body, began_s, waited_ms=(began_s - scope["state"][COMPLETE_S]) * 1e3)
         except MemoryError:
             self._failed(TooLargeError.code, began_s)
             raise TooLargeError(
@@ -114,7 +116,7 @@ class RunnerApp:
             if body is not None:
                 self._held.release(len(body))
 
-    async def _run(self, headers: Headers, body: bytes, began_s: float) -> Answer:
+    async def _run(self, headers: Headers, body: bytes, began_s: float, *, waited_ms: float) -> Answer:
         request = self._codec.decode(body, header(headers, JSON_LENGTH))
         rows = self._engine.model.check(request.arrays)
         if rows > MAX_SAMPLES:
@@ -122,6 +124,7 @@ class RunnerApp:
         require_finite(request.arrays)
         decoded_s = time.perf_counter()
         outcome = await self._engine.run(request.arrays, rows)
+        outcome = outcome._replace(queue_ms=waited_ms + outcome.queue_ms)
         invoked_s = time.perf_counter()
         model, version = self._manifest.model, self._manifest.version
         answer = self._codec.encode(request, outcome.outputs, model=model, version=version)

@@ -25,6 +25,7 @@ MAX_BODY_BYTES = 32 << 20
 MAX_HELD_BYTES = 64 << 20  # bodies of all requests together; a single one may be as large as its own limit allows
 LINGER_S = 1.0  # a client that is still sending when it is refused gets this long to stop and read the answer
 LINGER_BYTES = 4 << 20
+COMPLETE_S = "complete_s"  # in the scope's state: when the whole request was read, as perf_counter says
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
 JSON_LENGTH = b"inference-header-content-length"

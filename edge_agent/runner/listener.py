@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from edge_agent.runner.control import ANSWER_S
+from edge_agent.runner.http import COMPLETE_S
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -202,6 +204,11 @@ class _Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._overhead_bytes = max(0, self._overhead_bytes - (1 + CHUNK_OVERHEAD) * len(body))
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.cycle is not None:
+            self.cycle.scope["state"][COMPLETE_S] = time.perf_counter()
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, f"this is no HTTP request: {msg}")

@@ -17,7 +17,7 @@ from edge_agent.protocol.manifest import FileRole, VariantManifest
 from edge_agent.storage.durable import fsync_folder, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
     from pathlib import Path
 
     from edge_agent.layout import Layout
@@ -108,6 +108,16 @@ class VariantFolders:
         if path.exists():
             path.unlink()
             fsync_folder(path.parent)
+
+    def unpoint_stale(self, active: Container[str]) -> None:
+        """A crash may have come between the record and the pointer: nobody may follow one that leads nowhere.
+
+        Args:
+            active: the models that have an active variant.
+        """
+        for pointer in self.pointers():
+            if pointer.model not in active or not (self._layout.root / pointer.variant_dir).is_dir():
+                self.unpoint(pointer.model)
 
     def pointers(self) -> list[ActivePointer]:
         """The pointer of each model; one that can't be read is removed."""

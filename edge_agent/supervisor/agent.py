@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from edge_agent.link.identity import Identity
-    from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import TelemetryReport
     from edge_agent.protocol.profile import RuntimeName
 
@@ -163,7 +162,7 @@ class Agent:
         self._watch(self._control.listener.fileno(), self._control.answer)
         self._watch(self._reports.fileno(), self._read_reports)
         self._link.start()
-        self._remove_stale_pointers()
+        self._folders.unpoint_stale(self._core.active_models())
         self._carry_out(self._core.start(self._moment()))
         log.info("device %s at %s", self._identity.device_id, self._listeners.address or "Unix sockets only")
         self._turn(0.0)  # nothing to wait for yet: connect at once
@@ -286,7 +285,8 @@ class Agent:
     def _start_transfer(self, action: ev.StartTransfer) -> None:
         manifest, sha256 = action.manifest, action.manifest.object.sha256
         with self._spared("after a restart the manifest is asked for again"):
-            self._keep_manifest(action.manifest_sha256, manifest)
+            if (text := self._manifests.take_text(action.manifest_sha256)) is not None:
+                self._folders.keep_manifest(action.manifest_sha256, manifest, text)
         needed = manifest.payload_bytes + manifest.object.size_bytes
         used = self._folders.used_bytes(except_object=sha256)
         if used + needed > self._budget_bytes:
@@ -309,11 +309,6 @@ class Agent:
             yield
         except OSError as exc:
             self._complaints.add("disk", f"the disk takes nothing ({exc.strerror}): {consequence}")
-
-    def _keep_manifest(self, manifest_sha256: str, manifest: VariantManifest) -> None:
-        text = self._manifests.take_text(manifest_sha256)
-        if text is not None:
-            self._folders.keep_manifest(manifest_sha256, manifest, text)
 
     def _unpack(self, action: ev.Unpack) -> None:
         folder = self._layout.transfer_dir(action.manifest.object.sha256)
@@ -367,13 +362,6 @@ class Agent:
     def _storage_budget(self) -> int:
         configured = self._settings.storage_budget_bytes or self._identity.storage_bytes
         return configured or (self._folders.free_bytes() + self._folders.used_bytes()) // 2
-
-    def _remove_stale_pointers(self) -> None:
-        """A crash may have come between the record and the pointer: nobody may follow one that leads nowhere."""
-        active = self._core.active_models()
-        for pointer in self._folders.pointers():
-            if pointer.model not in active or not (self._layout.root / pointer.variant_dir).is_dir():
-                self._folders.unpoint(pointer.model)
 
     def _watch(self, descriptor: int, callback: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, callback)

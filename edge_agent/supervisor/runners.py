@@ -181,13 +181,10 @@ class Runners:
         if runner is None:
             return
         runner.leaving = True
-        match after:
-            case Leave.CONNECTIONS:
-                self._drain(runner, self._settings.drain_s)
-            case Leave.REQUESTS:
-                self._drain(runner, HURRIED_DRAIN_S)
-            case Leave.NOTHING:
-                runner.child.kill()
+        if after is Leave.NOTHING:
+            runner.child.kill()
+        else:
+            self._drain(runner, self._settings.drain_s if after is Leave.CONNECTIONS else HURRIED_DRAIN_S)
 
     def deactivate(self, model: str) -> None:
         """Nobody answers for a model any more."""

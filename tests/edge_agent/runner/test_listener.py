@@ -4,12 +4,21 @@ import asyncio
 import json
 import resource
 import socket
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_agent.runner.http import MAX_BODY_BYTES, BusyError, HeldBodies, json_answer, read_body, send_answer
+from edge_agent.runner.http import (
+    COMPLETE_S,
+    MAX_BODY_BYTES,
+    BusyError,
+    HeldBodies,
+    json_answer,
+    read_body,
+    send_answer,
+)
 from edge_agent.runner.listener import HEAD_LIMIT_BYTES, MAX_CONNECTIONS, Listener
 from tests.edge_agent.runner.conftest import listen
 
@@ -153,6 +162,31 @@ def test_listener_at_its_limit_cuts_off_nobody_who_waits_for_an_answer() -> None
                 assert b'{"bytes":' in await answer_to(client)
 
     run(story, app=slow, connection_limit=2)
+
+
+def test_listener_tells_when_a_request_was_read_although_others_are_served_first() -> None:
+    served: list[tuple[float, float]] = []  # read, answered
+
+    async def busy(gate: Gate, scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401  ASGI callables
+        time.sleep(0.05)  # noqa: ASYNC251  as a small model that runs in the loop itself
+        served.append((scope["state"][COMPLETE_S], time.perf_counter()))
+        await echo(gate, scope, receive, send)
+
+    async def story(_listener: Listener, listening: socket.socket) -> None:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(socket.create_connection(listening.getsockname())) for _ in range(3)]
+            for client in clients:  # each is a connection by now
+                client.sendall(REQUEST)
+                await answer_to(client)
+            served.clear()
+            for client in clients:
+                client.sendall(REQUEST)  # in one turn of the loop
+            for client in clients:
+                assert b'{"bytes":2}' in await answer_to(client)
+        first_answered_s = served[0][1]
+        assert all(read_s < first_answered_s for read_s, _ in served)
+
+    run(story, app=busy)
 
 
 def test_held_bodies_refuse_what_is_too_much_and_forget_what_was_released() -> None:
