@@ -10,7 +10,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from edge_agent.runner import code_pages
+from edge_agent.runner import memory
 from edge_agent.runner.channel import ControlChannel, ControlError, leave_when_orphaned
 from edge_agent.runner.control import (
     BEAT_INTERVAL_S,
@@ -108,7 +108,7 @@ class RunnerProcess:
             self._channel.send(Proven(report=outcome.report))
             if spec.serving:
                 serving = ServingRunner(spec, outcome, worker)
-                code_pages.let_go()
+                memory.give_back()
                 await self._serve(serving)
         await self._channel.flush()
 
