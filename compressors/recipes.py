@@ -22,9 +22,13 @@ RECIPES = {
     for recipe in (
         Recipe(name="float32", steps=(_EXPORT,)),
         Recipe(name="dynamic-int8", steps=(_EXPORT, StepSpec(step="dynamic-int8"))),
+        Recipe(name="dynamic-int4", steps=(_EXPORT, StepSpec(step="dynamic-int4"))),
+        Recipe(name="weight-only-int8", steps=(_EXPORT, StepSpec(step="weight-only"))),
+        Recipe(name="weight-only-int4", steps=(_EXPORT, StepSpec(step="weight-only", parameters={"bits": 4}))),
         Recipe(name="static-int8", steps=(_EXPORT, StepSpec(step="static-int8"))),
-        Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
         Recipe(name="static-int8-floatio", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "float32"}))),
+        Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
+        Recipe(name="static-int16", steps=(_EXPORT, StepSpec(step="static-int16"))),
     )
 }
 DEFAULT_RECIPES = ("float32", "dynamic-int8", "static-int8")

@@ -1,7 +1,7 @@
 """What a model is worth while it is being made: its outputs for some rows, in whatever form it is at the moment.
 
-Files run in this process, on the runtime of their form, without a delegate: this is the job's own work and measures
-no latency.
+Files run in this process, on the runtime of their form, without a delegate unless one is asked for: this is the job's
+own work and measures no latency.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RUNTIMES = {Form.LITERT: RuntimeName.LITERT}
 
 
 @contextmanager
-def answering(model: Model) -> Iterator[Answer]:
+def answering(model: Model, delegate: Delegate = Delegate.NONE) -> Iterator[Answer]:
     """A function from inputs to the outputs of a model, by name; a file is loaded once.
 
     Raises:
@@ -46,18 +46,18 @@ def answering(model: Model) -> Iterator[Answer]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         path.write_bytes(model.file.content)
-        loaded = open_runtime(RUNTIMES[model.file.form]).load(path, threads=1, delegate=Delegate.NONE)
+        loaded = open_runtime(RUNTIMES[model.file.form]).load(path, threads=1, delegate=delegate)
         inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
         yield BoundModel(loaded, signature, inputs, outputs).run
 
 
-def outputs_of(model: Model, split: Split) -> dict[str, NDArray[np.generic]]:
+def outputs_of(model: Model, split: Split, delegate: Delegate = Delegate.NONE) -> dict[str, NDArray[np.generic]]:
     """The outputs of a model for all rows of a split, by output name.
 
     Raises:
         edge_agent.errors.EdgeAgentError: its file does not load or run here.
     """
-    with answering(model) as answer:
+    with answering(model, delegate) as answer:
         return answer(split.inputs)
 
 

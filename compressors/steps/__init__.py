@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compressors.steps import cluster, export_litert, fine_tune, low_rank, quantize_litert, share_embeddings, student
+from compressors.steps import (
+    cluster,
+    export_litert,
+    fine_tune,
+    low_rank,
+    quantize_dynamic,
+    quantize_static,
+    quantize_weights,
+    share_embeddings,
+    student,
+)
 
 if TYPE_CHECKING:
     from compressors.steps.base import AnyStep
@@ -16,7 +26,10 @@ ALL: tuple[AnyStep, ...] = (
     student.STEP,
     fine_tune.STEP,
     export_litert.STEP,
-    quantize_litert.DYNAMIC,
-    quantize_litert.STATIC,
+    quantize_dynamic.INT8,
+    quantize_dynamic.INT4,
+    quantize_weights.STEP,
+    quantize_static.INT8,
+    quantize_static.INT16,
 )
 STEPS: dict[str, AnyStep] = {step.name: step for step in ALL}
