@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 _ALL = qtyping.TFLOperationName.ALL_SUPPORTED
 _KNOWN_OPERATORS = {operation.value for operation in qtyping.TFLOperationName}
+# what takes weights of less than 8 bits; other operators get 8
+_SHORT_STATIC_OPERATORS = (qtyping.TFLOperationName.FULLY_CONNECTED, qtyping.TFLOperationName.CONV_2D)
+_SHORT_OPERATORS = (*_SHORT_STATIC_OPERATORS, qtyping.TFLOperationName.EMBEDDING_LOOKUP)
 _ENDS = (qtyping.TFLOperationName.INPUT, qtyping.TFLOperationName.OUTPUT)
 
 
@@ -102,7 +105,9 @@ def quantize_weights(file: bytes, scheme: WeightScheme) -> bytes:
     block = scheme.granularity.block
     special = block is not None or (scheme.granularity is Granularity.TENSOR and not scheme.dequantized)
     general = Granularity.CHANNEL if special else scheme.granularity
-    add(".*", _ALL, num_bits=scheme.bits, granularity=_GRANULARITIES[general])
+    add(".*", _ALL, num_bits=8, granularity=_GRANULARITIES[general])
+    for name in _SHORT_OPERATORS if scheme.bits < 8 else ():  # noqa: PLR2004
+        add(".*", name, num_bits=scheme.bits, granularity=_GRANULARITIES[general])
     for operator in weighted_operators(file) if special else []:
         if operator.kind in _ROW_OPERATORS and operator.filter.shape[-1] % (block or 1) == 0:
             name = qtyping.TFLOperationName(operator.kind)
@@ -125,13 +130,14 @@ def quantize_static(
         CompressorError: the library refuses the file.
     """
     manager = RecipeManager()
-    manager.add_static_config(
-        ".*",
-        _ALL,
-        activation_num_bits=scheme.activation_bits,
-        weight_num_bits=scheme.weight_bits,
-        weight_granularity=_GRANULARITIES[scheme.granularity],
-    )
+    for name, bits in ((_ALL, 8), *((name, scheme.weight_bits) for name in _SHORT_STATIC_OPERATORS)):
+        manager.add_static_config(
+            ".*",
+            name,
+            activation_num_bits=scheme.activation_bits,
+            weight_num_bits=bits,
+            weight_granularity=_GRANULARITIES[scheme.granularity],
+        )
     for end in _ENDS:
         if scheme.ends is Ends.FLOAT32 or (kept and end is qtyping.TFLOperationName.INPUT):
             manager.add_quantization_config(".*", end, algorithm_key="no_quantize")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from compressors.steps.base import AnyStep, Parameters
 
 _EXPORT = StepSpec(step="export-litert")
+_REPAIRS = tuple(StepSpec(step=name) for name in ("fold-batch-norm", "equalize-layers", "correct-biases"))
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -28,6 +29,7 @@ RECIPES = {
         Recipe(name="static-int8", steps=(_EXPORT, StepSpec(step="static-int8"))),
         Recipe(name="static-int8-floatio", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "float32"}))),
         Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
+        Recipe(name="static-int8-repaired", steps=(*_REPAIRS, _EXPORT, StepSpec(step="static-int8"))),
         Recipe(name="static-int16", steps=(_EXPORT, StepSpec(step="static-int16"))),
     )
 }

@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 from compressors.steps import (
     cluster,
+    correct_biases,
+    equalize_layers,
     export_litert,
     fine_tune,
+    fold_batch_norm,
     low_rank,
     quantize_dynamic,
     quantize_static,
     quantize_weights,
+    reestimate_batch_norm,
     share_embeddings,
     student,
 )
@@ -25,6 +29,10 @@ ALL: tuple[AnyStep, ...] = (
     share_embeddings.STEP,
     student.STEP,
     fine_tune.STEP,
+    reestimate_batch_norm.STEP,
+    fold_batch_norm.STEP,
+    equalize_layers.STEP,
+    correct_biases.STEP,
     export_litert.STEP,
     quantize_dynamic.INT8,
     quantize_dynamic.INT4,

@@ -7,7 +7,7 @@ Source: Krishnamoorthi 2018, arXiv:1806.08342.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from compressors.quantizer import Granularity, WeightScheme, quantize_weights
 from compressors.steps.base import Form, Parameters, Step, content_of
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 class DynamicInt8Parameters(Parameters):
     """`granularity`: how many weights share a scale."""
 
-    granularity: Granularity = Granularity.CHANNEL
+    granularity: Literal[Granularity.CHANNEL, Granularity.TENSOR] = Granularity.CHANNEL
 
 
 class DynamicInt4Parameters(Parameters):
-    """`granularity`: how many weights share a scale; blocks are for fully connected layers and embeddings."""
+    """`granularity`: how many weights share a scale.
 
-    granularity: Granularity = Granularity.BLOCK_32
+    Blocks are for fully connected layers and embeddings, and for devices with XNNPACK: without it the runtime's own
+    kernel reads them wrongly (SNR 30 dB became 7). Depthwise convolutions get 8 bits.
+    """
+
+    granularity: Granularity = Granularity.CHANNEL
 
 
 def quantize_to_int8(model: Model, _context: Context, parameters: DynamicInt8Parameters) -> Outcome:

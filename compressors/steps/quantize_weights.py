@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class WeightOnlyParameters(Parameters):
-    """`bits` of a weight; `granularity`: how many weights share a scale, blocks for fully connected layers only."""
+    """`bits` of a weight, depthwise ones always get 8; `granularity`: how many weights share a scale."""
 
     bits: Literal[4, 8] = 8
-    granularity: Granularity = Granularity.CHANNEL
+    granularity: Literal[Granularity.CHANNEL, Granularity.TENSOR] = Granularity.CHANNEL
 
 
 def quantize(model: Model, _context: Context, parameters: WeightOnlyParameters) -> Outcome:
