@@ -116,7 +116,12 @@ def quantize_weights(file: bytes, scheme: WeightScheme) -> bytes:
 
 
 def quantize_static(
-    file: bytes, scheme: StaticScheme, ranges: Mapping[str, Range], *, kept: Sequence[FloatOperator] = ()
+    file: bytes,
+    scheme: StaticScheme,
+    ranges: Mapping[str, Range],
+    *,
+    kept: Sequence[FloatOperator] = (),
+    float_inputs: bool = False,
 ) -> bytes:
     """Make weights and activations integers.
 
@@ -124,7 +129,8 @@ def quantize_static(
         file: a float file.
         scheme: what becomes what.
         ranges: of every activation, by its name.
-        kept: operators that stay in float, and the inputs with them.
+        kept: operators that stay in float.
+        float_inputs: whether the inputs do, too.
 
     Raises:
         CompressorError: the library refuses the file.
@@ -139,7 +145,7 @@ def quantize_static(
             weight_granularity=_GRANULARITIES[scheme.granularity],
         )
     for end in _ENDS:
-        if scheme.ends is Ends.FLOAT32 or (kept and end is qtyping.TFLOperationName.INPUT):
+        if scheme.ends is Ends.FLOAT32 or (float_inputs and end is qtyping.TFLOperationName.INPUT):
             manager.add_quantization_config(".*", end, algorithm_key="no_quantize")
         elif scheme.ends is Ends.UINT8:
             manager.add_quantization_config(".*", end, op_config=_unsigned(_GRANULARITIES[scheme.granularity]))

@@ -51,7 +51,10 @@ def rounded(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, grid: G
         high: at least zero. A range that is empty (pruning makes such channels) leaves zeros.
         grid: how fine.
     """
-    scale, zero = scale_and_zero(low, high, grid)
+    return _on_grid(values, *scale_and_zero(low, high, grid), grid)
+
+
+def _on_grid(values: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, grid: Grid) -> torch.Tensor:
     levels = torch.clamp(_round(values / scale) + zero, grid.lowest, grid.highest)
     return (levels - zero) * scale
 
@@ -83,7 +86,9 @@ class RoundedActivation(nn.Module):
         self.register_buffer("zero", zero.to(torch.int32))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        """The values on the grid."""
+        """The values on the grid; converters know no fused operator for it."""
+        if torch.compiler.is_compiling():
+            return _on_grid(values, self.scale, self.zero, self.grid)
         return torch.fake_quantize_per_tensor_affine(values, self.scale, self.zero, self.grid.lowest, self.grid.highest)
 
 

@@ -31,6 +31,19 @@ def rounding_points(network: fx.GraphModule) -> list[fx.Node]:
     ]
 
 
+def points_of_layers(network: fx.GraphModule) -> dict[str, str]:
+    """For each layer with weights the node whose result is rounded behind it; the last call counts."""
+    points = set(rounding_points(network))
+    found = {}
+    for node in network.graph.nodes:
+        if isinstance(layer_at(network, node), WEIGHTED):
+            behind = node
+            while behind not in points and len(behind.users) == 1:
+                behind = next(iter(behind.users))
+            found[str(node.target)] = behind.name
+    return found
+
+
 def layer_at(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     """The layer that a node calls; None where it calls none."""
     return network.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -17,6 +17,7 @@ from compressors.steps import (
     quantize_weights,
     reestimate_batch_norm,
     share_embeddings,
+    simulate_quantization,
     student,
 )
 
@@ -33,6 +34,7 @@ ALL: tuple[AnyStep, ...] = (
     fold_batch_norm.STEP,
     equalize_layers.STEP,
     correct_biases.STEP,
+    simulate_quantization.STEP,
     export_litert.STEP,
     quantize_dynamic.INT8,
     quantize_dynamic.INT4,

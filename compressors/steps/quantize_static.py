@@ -19,10 +19,11 @@ from compressors.calibration.ranges import Rule
 from compressors.quantizer import Ends, Granularity, StaticScheme, quantize_static
 from compressors.steps.base import Form, Parameters, Step, content_of
 from compressors.steps.feature_scaling import is_unevenly_scaled, scaling_operators
+from compressors.steps.mixed_precision import most_sensitive
 from compressors.steps.quantized import outcome_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from compressors.calibration.histogram import Histogram
     from compressors.steps.base import Context, Model, Outcome
@@ -36,11 +37,13 @@ class StaticParameters(Parameters):
 
     `granularity`: how many weights share a scale. `calibration`: how ranges are chosen; `best` tries each way and
     keeps the one that measures best on the selection rows. `percentile`: of the values that the way of that name keeps.
+    `float_layers`: so many of the most sensitive layers stay in float (mixed precision).
     """
 
     granularity: Literal[Granularity.CHANNEL, Granularity.TENSOR] = Granularity.CHANNEL
     calibration: Literal["best"] | Rule = "best"
     percentile: Annotated[float, Field(ge=90, lt=100)] = 99.99
+    float_layers: Annotated[int, Field(ge=0, le=64)] = 0
 
 
 class StaticInt8Parameters(StaticParameters):
@@ -78,7 +81,9 @@ def quantize_to_int16(model: Model, context: Context, parameters: StaticInt16Par
 
 def _quantized(model: Model, context: Context, parameters: StaticParameters, scheme: StaticScheme) -> Outcome:
     file = content_of(model)
-    kept = _scaling(file, context)
+    scaling = _scaling(file, context)
+    sensitive = most_sensitive(model, context, file, parameters.float_layers) if parameters.float_layers else {}
+    kept = [*scaling, *sensitive.values()]
     rules = list(Rule) if parameters.calibration == "best" else [Rule(parameters.calibration)]
     seen = observe(file, context.calibration, counting=rules != [Rule.MIN_MAX], threads=context.threads)
     measured = candidates(
@@ -87,7 +92,7 @@ def _quantized(model: Model, context: Context, parameters: StaticParameters, sch
         seen,
         rules,
         percentile=parameters.percentile,
-        quantize=lambda ranges: quantize_static(file, scheme, ranges, kept=kept),
+        quantize=lambda ranges: quantize_static(file, scheme, ranges, kept=kept, float_inputs=bool(scaling)),
     )
     outcome = outcome_of(
         model,
@@ -100,7 +105,7 @@ def _quantized(model: Model, context: Context, parameters: StaticParameters, sch
         outcome.summary,
         f"calibrated by {measured[0].rule}; output SNR and {context.metric.name} on selection rows: "
         + ", ".join(map(str, measured)),
-        *_notes(kept, _warning(file, context, seen)),
+        *_notes(scaling, sensitive, _warning(file, context, seen)),
     ]
     return replace(outcome, summary="; ".join(notes))
 
@@ -116,11 +121,13 @@ def _warning(file: bytes, context: Context, seen: Mapping[str, Histogram]) -> st
     return shift.warning(seen, looked_at, rows=context.calibration.rows)
 
 
-def _notes(kept: list[FloatOperator], warning: str | None) -> list[str]:
-    notes = [] if warning is None else [warning]
-    if kept:
-        notes.append(f"{len(kept)} operators that scale the features stay in float, because one scale can't hold them")
-    return notes
+def _notes(scaling: list[FloatOperator], sensitive: Iterable[str], warning: str | None) -> Iterator[str]:
+    if warning is not None:
+        yield warning
+    if scaling:
+        yield f"{len(scaling)} operators that scale the features stay in float, because one scale can't hold them"
+    if names := ", ".join(sensitive):
+        yield f"the most sensitive layers stay in float: {names}"
 
 
 INT8 = Step("static-int8", StaticInt8Parameters, quantize_to_int8, takes=Form.LITERT, gives=Form.LITERT)
