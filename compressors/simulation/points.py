@@ -31,6 +31,18 @@ def rounding_points(network: fx.GraphModule) -> list[fx.Node]:
     ]
 
 
+def before_layers(network: fx.GraphModule) -> set[str]:
+    """The names of the inputs, and of what is computed of them before any layer has weights."""
+    found: set[str] = set()
+    for node in network.graph.nodes:
+        from_inputs = node.all_input_nodes and all(
+            before.name in found or before.op == "get_attr" for before in node.all_input_nodes
+        )
+        if node.op == "placeholder" or (from_inputs and not isinstance(layer_at(network, node), WEIGHTED)):
+            found.add(node.name)
+    return found
+
+
 def points_of_layers(network: fx.GraphModule) -> dict[str, str]:
     """For each layer with weights the node whose result is rounded behind it; the last call counts."""
     points = set(rounding_points(network))

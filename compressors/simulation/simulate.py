@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx, nn
 
+from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.calibration.rows import part_of
 from compressors.fidelity import snr_db
 from compressors.folding import fold_batch_norms
 from compressors.layers import graph_of, weight_of, weighted_layers
 from compressors.rehydrate import clone
 from compressors.simulation.grid import Grid, RoundedActivation, bounds_of, rounded
-from compressors.simulation.points import rounding_points
+from compressors.simulation.points import before_layers, rounding_points
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -50,10 +51,13 @@ def channel_axis(layer: nn.Module) -> int:
 def ranges_of(network: FloatModel, split: Split) -> dict[str, tuple[float, float]]:
     """The extremes of each activation that would be rounded, by the name of its node, batch by batch.
 
-    The network's batch-norms are folded, as `simulated` wants it.
+    The network's batch-norms are folded, as `simulated` wants it. Features on scales that one tensor can't hold stay
+    float until the first layer, as the quantizer leaves them.
     """
     graph = graph_of(network.module)
-    watching = _Watching(graph, {node.name for node in rounding_points(graph)})
+    uneven = any(map(is_unevenly_scaled, split.inputs.values()))
+    points = {node.name for node in rounding_points(graph)} - (before_layers(graph) if uneven else set())
+    watching = _Watching(graph, points)
     replace(network, module=watching).run(part_of(split, MAX_ROWS).inputs, batch=BATCH)
     return watching.ranges
 

@@ -19,6 +19,7 @@ from compressors.steps import (
     share_embeddings,
     simulate_quantization,
     student,
+    train_quantized,
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ ALL: tuple[AnyStep, ...] = (
     share_embeddings.STEP,
     student.STEP,
     fine_tune.STEP,
+    train_quantized.STEP,
     reestimate_batch_norm.STEP,
     fold_batch_norm.STEP,
     equalize_layers.STEP,

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from compressors.calibration import shift
-from compressors.calibration.choice import candidates
+from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.calibration.observe import observe
 from compressors.calibration.ranges import Rule
 from compressors.quantizer import Ends, Granularity, StaticScheme, quantize_static
 from compressors.steps.base import Form, Parameters, Step, content_of
-from compressors.steps.feature_scaling import is_unevenly_scaled, scaling_operators
+from compressors.steps.calibrated import candidates
+from compressors.steps.feature_scaling import scaling_operators
 from compressors.steps.mixed_precision import most_sensitive
 from compressors.steps.quantized import outcome_of
 

@@ -9,7 +9,6 @@ from compressors.calibration.ranges import range_of
 from compressors.calibration.rows import part_of
 from compressors.fidelity import snr_db
 from compressors.metrics import value_of
-from compressors.scoring import outputs_of
 from compressors.steps.base import Form, ModelFile
 from edge_agent.protocol.profile import Delegate
 
@@ -51,6 +50,8 @@ def candidates(
     What is best is decided by the signal-to-noise ratio of the first output: the metric of a few hundred rows moves in
     steps of a row, and would choose by chance.
     """
+    from compressors.scoring import outputs_of  # noqa: PLC0415  it knows the forms of steps, and steps know this
+
     rows = part_of(context.selection, MAX_ROWS)
     name = model.network.signature.outputs[0].name
     expected = (context.teacher or model.network).run(rows.inputs)[name]
