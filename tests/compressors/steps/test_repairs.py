@@ -106,7 +106,7 @@ def test_reestimation_takes_wrong_statistics_back() -> None:
     wrong.get_buffer("4.running_mean").add_(2.0)
     outcome = apply(STEPS["reestimate-batch-norm"], Model(replace(right, module=wrong)), context_for(right))
     before, after = figures(outcome.summary)
-    assert after > before + 10.0
+    assert after > before + 3.0
     assert set(outcome.layers) == {"1", "4"}
 
 

@@ -56,7 +56,7 @@ def test_more_bits_are_nearer_to_float(network: program.FloatModel, context: Con
         for bits in (3, 5, 7, 10)
     ]
     assert found == sorted(found)
-    assert found[-1] > found[0] + 30.0
+    assert found[-1] > found[0] + 15.0
 
 
 def test_simulation_answers_as_the_integer_file_does(network: program.FloatModel, context: Context) -> None:
