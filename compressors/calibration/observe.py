@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
@@ -15,6 +14,9 @@ from compressors.errors import DataError
 from compressors.tflite_file import read_graphs, tensor_name
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from compressors.data import Split
 
 MAX_ROWS = 4096
@@ -43,18 +45,23 @@ def observe(
         raise DataError("there are no calibration rows, and ranges are taken from them: add some to the data")
     interpreter = _interpreter(file, threads)
     tensors = _activations(file)
-    values = sum(int(np.prod(interpreter.get_tensor(index).shape)) for index in tensors)
+    inputs = list(zip(interpreter.get_input_details(), split.inputs.values(), strict=True))
+    _run(interpreter, inputs, 0)  # some shapes are known only then
+    values = sum(interpreter.get_tensor(index).size for index in tensors)
     rows = min(split.rows, MAX_ROWS, max(1, max_values // max(values, 1)))
     seen = {index: Histogram() for index in tensors}
-    inputs = list(zip(interpreter.get_input_details(), split.inputs.values(), strict=True))
     for row in spread(split.rows, rows):
-        for details, array in inputs:  # int64 arguments are int32 in the file
-            interpreter.set_tensor(details["index"], array[row : row + 1].astype(details["dtype"]))
-        interpreter.invoke()
+        _run(interpreter, inputs, row)
         for index, histogram in seen.items():
             found = interpreter.get_tensor(index)
             histogram.add(found) if counting else histogram.widen(found)
     return {name: seen[index] for index, name in tensors.items()}
+
+
+def _run(interpreter: Any, inputs: list[tuple[Any, NDArray[np.generic]]], row: int) -> None:  # noqa: ANN401
+    for details, array in inputs:  # int64 arguments are int32 in the file
+        interpreter.set_tensor(details["index"], array[row : row + 1].astype(details["dtype"]))
+    interpreter.invoke()
 
 
 def _interpreter(file: bytes, threads: int) -> Any:  # noqa: ANN401  the package ships no types
@@ -65,10 +72,11 @@ def _interpreter(file: bytes, threads: int) -> Any:  # noqa: ANN401  the package
 
 
 def _activations(file: bytes) -> dict[int, str]:
-    """Index and name of each float tensor of the main graph that is no constant."""
+    """Index and name of each float tensor of the main graph that is given or computed; converters leave others."""
     graph = next(iter(read_graphs(file)))
+    made = {*graph.inputs, *(int(index) for _, operator in graph.operators for index in operator.outputs)}
     return {
         index: tensor_name(tensor)
         for index, tensor in enumerate(graph.tensors)
-        if index not in graph.constants and tensor.type == schema.TensorType.FLOAT32
+        if index in made and tensor.type == schema.TensorType.FLOAT32
     }
