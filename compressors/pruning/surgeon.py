@@ -21,7 +21,7 @@ def without_weights(weight: torch.Tensor, moment: torch.Tensor, count: int) -> t
     Args:
         weight: (outputs, ...); not modified.
         moment: (groups, n, n), n the weights of an output: E[x x^T] over what they multiply.
-        count: how many go; a few more, where an input is always zero.
+        count: how many are zero then.
 
     Returns:
         Weights of the same shape.
@@ -66,7 +66,6 @@ def without_inputs(weight: torch.Tensor, moment: torch.Tensor, gone: list[int]) 
 def _rows(weight: torch.Tensor, moment: torch.Tensor, count: int) -> torch.Tensor:
     weight, columns = weight.clone(), weight.shape[1]
     inverse = _inverse_factor(moment)
-    weight[:, moment.diagonal() <= 0.0] = 0.0  # an input that is always zero: its weights do nothing
     gone = 0
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
