@@ -11,7 +11,7 @@ import torch
 
 from compressors.pruning.weights import lowest
 
-BLOCK = 128  # columns whose weights are chosen together
+BLOCK = 32  # columns that are gone through before it is chosen anew which weights go
 DAMPING = 0.01  # of the mean second moment, so that inputs that go together can be told apart
 
 
@@ -21,16 +21,47 @@ def without_weights(weight: torch.Tensor, moment: torch.Tensor, count: int) -> t
     Args:
         weight: (outputs, ...); not modified.
         moment: (groups, n, n), n the weights of an output: E[x x^T] over what they multiply.
-        count: how many are zero then.
+        count: how many are zero then; those that were before are among them, and all of them stay so.
 
     Returns:
         Weights of the same shape.
     """
-    outputs, groups = weight.shape[0], moment.shape[0]
-    rows = weight.reshape(groups, outputs // groups, -1).double()
-    counts = [count * (number + 1) // groups - count * number // groups for number in range(groups)]
-    pruned = [_rows(*one) for one in zip(rows, moment, counts, strict=True)]
-    return torch.stack(pruned).reshape(weight.shape).to(weight.dtype)
+    rows = weight.reshape(moment.shape[0], -1, moment.shape[2]).double().clone()
+    inverse = torch.stack([_inverse_factor(one) for one in moment])
+    zero = rows == 0.0
+    columns, left = moment.shape[2], count
+    for start in range(0, columns, BLOCK):
+        end = min(start + BLOCK, columns)
+        # chosen among all columns to come: an equal share of each block costs several times the error
+        cost = (rows[..., start:] / _diagonal(inverse)[:, None, start:]).square().masked_fill(zero[..., start:], -1.0)
+        gone = lowest(cost, max(left, 0))[..., : end - start] | zero[..., start:end]
+        left -= int(gone.sum())
+        _clear(rows, inverse, gone, start)
+    return rows.reshape(weight.shape).to(weight.dtype)
+
+
+def _clear(rows: torch.Tensor, inverse: torch.Tensor, gone: torch.Tensor, start: int) -> None:
+    """Set some weights of a block of columns to zero, in place; the columns behind each make up for it.
+
+    Args:
+        rows: (groups, outputs, columns).
+        inverse: upper Cholesky factors of the inverse, (groups, columns, columns).
+        gone: (groups, outputs, columns of the block).
+        start: the block's first column.
+    """
+    end = start + gone.shape[2]
+    errors = torch.zeros_like(rows[..., start:end])
+    for column in range(start, end):
+        own = gone[..., column - start]
+        error = rows[..., column] * own / inverse[:, None, column, column]
+        rows[..., column:end] -= error[..., None] * inverse[:, None, column, column:end]
+        rows[..., column].masked_fill_(own, 0.0)
+        errors[..., column - start] = error
+    rows[..., end:] -= errors @ inverse[:, start:end, end:]
+
+
+def _diagonal(matrices: torch.Tensor) -> torch.Tensor:
+    return matrices.diagonal(dim1=1, dim2=2)
 
 
 def output_error(before: torch.Tensor, after: torch.Tensor, moment: torch.Tensor) -> float:
@@ -61,25 +92,6 @@ def without_inputs(weight: torch.Tensor, moment: torch.Tensor, gone: list[int]) 
     factor = torch.linalg.cholesky(seen[columns][:, columns])
     found[:, columns] = torch.cholesky_solve(seen[columns] @ rows.T, factor).T
     return found.reshape(weight.shape).to(weight.dtype)
-
-
-def _rows(weight: torch.Tensor, moment: torch.Tensor, count: int) -> torch.Tensor:
-    weight, columns = weight.clone(), weight.shape[1]
-    inverse = _inverse_factor(moment)
-    gone = 0
-    for start in range(0, columns, BLOCK):
-        end = min(start + BLOCK, columns)
-        cost = (weight[:, start:end] / inverse.diagonal()[start:end]).square()
-        mask = lowest(cost, max(count * end // columns - gone, 0))
-        gone += int(mask.sum())
-        errors = torch.zeros_like(weight[:, start:end])
-        for column in range(start, end):
-            own = mask[:, column - start]
-            errors[:, column - start] = weight[:, column] * own / inverse[column, column]
-            weight[:, column:end] -= torch.outer(errors[:, column - start], inverse[column, column:end])
-            weight[own, column] = 0.0
-        weight[:, end:] -= errors @ inverse[start:end, end:]
-    return weight
 
 
 def _inverse_factor(moment: torch.Tensor) -> torch.Tensor:

@@ -44,8 +44,9 @@ def test_twin_inputs_take_over_all_of_what_goes() -> None:
 
 def test_groups_are_pruned_by_their_own_inputs() -> None:
     weight, moment = layer(outputs=6)
-    both = without_weights(torch.cat([weight, weight]), torch.cat([moment, moment * 3.0]), 48)
-    torch.testing.assert_close(both[:6], both[6:])
+    both = without_weights(torch.cat([weight, weight]), torch.cat([moment, moment * 1e-6]), 48)
+    assert (both[:6] != 0).all()
+    assert not both[6:].any()
 
 
 def test_inputs_that_are_always_zero_are_no_trap() -> None:
@@ -56,3 +57,22 @@ def test_inputs_that_are_always_zero_are_no_trap() -> None:
     assert int((pruned[:, :4] == 0).sum()) > 14
     blind = without_weights(weight, torch.zeros_like(moment), 12)
     assert torch.equal(blind, weight.masked_fill(weight.abs() <= weight.abs().flatten().kthvalue(12).values, 0.0))
+
+
+def test_weights_go_where_inputs_are_weak_and_not_everywhere_alike() -> None:
+    generator = torch.Generator().manual_seed(0)
+    strength = torch.ones(256).double()
+    strength[128:] = 1e-4
+    weight = torch.randint(0, 2, (4, 256), generator=generator) * 2.0 - 1.0
+    pruned = without_weights(weight, torch.diag(strength)[None], 4 * 128)
+    assert not pruned[:, 128:].any()
+    assert (pruned[:, :128] != 0).all()
+
+
+def test_weights_that_are_zero_already_count_and_stay_so() -> None:
+    weight, moment = layer(outputs=16, inputs=80)
+    before = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    pruned = without_weights(weight.masked_fill(before, 0.0), moment, 900)
+    assert not pruned[before].any()
+    assert int((pruned == 0).sum()) == 900
+    assert int((without_weights(weight.masked_fill(before, 0.0), moment, 3) == 0).sum()) == int(before.sum())
