@@ -42,3 +42,17 @@ def test_curvature_of_a_network_is_finite_and_repeats() -> None:
     first, again = (curvature_of(network.module, batches, seed=3) for _ in range(2))
     assert first == again
     assert all(math.isfinite(one.trace) and math.isfinite(one.top_eigenvalue) for one in first.values())
+
+
+def test_flat_layer_is_not_drowned_by_a_sharp_one() -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(64, 6, generator=generator)
+    sharp, flat = torch.nn.Linear(6, 6, bias=False), torch.nn.Linear(6, 6, bias=False)
+    with torch.no_grad():
+        sharp.weight.mul_(0.01)  # its outputs are the inputs of the other
+        flat.weight.mul_(100.0)
+    network = torch.nn.Sequential(sharp, flat)
+    with torch.no_grad():
+        seen = sharp(inputs)
+    traces = [curvature_of(network, batches_of(inputs, 1), seed=seed)["1"].trace for seed in range(3)]
+    assert traces == pytest.approx([6 * float((seen**2).sum()) / 64] * 3, rel=0.3)
