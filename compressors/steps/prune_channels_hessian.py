@@ -49,7 +49,7 @@ class PruneChannelsHessianParameters(ChannelParameters):
     rows: Annotated[int, Field(ge=8, le=100_000)] = 512
     rounds: Annotated[int, Field(ge=1, le=20)] = 4
     make_up: bool = True
-    curvature: bool = True
+    curvature: bool = False  # hours for a network of many layers
 
 
 def prune(model: Model, context: Context, parameters: PruneChannelsHessianParameters) -> Outcome:

@@ -44,7 +44,7 @@ class PruneWeightsHessianParameters(Parameters):
     sparsity: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
     scope: Scope = "network"
     rows: Annotated[int, Field(ge=8, le=100_000)] = 512
-    curvature: bool = True
+    curvature: bool = False  # hours for a network of many layers
     skip: tuple[str, ...] = ()
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 STEPS = pytest.mark.parametrize("step", [MAGNITUDE, HESSIAN], ids=lambda step: step.name)
 
 
-def quiet(step: AnyStep) -> dict[str, Any]:
-    return {"curvature": False} if step is HESSIAN else {}
-
-
 def sparsity_of(network: FloatModel) -> dict[str, float]:
     layers = prunable(network.module, ())
     sizes = sizes_of(layers)
@@ -44,7 +40,7 @@ def test_weights_are_zero_in_the_file_and_its_input_is_left_alone(step: AnyStep)
     network = network_of(Residual())
     context = context_for(network)
     before = {name: tensor.clone() for name, tensor in network.module.state_dict().items()}
-    outcome = apply(step, Model(network), context, sparsity=0.7, **quiet(step))
+    outcome = apply(step, Model(network), context, sparsity=0.7)
     assert overall(outcome.model.network) == pytest.approx(0.7, abs=0.01)
     layers = read_facts(content_of(apply(EXPORT, outcome.model, context).model)).layers
     assert any("% zeros" in one for one in layers.values())
@@ -54,14 +50,14 @@ def test_weights_are_zero_in_the_file_and_its_input_is_left_alone(step: AnyStep)
 @STEPS
 def test_scope_layer_gives_each_layer_the_same_share(step: AnyStep) -> None:
     network = network_of(Grouped())
-    outcome = apply(step, Model(network), context_for(network), sparsity=0.5, scope="layer", **quiet(step))
+    outcome = apply(step, Model(network), context_for(network), sparsity=0.5, scope="layer")
     assert sparsity_of(outcome.model.network) == pytest.approx({"stem": 0.5, "grouped": 0.5, "head": 0.5}, abs=0.02)
 
 
 @STEPS
 def test_skipped_layers_keep_their_weights(step: AnyStep) -> None:
     network = network_of(Grouped())
-    outcome = apply(step, Model(network), context_for(network), sparsity=0.5, skip=("stem",), **quiet(step))
+    outcome = apply(step, Model(network), context_for(network), sparsity=0.5, skip=("stem",))
     assert "stem" not in outcome.layers
     assert sparsity_of(outcome.model.network)["stem"] == 0.0
 
@@ -72,7 +68,7 @@ def test_network_that_is_as_sparse_already_is_an_error(step: AnyStep) -> None:
     context = context_for(network)
     sparse = apply(MAGNITUDE, Model(network), context, sparsity=0.8).model
     with pytest.raises(NoEffectError, match=r"were zero already and no more became so: ask for a higher sparsity"):
-        apply(step, sparse, context, sparsity=0.5, **quiet(step))
+        apply(step, sparse, context, sparsity=0.5)
 
 
 @STEPS
@@ -80,7 +76,7 @@ def test_zeros_of_before_count(step: AnyStep) -> None:
     network = network_of(Grouped())
     context = context_for(network)
     half = apply(MAGNITUDE, Model(network), context, sparsity=0.5, by="random").model
-    more = apply(step, half, context, sparsity=0.75, **quiet(step)).model
+    more = apply(step, half, context, sparsity=0.75).model
     assert overall(more.network) == pytest.approx(0.75, abs=0.01)
     for name, layer in prunable(half.network.module, ()).items():
         gone = weight_of(layer) == 0
@@ -94,14 +90,14 @@ def test_hessian_changes_answers_less_than_magnitude() -> None:
     expected = first_output(Model(network), context.selection)
     errors = {}
     for step in (MAGNITUDE, HESSIAN):
-        outcome = apply(step, Model(network), context, sparsity=0.6, **quiet(step))
+        outcome = apply(step, Model(network), context, sparsity=0.6)
         errors[step.name] = float(((first_output(outcome.model, context.selection) - expected) ** 2).mean())
     assert errors["prune-weights-hessian"] < 0.6 * errors["prune-weights"]
 
 
 def test_hessian_reports_eigenvalue_and_trace_of_each_layer() -> None:
     network = network_of(Grouped())
-    said = apply(HESSIAN, Model(network), context_for(network), sparsity=0.5).layers
+    said = apply(HESSIAN, Model(network), context_for(network), sparsity=0.5, curvature=True).layers
     assert set(said) == {"stem", "grouped", "head"}
     assert all("weights are zero, " in one and "Hessian: top eigenvalue" in one for one in said.values())
 
@@ -112,7 +108,7 @@ def test_channels_and_inputs_of_zero_range_are_pruned_without_nan() -> None:
         network.module.get_parameter("expand.weight")[:8] = 0.0
         network.module.get_parameter("expand.bias")[:8] = -1.0  # behind the ReLU nothing is left of these channels
     context = context_for(network)
-    outcome = apply(HESSIAN, Model(network), context, sparsity=0.5, curvature=False)
+    outcome = apply(HESSIAN, Model(network), context, sparsity=0.5)
     assert np.isfinite(first_output(outcome.model, context.selection)).all()
     assert all(bool(torch.isfinite(weight).all()) for weight in outcome.model.network.module.parameters())
 
