@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from compressors.errors import NoEffectError
-from compressors.layers import weight_of, weighted_layers
+from compressors.layers import check_skip, weight_of, weighted_layers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -22,7 +22,9 @@ def prunable(network: nn.Module, skip: Collection[str]) -> dict[str, nn.Module]:
 
     Raises:
         NoEffectError: there are none.
+        RecipeError: `skip` names a layer that does not exist.
     """
+    check_skip(network, skip)
     found: dict[int, tuple[str, nn.Module]] = {}
     for name, layer in weighted_layers(network):
         if name not in skip:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from compressors.errors import NoEffectError
-from compressors.layers import weighted_layers
+from compressors.layers import check_skip, weighted_layers
 from compressors.macs import layer_macs
 from compressors.pruning.cost import Cost
 from compressors.pruning.coupling import couplings_of, without_channels
@@ -59,8 +59,9 @@ def prunable_of(model: Model, context: Context, skip: tuple[str, ...]) -> Prunab
 
     Raises:
         NoEffectError: there are none.
-        RecipeError: the network can't be traced.
+        RecipeError: the network can't be traced, or `skip` names a layer that does not exist.
     """
+    check_skip(model.network.module, skip)
     network = clone(model.network.module).eval()
     examples = tuple(torch.from_numpy(array[:_EXAMPLE_ROWS]) for array in context.calibration.inputs.values())
     found = [
@@ -102,6 +103,18 @@ def chosen(
     )
     widths = Widths(parameters.multiple_of, parameters.multiple_of)
     return choose(scores, lambda removed: cost.macs(removed) / max(whole, 1), share, widths)
+
+
+def check_reachable(model: Model, context: Context, parameters: ChannelParameters) -> None:
+    """Whether a network can come down so far, before it is brought there bit by bit.
+
+    Raises:
+        NoEffectError: it can't; the sentence names the share that was asked for, not that of a round.
+        RecipeError: see `prunable_of`.
+    """
+    prunable = prunable_of(model, context, parameters.skip)
+    equal = {coupling: torch.zeros(coupling.units) for coupling in prunable.couplings}
+    chosen(prunable, equal, parameters, whole=sum(prunable.macs.values()), share=parameters.macs)
 
 
 def outcome_of(model: Model, smaller: nn.Module) -> Outcome:

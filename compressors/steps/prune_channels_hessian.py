@@ -22,8 +22,8 @@ from compressors.pruning.gates import inputs_gone
 from compressors.pruning.surgeon import without_inputs
 from compressors.running import operators_may_refuse
 from compressors.steps.base import Form, Step
-from compressors.steps.narrowing import ChannelParameters, chosen, outcome_of, prunable_of
-from compressors.training.row_losses import loss_batches
+from compressors.steps.narrowing import ChannelParameters, check_reachable, chosen, outcome_of, prunable_of
+from compressors.training.row_losses import has_labels, loss_batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -60,6 +60,7 @@ def prune(model: Model, context: Context, parameters: PruneChannelsHessianParame
         RecipeError: Torch-Pruning can't follow the network.
         ModelRunError: the network can't be derived.
     """
+    check_reachable(model, context, parameters)
     whole = sum(layer_macs(model.network).values())
     smaller = model
     for number in range(1, parameters.rounds + 1):
@@ -98,7 +99,8 @@ def _make_up(model: Model, context: Context, network: nn.Module, gone: Mapping[s
 
 
 def _batches(model: Model, context: Context, rows: int) -> Iterator[LossBatch]:
-    split = context.train or context.calibration
+    taught = context.train is not None and has_labels(context.train, context.task)
+    split = context.train if context.train is not None and taught else context.calibration
     network, task, metric = model.network.module, context.task, context.metric
     return loss_batches(network, split, task, metric, max_rows=rows, batch_size=BATCH_ROWS)
 

@@ -57,6 +57,10 @@ def prune(model: Model, context: Context, parameters: PruneGraduallyParameters) 
             f"{parameters.epochs} epochs can't be shared out over {parameters.rounds} rounds: ask for as many epochs "
             "as rounds at least"
         )
+    if parameters.what == "channels":
+        narrowing.check_reachable(
+            model, context, narrowing.ChannelParameters(macs=1.0 - parameters.gone, skip=parameters.skip)
+        )
     whole = sum(layer_macs(model.network).values())
     course = zip(
         cubic(parameters.gone, parameters.rounds), shared_out(parameters.epochs, parameters.rounds), strict=True

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
+from compressors.contract import Task
 from compressors.rehydrate.verify import tensors_of
-from compressors.training.objective import Pointwise, lesson_of
+from compressors.training.objective import MIN_ROWS, Pointwise, lesson_of
 from compressors.training.options import FitOptions
 from compressors.training.scale import Scale, scale_of
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from compressors.contract import Task
     from compressors.data import Split
     from compressors.metrics import Metric
 
@@ -57,6 +57,13 @@ def loss_batches(
     size = max(1, min(batch_size, KEPT_BYTES // max(_kept_bytes(network, _inputs(split, rows[:1])), 1)))
     for start in range(0, len(rows), size):
         yield _batch(objective, split, torch.from_numpy(rows[start : start + size]))
+
+
+def has_labels(split: Split, task: Task) -> bool:
+    """Whether enough rows have one for `loss_batches`."""
+    target = split.target.reshape(split.rows, -1).astype(np.float64)
+    labelled = target >= 0.0 if task is Task.CLASSIFICATION else ~np.isnan(target)
+    return int(labelled.all(axis=1).sum()) >= MIN_ROWS
 
 
 def _batch(objective: Pointwise, split: Split, rows: torch.Tensor) -> LossBatch:

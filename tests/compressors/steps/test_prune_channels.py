@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -103,6 +104,13 @@ def test_share_that_can_not_be_met_names_the_nearest(step: AnyStep) -> None:
 
 
 @STEPS
+def test_share_that_is_named_is_the_one_asked_for_and_not_that_of_a_round(step: AnyStep) -> None:
+    network = network_of(Residual())
+    with pytest.raises(NoEffectError, match=r"100\.0% of the multiply-accumulates are left, and 50\.0% are asked for"):
+        apply(step, Model(network), context_for(network), skip=("expand",), multiple_of=16)
+
+
+@STEPS
 def test_network_without_inner_channels_has_nothing_to_prune(step: AnyStep) -> None:
     network = network_of(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 3)))
     with pytest.raises(NoEffectError, match="no channels of this network can go"):
@@ -175,6 +183,29 @@ def test_hessian_changes_answers_less_than_magnitude_and_reports_eigenvalues() -
     said = outcomes["prune-channels-hessian"].layers
     assert set(said) == {"stem", "expand", "depthwise", "project", "head"}
     assert all("Hessian: top eigenvalue" in one for one in said.values())
+
+
+@STEPS
+def test_layer_to_skip_that_does_not_exist_is_refused(step: AnyStep) -> None:
+    network = network_of(Residual())
+    with pytest.raises(RecipeError, match=r"skip names the layer 'steam', which .* it has stem, expand"):
+        apply(step, Model(network), context_for(network), skip=("steam",))
+
+
+@pytest.mark.parametrize("labelled", [0, 96])
+def test_rows_without_labels_are_not_asked_for_the_loss(labelled: int) -> None:
+    network = network_of(Residual())
+    context = context_for(network)
+    assert context.train is not None
+    hidden = replace(context.train, target=np.where(np.arange(96) < labelled, context.train.target, -1))
+    found, expected = (
+        apply(HESSIAN, Model(network), replace(context, train=train), macs=0.6, multiple_of=4, rounds=1, make_up=False)
+        for train in (hidden, context.train if labelled else None)
+    )
+    for ours, theirs in zip(
+        found.model.network.module.parameters(), expected.model.network.module.parameters(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_fisher_of_later_rows_counts() -> None:

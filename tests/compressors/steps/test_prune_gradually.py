@@ -38,6 +38,12 @@ def test_channels_go_over_rounds_down_to_the_share() -> None:
     assert "outputs" in outcome.layers["stem"]
 
 
+def test_share_that_can_not_be_reached_is_refused_before_training() -> None:
+    network = network_of(Grouped())
+    with pytest.raises(NoEffectError, match=r"are left, and 1\.0% are asked for"):
+        apply(STEP, Model(network), context_for(network), what="channels", gone=0.99, rounds=4, epochs=4)
+
+
 def test_more_rounds_than_epochs_are_refused() -> None:
     network = network_of(Grouped())
     with pytest.raises(RecipeError, match="2 epochs can't be shared out over 3 rounds"):
