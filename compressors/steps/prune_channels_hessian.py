@@ -91,9 +91,10 @@ def _round(
 
 def _make_up(model: Model, context: Context, network: nn.Module, gone: Mapping[str, list[int]]) -> None:
     """Move the weights of the layers that lose inputs; those of grouped and transposed convolutions stay."""
-    moments = patch_moments(model.network, context.calibration, max_rows=MOMENT_ROWS)
+    mixing = [name for name in gone if getattr(network.get_submodule(name), "groups", 1) == 1]
+    moments = patch_moments(model.network, context.calibration, max_rows=MOMENT_ROWS, layers=mixing)
     for name, inputs in gone.items():
-        if name in moments and len(moments[name]) == 1:
+        if name in moments:
             weight = weight_of(network.get_submodule(name))
             weight.copy_(without_inputs(weight, moments[name], inputs))
 

@@ -57,17 +57,16 @@ def prune(model: Model, context: Context, parameters: PruneWeightsHessianParamet
     """
     module = clone(model.network.module)
     moments = patch_moments(model.network, context.calibration, max_rows=parameters.rows)
-    lookups = input_moments(model.network, context.calibration, max_rows=parameters.rows)
-    layers = {
-        name: layer
-        for name, layer in prunable(module, parameters.skip).items()
-        if name in moments or (isinstance(layer, nn.Embedding) and name in lookups)
-    }
+    possible = prunable(module, parameters.skip)
+    tables = [name for name, layer in possible.items() if isinstance(layer, nn.Embedding)]
+    lookups = input_moments(model.network, context.calibration, max_rows=parameters.rows, layers=tables)
+    layers = {name: layer for name, layer in possible.items() if name in moments or name in lookups}
     if not layers:
         raise NoEffectError("there is no closed form for any layer of this network: use prune-weights instead")
     before = zeros_of(layers)
     sizes = {name: weight_of(layer).abs() for name, layer in layers.items()}
-    said = {}
+    left = [name for name in possible if name not in layers]
+    said = dict.fromkeys(left, "as it was: there is no closed form for it, or one that is too large")
     for name, mask in least(sizes, parameters.sparsity, parameters.scope).items():
         weight = weight_of(layers[name])
         if name in moments:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from compressors import moments
 from compressors.data import Split
 from compressors.moments import patch_moments
 from compressors.program import FloatModel
@@ -36,8 +37,7 @@ def test_moment_gives_the_mean_square_of_each_output(kind: str) -> None:
     layer, shape = LAYERS[kind]
     values = np.random.default_rng(0).normal(size=(70, *shape)).astype(np.float32)
     places = np.arange(70)
-    moments = patch_moments(network_of(layer, shape), Split({"x": values}, places, places, None, places))
-    moment = moments["0"]
+    moment = patch_moments(network_of(layer, shape), Split({"x": values}, places, places, None, places))["0"]
     weight = layer.get_parameter("weight").detach()
     rows = weight.reshape(len(moment), -1, weight[0].numel()).double()
     with torch.no_grad():
@@ -45,6 +45,16 @@ def test_moment_gives_the_mean_square_of_each_output(kind: str) -> None:
     by_channel = outputs.flatten(0, -2) if isinstance(layer, nn.Linear) else outputs.movedim(1, -1).flatten(0, -2)
     found = ((rows @ moment) * rows).sum(-1).flatten()
     torch.testing.assert_close(found, by_channel.double().square().mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_layers_asked_for_and_of_bearable_size_have_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, shape = LAYERS["linear"]
+    values, places = np.ones((3, *shape), np.float32), np.arange(3)
+    network, rows = network_of(layer, shape), Split({"x": values}, places, places, None, places)
+    assert set(patch_moments(network, rows, layers=["0"])) == {"0"}
+    assert not patch_moments(network, rows, layers=["1"])
+    monkeypatch.setattr(moments, "MAX_COLUMNS", 11)
+    assert not patch_moments(network, rows)
 
 
 def test_layers_without_patches_have_no_moment() -> None:

@@ -102,6 +102,15 @@ def test_hessian_reports_eigenvalue_and_trace_of_each_layer() -> None:
     assert all("weights are zero, " in one and "Hessian: top eigenvalue" in one for one in said.values())
 
 
+def test_layer_without_a_closed_form_stays_and_says_so() -> None:
+    widened = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ConvTranspose2d(8, 4, 3), torch.nn.Flatten())
+    network = network_of(torch.nn.Sequential(*widened, torch.nn.Linear(256, 3)))
+    outcome = apply(HESSIAN, Model(network), context_for(network), sparsity=0.5)
+    assert outcome.layers["1"].startswith("as it was: there is no closed form")
+    assert bool((outcome.model.network.module.get_parameter("1.weight") != 0).all())
+    assert "weights are zero" in outcome.layers["3"]
+
+
 def test_channels_and_inputs_of_zero_range_are_pruned_without_nan() -> None:
     network = network_of(Residual())
     with torch.no_grad():
