@@ -56,7 +56,7 @@ class HealthCheck:
             return future.result(timeout=self._limit_s)
         except FutureTimeoutError:
             return f"does not answer within {self._limit_s:g} s"
-        except (RegistryError, sa.exc.SQLAlchemyError) as exc:
+        except RegistryError as exc:
             return str(exc)
 
 
