@@ -16,6 +16,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+# For a module whose tests all ask the shared registry.
+ON_BOTH_DATABASES = pytest.mark.parametrize("shared_registry", ["sqlite", "postgresql"], indirect=True, scope="session")
 USER = "shoal"
 START_TIMEOUT_S = 20.0
 # PostgreSQL does not run as root: root plays somebody else, who owns the same files
