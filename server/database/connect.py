@@ -89,14 +89,15 @@ def _told_apart(verb: str) -> Iterator[None]:
     except _REFUSED:
         raise
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as exc:
-        raise DatabaseUnavailableError(f"The registry's database can't be {verb}: {said(exc)}.") from exc
+        raise DatabaseUnavailableError(f"The registry's database can't be {verb}: {_said(exc)}") from exc
 
 
-def said(error: sa.exc.SQLAlchemyError) -> str:
-    """What the driver says, in one line; libpq gives advice on lines of its own."""
+def _said(error: sa.exc.SQLAlchemyError) -> str:
+    """What the driver says, in one line that ends; libpq gives advice on lines of its own, and asks in return."""
     if isinstance(error, sa.exc.TimeoutError):
-        return f"every connection to it was in use for {POOL_WAIT_S:.0f} s"
-    return " ".join(str(getattr(error, "orig", error)).split()).rstrip(".")
+        return f"every connection to it was in use for {POOL_WAIT_S:.0f} s."
+    text = " ".join(str(getattr(error, "orig", error)).split()).rstrip(".")
+    return text if text.endswith("?") else f"{text}."
 
 
 def _postgresql_engine(url: sa.URL) -> sa.Engine:
