@@ -25,7 +25,6 @@ _NOTICE: Final = {
     "keepalives_count": 4,
     "tcp_user_timeout": 30_000,
 }
-LOCK_TIMEOUT_S: Final = 30
 
 
 def parse(url: str) -> sa.URL:
@@ -54,9 +53,9 @@ def parse(url: str) -> sa.URL:
     return parsed.set(drivername=f"postgresql+{DRIVER}")
 
 
-def connect_arguments(query: Mapping[str, object]) -> dict[str, object]:
+def connect_arguments(query: Mapping[str, object], *, lock_timeout_s: float) -> dict[str, object]:
     """What libpq is told beyond the URL; what stands in the `?query` of the URL wins."""
     arguments: dict[str, object] = {name: value for name, value in _NOTICE.items() if name not in query}
-    ours = f"-c lock_timeout={LOCK_TIMEOUT_S}s -c timezone=UTC"
+    ours = f"-c lock_timeout={lock_timeout_s * 1000:.0f} -c timezone=UTC"
     arguments["options"] = f"{ours} {query.get('options', '')}".strip()
     return arguments

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 BUSY_TIMEOUT_S = 30.0
 TURN = 0x5_0A1  # any number: the advisory lock that a writer holds
-# A writer whose machine stopped in the middle of its turn must not hold up all others; PostgreSQL's units.
-TURN_LIMIT = "30s"
+# A writer whose machine stopped in the middle of its turn must not hold up all others; PostgreSQL's units. Less than
+# the others' patience, so that they outlast it.
+TURN_LIMIT = "15s"
 # One process holds no more connections to PostgreSQL than these two together; who finds none waits for one.
 POOL_SIZE = 5
 POOL_OVERFLOW = 5
@@ -104,7 +105,7 @@ def _postgresql_engine(url: sa.URL) -> sa.Engine:
     try:
         return sa.create_engine(
             url,
-            connect_args=connect_arguments(url.query),
+            connect_args=connect_arguments(url.query, lock_timeout_s=BUSY_TIMEOUT_S),
             pool_pre_ping=True,
             pool_size=POOL_SIZE,
             max_overflow=POOL_OVERFLOW,

@@ -43,6 +43,6 @@ def test_parse_mistake_is_named_without_the_password(url: str, sentence: str) ->
 
 
 def test_connect_arguments_what_the_url_says_wins() -> None:
-    arguments = connect_arguments({"connect_timeout": "3", "options": "-c lock_timeout=1s"})
+    arguments = connect_arguments({"connect_timeout": "3", "options": "-c lock_timeout=1s"}, lock_timeout_s=30)
     assert "connect_timeout" not in arguments
     assert str(arguments["options"]).endswith("-c lock_timeout=1s")
