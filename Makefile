@@ -9,7 +9,8 @@ ARGS ?=
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup ## three devices, two models, two rollouts, on this machine; ends by itself
+demo: ## three devices, two models, two rollouts, on this machine; ends by itself
+	@tooling/setup.sh --demo
 	@$(PYTHON) -m examples.demo
 
 # loadfile: tests of one file share a worker, so a broker or a store that a file starts is started once.

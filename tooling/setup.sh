@@ -4,6 +4,7 @@
 #
 #   tooling/setup.sh            everything that the tests, the benchmarks and the demo need
 #   tooling/setup.sh --python   only the Python environments (enough for `make check`)
+#   tooling/setup.sh --demo     what the demo needs: a third of the packages; the rest comes when something else asks
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -75,14 +76,19 @@ require_venv_module() {
 # What an environment was made of: the locks, the package's metadata, and this script.
 fingerprint() { cat pyproject.toml tooling/setup.sh requirements/build.txt "$@" | sha256sum | cut -d' ' -f1; }
 
+# Whether FOLDER holds what LOCK [BARE_LOCK] says.
+is_made() {
+  local venv=$1 stamp=$1/.stamp; shift
+  [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$PWD"$'\n'"$(fingerprint "$@")" ] && "$venv/bin/python" -c ''
+}
+
 # make_venv FOLDER PYTHON LOCK [BARE_LOCK]
 # The stamp is written last. While pip is at work a second file says so: pip takes a package of which only half the
 # files are there for installed, so an environment that was left like that is made anew.
 make_venv() {
   local venv=$1 python=$2 lock=$3 bare=${4:-}
-  local stamp=$venv/.stamp busy=$venv.under-way wanted
-  wanted=$(fingerprint "$lock" ${bare:+"$bare"})
-  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$PWD"$'\n'"$wanted" ] && "$venv/bin/python" -c ''; then return; fi
+  local stamp=$venv/.stamp busy=$venv.under-way
+  if is_made "$venv" "$lock" ${bare:+"$bare"}; then return; fi
 
   # The scripts in an environment name its folder: one that was moved is made anew.
   if [ -f "$stamp" ] && [ "$(head -n 1 "$stamp")" != "$PWD" ]; then : >"$busy"; fi
@@ -94,10 +100,11 @@ make_venv() {
   : >"$busy"
   rm -f "$stamp"
   say "$venv: installing $(grep -c == "$lock") packages; ${LOG##*/} has the details"
-  logged "$venv/bin/python" -m pip install -r requirements/build.txt -r "$lock"
-  [ -z "$bare" ] || logged "$venv/bin/python" -m pip install --no-deps -r "$bare"
+  # --no-compile: most modules of the large packages are never imported, and Python compiles those that are.
+  logged "$venv/bin/python" -m pip install --no-compile -r requirements/build.txt -r "$lock"
+  [ -z "$bare" ] || logged "$venv/bin/python" -m pip install --no-compile --no-deps -r "$bare"
   logged "$venv/bin/python" -m pip install --no-deps --no-build-isolation --editable .
-  printf '%s\n%s' "$PWD" "$wanted" >"$stamp"
+  printf '%s\n%s' "$PWD" "$(fingerprint "$lock" ${bare:+"$bare"})" >"$stamp"
   rm -f "$busy"
 }
 
@@ -116,9 +123,11 @@ main() {
   flock -n 9 || { say "another set-up is under way: waiting for it"; flock 9; }
   : >"$LOG"
   [ "${1:-}" = --python ] || install_debian_packages
-  local python
+  local python lock=requirements/dev.txt
   python=$(find_python)
-  make_venv .venv "$python" requirements/dev.txt requirements/data.txt
+  # An environment that holds everything holds what the demo needs.
+  if [ "${1:-}" = --demo ] && ! is_made .venv "$lock" requirements/data.txt; then lock=requirements/demo.txt; fi
+  make_venv .venv "$python" "$lock" requirements/data.txt
   make_tflite_venv "$python"
 }
 

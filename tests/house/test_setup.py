@@ -147,3 +147,18 @@ def test_setup_where_debian_packages_cannot_be_installed_names_them(checkout: Ch
     assert "missing: some-package" in done.stderr
     assert "no apt-get" in done.stderr
     assert checkout.calls() == []
+
+
+def test_setup_for_the_demo_installs_its_lock_and_later_the_rest_into_the_same_environment(checkout: Checkout) -> None:
+    assert checkout.setup("--demo").returncode == 0
+    assert any("requirements/demo.txt" in call for call in checkout.calls())
+    assert not any("requirements/dev.txt" in call for call in checkout.calls())
+    assert checkout.setup("--python").returncode == 0
+    assert any("requirements/dev.txt" in call for call in checkout.calls())
+    assert "venv .venv" not in checkout.calls()
+
+
+def test_setup_for_the_demo_with_everything_installed_installs_nothing(checkout: Checkout) -> None:
+    checkout.setup("--python")
+    done = checkout.setup("--demo")
+    assert (done.returncode, done.stderr, checkout.calls()) == (0, "", [])
