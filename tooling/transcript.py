@@ -1,0 +1,130 @@
+"""Run the commands of a document, in order and in one shell, and put what they print into it.
+
+    python tooling/transcript.py docs/tutorial.md [--check]
+
+Each block of `sh` is run; a block of `text` that follows it is replaced by the output. A command that fails ends the
+run, and the document stays as it was. With `--check` nothing is written: it only says whether every command worked.
+Tables are laid out for a terminal of 120 columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+BLOCK = re.compile(r"^```(?P<kind>sh|text)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
+COLUMNS = 120
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block; the place is that of what lies between the fences."""
+
+    kind: str
+    content: str
+    start: int
+    end: int
+
+
+class CommandFailedError(Exception):
+    """A command of the document ended with another exit code than 0."""
+
+
+class Shell:
+    """One bash for all blocks, so that variables and background jobs live on."""
+
+    def __init__(self) -> None:
+        environment = {**os.environ, "COLUMNS": str(COLUMNS)}
+        self._process = subprocess.Popen(
+            ["bash", "-e"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, commands: str) -> str:
+        """The output of some commands, both streams.
+
+        Raises:
+            CommandFailedError: one of them failed; the shell has ended.
+        """
+        assert self._process.stdin, "opened above"
+        assert self._process.stdout, "opened above"
+        end = f"end-of-block-{secrets.token_hex(8)}"
+        self._process.stdin.write(f"{commands}\necho {end}\n")
+        self._process.stdin.flush()
+        lines: list[str] = []
+        for line in self._process.stdout:
+            if line.rstrip("\n").endswith(end):
+                return "".join([*lines, line.rstrip("\n").removesuffix(end)])
+            lines.append(line)
+        raise CommandFailedError(f"exit code {self._process.wait()} after:\n{commands}\n{''.join(lines)}")
+
+    def close(self) -> None:
+        """End the shell; what it still has in the background is ended too."""
+        assert self._process.stdin, "opened above"
+        self._process.stdin.close()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait()
+
+
+def blocks_of(document: str) -> list[Block]:
+    """The blocks that are run or filled, in order."""
+    return [
+        Block(found["kind"], found["content"], found.start("content"), found.end("content"))
+        for found in BLOCK.finditer(document)
+    ]
+
+
+def rerun(document: str, shell: Shell) -> str:
+    """The document with fresh outputs.
+
+    Raises:
+        CommandFailedError: a command failed.
+    """
+    pieces, place, output = [], 0, None
+    for block in blocks_of(document):
+        if block.kind == "sh":
+            sys.stderr.write(block.content)
+            output = shell.run(block.content)
+        elif output is not None:
+            lines = [line.rstrip() for line in output.splitlines()]
+            pieces += [document[place : block.start], "\n".join(lines).strip("\n") + "\n"]
+            place, output = block.end, None
+    return "".join([*pieces, document[place:]])
+
+
+def main() -> int:
+    """Run one document."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("document", type=Path)
+    parser.add_argument("--check", action="store_true", help="run it and write nothing")
+    arguments = parser.parse_args()
+    path: Path = arguments.document
+    shell = Shell()
+    try:
+        fresh = rerun(path.read_text("utf-8"), shell)
+    except CommandFailedError as exc:
+        sys.stderr.write(f"{path}: {exc}\n")
+        return 1
+    finally:
+        shell.close()
+    if not arguments.check:
+        path.write_text(fresh, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
