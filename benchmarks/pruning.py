@@ -13,7 +13,6 @@ good each network is.
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 import json
 import os
@@ -27,7 +26,6 @@ import numpy as np
 import torch
 import zstandard
 from ai_edge_litert.interpreter import Interpreter
-from torch import nn
 
 from compressors import program
 from compressors.contract import Task
@@ -43,27 +41,18 @@ from compressors.steps.prune_weights import STEP as WEIGHTS
 from compressors.steps.prune_weights_hessian import STEP as WEIGHTS_HESSIAN
 from compressors.tflite_file import read_facts
 from compressors.training import FitOptions, Setting, fit, predict
+from examples.fashion import cnn, pictures
+from examples.packaged import DataMissingError
 
 if TYPE_CHECKING:
     from compressors.steps.base import AnyStep, Outcome
 
-PARTS = ("images-idx3", "labels-idx1")
-PICTURES = Path("/usr/share/datasets/fashion-mnist")
-MEAN, SPREAD = 0.286, 0.353  # of the training pictures
 TRAINED, CALIBRATING = 55_000, 2_000
 TRAINING = FitOptions(epochs=5, batch_size=128, learning_rate=2e-3, weight_decay=1e-2)
 TOP1 = METRICS["top1"]
 SHARE, SPARSITY = 0.5, 0.8  # of the multiply-accumulates that stay; of the weights that go
 MOST_LOST, LEAST_FASTER, MOST_APART = 0.01, 1.4, 0.003
 RUNS = 40  # of each file in a turn
-
-
-def pictures(kind: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Normalised pictures (rows, 1, 28, 28) float32 and their classes (rows,) int64."""
-    raw = {part: gzip.decompress((PICTURES / f"{kind}-{part}-ubyte.gz").read_bytes()) for part in PARTS}
-    shades = np.frombuffer(raw[PARTS[0]], np.uint8, offset=16).reshape(-1, 1, 28, 28)
-    classes = np.frombuffer(raw[PARTS[1]], np.uint8, offset=8).astype(np.int64)
-    return ((shades / np.float32(255) - MEAN) / SPREAD).astype(np.float32), classes
 
 
 def split_of(inputs: np.ndarray[Any, Any], classes: np.ndarray[Any, Any]) -> Split:
@@ -87,18 +76,6 @@ class Rows(NamedTuple):
         bounds = (0, TRAINED, TRAINED + CALIBRATING, len(classes))
         train, calibration, selection = (split_of(inputs[a:b], classes[a:b]) for a, b in itertools.pairwise(bounds))
         return cls(train, calibration, selection, split_of(*pictures("t10k")))
-
-
-def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-    """A 3x3 convolution with its norm."""
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
-
-
-def cnn() -> nn.Module:
-    """Five 3x3 convolutions: 9.1 M multiply-accumulates."""
-    body = [*block(1, 16, 1), *block(16, 32, 2), *block(32, 64, 1), *block(64, 64, 2), *block(64, 96, 1)]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10))
 
 
 def trained(rows: Rows, seed: int, folder: Path | None) -> program.FloatModel:
@@ -258,9 +235,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="turns of each file while latency is measured")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
-    if not PICTURES.is_dir():
-        raise SystemExit(f"{PICTURES} is missing: apt-get install dataset-fashion-mnist")
-    rows = Rows.read()
+    try:
+        rows = Rows.read()
+    except DataMissingError as exc:
+        raise SystemExit(str(exc)) from exc
     figures: list[dict[str, Any]] = []
     ratios: list[dict[str, float]] = []
     for seed in options.seeds:

@@ -85,10 +85,11 @@ def train(*, epochs: int, width: int) -> PriceModel:
     return model.eval()
 
 
-def write_data(path: Path) -> None:
-    """The evaluation set: `features` (n, 8), `target` (n, 1)."""
+def write_data(folder: Path) -> None:
+    """`houses.npz` to evaluate and `houses-train.npz` to train: `features` (n, 8), `target` (n, 1)."""
     features, prices = load()
-    np.savez(path, features=scale(features[:EVAL_ROWS]), target=prices[:EVAL_ROWS, None])
+    for name, rows in (("houses", slice(EVAL_ROWS)), ("houses-train", slice(EVAL_ROWS, None))):
+        np.savez(folder / f"{name}.npz", features=scale(features[rows]), target=prices[rows, None])
 
 
 def write_model(path: Path, *, epochs: int, width: int) -> None:
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    write_data(folder / "houses.npz")
+    write_data(folder)
     write_model(folder / "price-1.pt2", epochs=4, width=32)
     write_model(folder / "price-2.pt2", epochs=15, width=64)
 

@@ -102,7 +102,7 @@ make_venv() {
   say "$venv: installing $(grep -c == "$lock") packages; ${LOG##*/} has the details"
   # --no-compile: most modules of the large packages are never imported, and Python compiles those that are.
   logged "$venv/bin/python" -m pip install --no-compile -r requirements/build.txt -r "$lock"
-  [ -z "$bare" ] || logged "$venv/bin/python" -m pip install --no-compile --no-deps -r "$bare"
+  [ -z "$bare" ] || logged "$venv/bin/python" -m pip install --no-compile --no-build-isolation --no-deps -r "$bare"
   logged "$venv/bin/python" -m pip install --no-deps --no-build-isolation --editable .
   printf '%s\n%s' "$PWD" "$(fingerprint "$lock" ${bare:+"$bare"})" >"$stamp"
   rm -f "$busy"

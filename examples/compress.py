@@ -1,0 +1,277 @@
+"""Compress an application with one technique after the other, for two kinds of device; print what was gained and lost.
+
+    python -m examples.compress price|films|ratings|phishing|credit|vision|fashion [--folder FOLDER]
+
+The network and its data are made first if the folder does not hold them. Every file is run on LiteRT of this machine
+with one thread, with and without XNNPACK; the faster of the two is shown. `before` and `after` are on the test rows,
+which no step has seen. The same figures are written to FOLDER/NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from compressors.building import run_build
+from compressors.contract import BuildRequest, Inputs, ProgressLine, Recipe, StepSpec, Task
+from compressors.report.labels import labelled
+from edge_agent.probe.read import probe
+from edge_agent.profiles import well_known
+from edge_agent.protocol.profile import RuntimeName
+
+if TYPE_CHECKING:
+    from compressors.contract import BuildResult, BuiltVariant
+
+BOARD = "pi-zero-2w"
+REPOSITORY = Path(__file__).resolve().parents[1]
+Step = tuple[str, dict[str, Any]]
+EXPORT: Step = ("export-litert", {})
+INT8: Step = ("static-int8", {})
+
+
+@dataclass(frozen=True)
+class Application:
+    """A network with its data, and what it is asked."""
+
+    module: str  # of `examples`, which writes the files
+    task: Task
+    metric: str
+    data: str = ""  # the evaluation set, where it is not called like the application
+    trains: bool = True
+    epochs: int = 10  # of each step that trains
+    pictures: bool = False
+    embeds: bool = False
+
+
+APPLICATIONS = {
+    "price": Application("price", Task.REGRESSION, "r2", data="houses"),
+    "films": Application("recommendation", Task.RANKING, "hr@10", epochs=2, embeds=True),
+    "ratings": Application("recommendation", Task.REGRESSION, "rmse", epochs=3, embeds=True),
+    "phishing": Application("risk", Task.CLASSIFICATION, "accuracy", epochs=30),
+    "credit": Application("risk", Task.CLASSIFICATION, "accuracy", epochs=30),
+    "vision": Application("vision", Task.CLASSIFICATION, "top1", data="photos", trains=False, pictures=True),
+    "fashion": Application("fashion", Task.CLASSIFICATION, "top1", epochs=3, pictures=True),
+}
+
+
+def recipes_for(application: Application) -> tuple[Recipe, ...]:
+    """Every technique that can do something for an application, by itself and in one combination."""
+    tuned = ("fine-tune", {"epochs": application.epochs})
+    recipes: dict[str, tuple[Step, ...]] = {
+        "float32": (EXPORT,),
+        "dynamic-int8": (EXPORT, ("dynamic-int8", {})),
+        "dynamic-int4": (EXPORT, ("dynamic-int4", {})),
+        "weight-only-int8": (EXPORT, ("weight-only", {})),
+        "weight-only-int4": (EXPORT, ("weight-only", {"bits": 4})),
+        "static-int8": (EXPORT, INT8),
+        "static-int8-min-max": (EXPORT, ("static-int8", {"calibration": "min-max"})),
+        "static-int8-per-tensor": (EXPORT, ("static-int8", {"granularity": "tensor"})),
+        "static-int8-weights4": (EXPORT, ("static-int8", {"weight_bits": 4})),
+        "static-int16": (EXPORT, ("static-int16", {})),
+        "simulated-6-bit": (("simulate-quantization", {"weight_bits": 6, "activation_bits": 6}), EXPORT),
+        "codebook-16": (("cluster", {"values": 16}), EXPORT),
+        "low-rank": (("low-rank", {"energy": 0.9}), EXPORT),
+        "weights-80-magnitude": (("prune-weights", {}), EXPORT),
+        "weights-80-random": (("prune-weights", {"by": "random"}), EXPORT),
+        "weights-80-hessian": (("prune-weights-hessian", {}), EXPORT),
+        "channels-half-magnitude": (("prune-channels", {}), EXPORT),
+    }
+    if application.pictures:
+        mended: tuple[Step, ...] = (("fold-batch-norm", {}), ("equalize-layers", {}), ("correct-biases", {}))
+        recipes["static-int8-repaired"] = (*mended, EXPORT, INT8)
+    if application.embeds:
+        recipes["shared-embeddings"] = (("share-embeddings", {}), tuned, EXPORT)
+        recipes["hashed-embeddings"] = (("share-embeddings", {"way": "hashed"}), tuned, EXPORT)
+    if application.trains:
+        epochs = {"epochs": application.epochs}
+        recipes |= {
+            "quantization-aware": (("train-quantized", epochs), EXPORT, INT8),
+            "low-rank-tuned": (("low-rank", {"energy": 0.9}), tuned, EXPORT),
+            "weights-80-gradual": (("prune-gradually", epochs), EXPORT),
+            "channels-half-tuned": (("prune-channels", {}), tuned, EXPORT),
+            "channels-half-hessian-tuned": (("prune-channels-hessian", {}), tuned, EXPORT),
+            "zeros-80-codebook-16-tuned": (("prune-weights-hessian", {}), tuned, ("cluster", {"values": 16}), EXPORT),
+            "channels-half-tuned-int8": (("prune-channels-hessian", {}), tuned, EXPORT, INT8),
+        }
+    if application.trains and application.pictures:
+        student = {"architecture": "mobilenet-v2", "width": 0.25, "epochs": 3 * application.epochs}
+        recipes["student"] = (("student", student), EXPORT)
+    return tuple(
+        Recipe(name=name, steps=tuple(StepSpec(step=step, parameters=parameters) for step, parameters in steps))
+        for name, steps in recipes.items()
+    )
+
+
+def make(name: str, application: Application, folder: Path) -> Inputs:
+    """The files of an application, written by its module if they are not there."""
+    data = application.data or name
+    files = {"model": f"{name}-1.pt2", "data": f"{data}.npz"}
+    if application.trains:
+        files["train"] = f"{data}-train.npz"
+    if not all((folder / file).exists() for file in files.values()):
+        command = [sys.executable, "-m", f"examples.{application.module}", str(folder)]
+        subprocess.run(command, check=True, cwd=REPOSITORY)
+    return Inputs(
+        model=name,
+        version="1",
+        model_path=folder / files["model"],
+        data_path=folder / files["data"],
+        train_path=folder / files["train"] if "train" in files else None,
+        task=application.task,
+        metric=application.metric,
+    )
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One row of the table: what a recipe made, beside float32 on the same runtime."""
+
+    recipe: str
+    refusal: str = ""
+    verdicts: dict[str, str] | None = None
+    before: float = 0.0
+    after: float = 0.0
+    low: float | None = None
+    high: float | None = None
+    agreement: float | None = None
+    raw_bytes: int = 0
+    wire_bytes: int = 0
+    raw_share: float = 0.0
+    wire_share: float = 0.0
+    macs: int | None = None
+    p50_ms: float = 0.0
+    p50_share: float = 0.0
+    label: str = ""
+    sentence: str = ""
+
+
+def fastest(result: BuildResult, recipe: str, profile: str) -> BuiltVariant | None:
+    """The variant of a recipe with the lower median latency; None: it did not run."""
+    runs = [v for v in result.variants if v.recipe == recipe and v.profile == profile and v.latency_p50_ms and v.metric]
+    return min(runs, key=lambda v: v.latency_p50_ms.value if v.latency_p50_ms else 0.0, default=None)
+
+
+def gains(result: BuildResult, recipes: tuple[Recipe, ...], profile: str) -> list[Gain]:
+    """A row for each recipe."""
+    plain = fastest(result, "float32", profile)
+    if plain is None:
+        raise SystemExit("float32 runs nowhere on this machine: nothing to compare with")
+    return [gain(result, recipe.name, profile, plain) for recipe in recipes]
+
+
+def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant) -> Gain:
+    """One row."""
+    found = fastest(result, recipe, profile)
+    if found is None:
+        reasons = [v.reason for v in result.variants if v.recipe == recipe]
+        return Gain(recipe, refusal=reasons[0] if reasons else "no file")
+    before, after, drop = result.float_metric, found.metric, found.metric_drop
+    latency, plain_latency = found.latency_p50_ms, plain.latency_p50_ms
+    sizes = (found.raw_bytes, plain.raw_bytes, found.wire_bytes, plain.wire_bytes)
+    assert after and drop and latency and plain_latency and all(sizes), "a variant that ran has its figures"  # noqa: PT018
+    raw, plain_raw, wire, plain_wire = (size or 0 for size in sizes)
+    share = latency.value / plain_latency.value
+    unit = 1.0 if result.float_metric.value <= 1 else result.float_metric.value
+    told = labelled(latency=share, raw_bytes=raw / plain_raw, wire_bytes=wire / plain_wire, loss=drop.value / unit)
+    return Gain(
+        recipe,
+        verdicts={v.profile: v.verdict for v in result.variants if v.recipe == recipe and v.delegate == found.delegate},
+        before=before.value,
+        after=after.value,
+        low=after.low,
+        high=after.high,
+        agreement=found.agreement.value if found.agreement else None,
+        raw_bytes=raw,
+        wire_bytes=wire,
+        raw_share=raw / plain_raw,
+        wire_share=wire / plain_wire,
+        macs=found.macs,
+        p50_ms=latency.value,
+        p50_share=share,
+        label=told.label,
+        sentence=told.sentence,
+    )
+
+
+def show(console: Console, name: str, application: Application, rows: list[Gain]) -> None:
+    """The table."""
+    table = Table(
+        title=f"{name}: {application.metric} on test rows, LiteRT on this machine, one thread", pad_edge=False
+    )
+    table.add_column("recipe")
+    for column in (application.metric, "95 %", "agrees", "file", "wire", "M MACs", "p50 ms", "x float"):
+        table.add_column(column, justify="right")
+    table.add_column("it is")
+    for row in rows:
+        if row.refusal:
+            table.add_row(row.recipe, *["-"] * 8, f"[yellow]{row.refusal}[/yellow]")
+            continue
+        table.add_row(
+            row.recipe,
+            f"{row.after:.3f}",
+            "-" if row.low is None else f"{row.low:.3f} {row.high:.3f}",
+            "-" if row.agreement is None else f"{row.agreement:.3f}",
+            f"{row.raw_bytes / 1e3:,.1f} kB",
+            f"{row.wire_bytes / 1e3:,.1f} kB",
+            "-" if row.macs is None else f"{row.macs / 1e6:,.3g}",
+            f"{row.p50_ms:.4g}",
+            f"{row.p50_share:.2f}",
+            row.label,
+        )
+    console.print(table)
+    console.print(f"float: {application.metric} {rows[0].before:.4f} before it was a file")
+
+
+def main() -> int:
+    """Compress one application."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("application", choices=sorted(APPLICATIONS))
+    parser.add_argument("--folder", type=Path, default=REPOSITORY / ".demo" / "applications")
+    parser.add_argument("--only", nargs="*", help="names of recipes; float32 is always among them")
+    arguments = parser.parse_args()
+    name: str = arguments.application
+    application, folder = APPLICATIONS[name], arguments.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = make(name, application, folder)
+    recipes = recipes_for(application)
+    if arguments.only:
+        recipes = tuple(recipe for recipe in recipes if recipe.name in {"float32", *arguments.only})
+    here = probe(data_dir=folder, runtimes=(RuntimeName.LITERT,), name="this-machine")
+    board = well_known()[BOARD].model_copy(update={"runtimes": (RuntimeName.LITERT,), "threads": 1})
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    with tempfile.TemporaryDirectory() as output, console.status("building") as status:
+
+        def on_progress(line: ProgressLine) -> None:
+            status.update(f"{line.done} of {line.of}: {line.stage}")
+
+        request = BuildRequest(
+            inputs=inputs,
+            profiles=(here.model_copy(update={"threads": 1}), board),
+            recipes=recipes,
+            pythons={RuntimeName.LITERT: Path(sys.executable)},
+            output_dir=Path(output),
+            cache_dir=folder / "cache",
+            host_cpu_model=here.cpu.model,
+        )
+        request.cache_dir.mkdir(exist_ok=True) if request.cache_dir else None
+        result = run_build(request, on_progress)
+    rows = gains(result, recipes, here.name)
+    show(console, name, application, rows)
+    for choice in result.choices:
+        refusal = choice.refusal.sentence if choice.refusal else ""
+        console.print(f"{choice.profile} gets {choice.variant_id or 'nothing'}: {choice.reason or refusal}")
+    (folder / f"{name}.json").write_bytes(TypeAdapter(list[Gain]).dump_json(rows, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
