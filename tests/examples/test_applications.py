@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from compressors.recipes import check
-from examples.compress import APPLICATIONS, recipes_for
+from examples.applications import APPLICATIONS, recipes_for
 from examples.recommendation import ITEMS, UNSEEN, USERS, load, write_ranking_data
 from examples.risk import credit, phishing
 
