@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SEED = 7
-EVAL_SHARE = 0.6
+EVAL_SHARE = 0.5
 
 
 class Table(NamedTuple):
@@ -93,7 +93,7 @@ def _columns(values: list[str]) -> list[NDArray[np.float64]]:
         return [np.array([value == word for value in values], np.float64) for word in sorted(set(values))]
 
 
-def train(table: Table, *, epochs: int = 60) -> RiskModel:
+def train(table: Table, *, epochs: int = 10) -> RiskModel:
     """Train on the rows that are not in the evaluation set."""
     torch.manual_seed(SEED)
     x = torch.from_numpy(table.features[table.evaluated :])
