@@ -16,7 +16,7 @@ from pydantic import Field
 
 from compressors.errors import NoEffectError
 from compressors.factors import factors_of
-from compressors.layers import graph_of, replace_layer, weighted_layers
+from compressors.layers import check_skip, graph_of, replace_layer, weighted_layers
 from compressors.macs import layer_macs
 from compressors.moments import input_moments
 from compressors.rehydrate import clone
@@ -50,7 +50,13 @@ Ranks = dict[str, tuple[int, ...]]
 
 
 def factorize(model: Model, context: Context, parameters: LowRankParameters) -> Outcome:
-    """Cut the layers where that makes them cheaper; see `Step`."""
+    """Cut the layers where that makes them cheaper; see `Step`.
+
+    Raises:
+        NoEffectError: no layer becomes cheaper.
+        RecipeError: `skip` names a layer that does not exist.
+    """
+    check_skip(model.network.module, parameters.skip)
     module = clone(graph_of(model.network.module))
     moments = input_moments(model.network, context.calibration) if parameters.aim == "outputs" else {}
     macs = layer_macs(model.network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from compressors.errors import CompressorError
 from compressors.folding import fold_batch_norms
 from compressors.layers import graph_of, weight_of, weighted_layers
 from compressors.sensitivity import sensitivity
+from compressors.sharpness import sharpness
 from compressors.steps.feature_scaling import FloatOperator
 from compressors.tflite_file import weighted_operators
 
@@ -20,14 +22,28 @@ if TYPE_CHECKING:
     from compressors.tflite_file import WeightedOperator
 
 
-def most_sensitive(model: Model, context: Context, file: bytes, count: int) -> dict[str, FloatOperator]:
+class SensitiveBy(StrEnum):
+    """What says how sensitive a layer is."""
+
+    NOISE = "noise"  # of the output with this layer alone quantized, see `sensitivity`
+    CURVATURE = "curvature"  # of the loss, see `sharpness`
+
+
+def most_sensitive(
+    model: Model, context: Context, file: bytes, count: int, by: SensitiveBy
+) -> dict[str, FloatOperator]:
     """The operators of so many layers, the most sensitive first, by layer.
 
     Raises:
+        DataError: curvature needs labelled calibration rows.
+        ModelRunError: curvature needs operators with a second derivative.
         CompressorError: they are not found in the file.
         RecipeError: the model was pushed as a file and has no layers.
     """
-    wanted = [one.layer for one in sensitivity(model.network, context)[:count]]
+    if by is SensitiveBy.CURVATURE:
+        wanted = list(sharpness(model.network, context))[:count]
+    else:
+        wanted = [one.layer for one in sensitivity(model.network, context)[:count]]
     known = operators_of_layers(fold_batch_norms(graph_of(model.network.module)), file)
     missing = [layer for layer in wanted if layer not in known]
     if missing:

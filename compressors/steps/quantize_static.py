@@ -20,7 +20,7 @@ from compressors.quantizer import Ends, Granularity, StaticScheme, quantize_stat
 from compressors.steps.base import Form, Parameters, Step, content_of
 from compressors.steps.calibrated import candidates
 from compressors.steps.feature_scaling import scaling_operators
-from compressors.steps.mixed_precision import most_sensitive
+from compressors.steps.mixed_precision import SensitiveBy, most_sensitive
 from compressors.steps.quantized import outcome_of
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ class StaticParameters(Parameters):
 
     `granularity`: how many weights share a scale. `calibration`: how ranges are chosen; `best` tries each way and
     keeps the one that measures best on the selection rows. `percentile`: of the values that the way of that name keeps.
-    `float_layers`: so many of the most sensitive layers stay in float (mixed precision).
+    `float_layers`: so many of the most sensitive layers stay in float (mixed precision); `sensitive_by` says which.
     """
 
     granularity: Literal[Granularity.CHANNEL, Granularity.TENSOR] = Granularity.CHANNEL
     calibration: Literal["best"] | Rule = "best"
     percentile: Annotated[float, Field(ge=90, lt=100)] = 99.99
     float_layers: Annotated[int, Field(ge=0, le=64)] = 0
+    sensitive_by: SensitiveBy = SensitiveBy.NOISE
 
 
 class StaticInt8Parameters(StaticParameters):
@@ -83,7 +84,8 @@ def quantize_to_int16(model: Model, context: Context, parameters: StaticInt16Par
 def _quantized(model: Model, context: Context, parameters: StaticParameters, scheme: StaticScheme) -> Outcome:
     file = content_of(model)
     scaling = _scaling(file, context)
-    sensitive = most_sensitive(model, context, file, parameters.float_layers) if parameters.float_layers else {}
+    count = parameters.float_layers
+    sensitive = most_sensitive(model, context, file, count, parameters.sensitive_by) if count else {}
     kept = [*scaling, *sensitive.values()]
     rules = list(Rule) if parameters.calibration == "best" else [Rule(parameters.calibration)]
     seen = observe(file, context.calibration, counting=rules != [Rule.MIN_MAX], threads=context.threads)

@@ -12,6 +12,7 @@ from compressors import data, program
 from compressors.contract import Task
 from compressors.errors import DataError
 from compressors.fidelity import snr_db
+from compressors.sharpness import sharpness
 from compressors.steps import STEPS
 from compressors.steps.base import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
@@ -126,6 +127,14 @@ def test_calibration_rows_of_another_distribution_are_warned_of(exported: Model,
     said = apply(STEPS["static-int8"], exported, replace(context, calibration=dark), calibration="min-max").summary
     assert "warning: the calibration data look like another distribution" in said
     assert "warning" not in apply(STEPS["static-int8"], exported, context, calibration="min-max").summary
+
+
+def test_layers_where_the_loss_is_sharpest_stay_in_float(exported: Model, context: Context) -> None:
+    options = {"float_layers": 1, "sensitive_by": "curvature", "calibration": "min-max"}
+    outcome = apply(STEPS["static-int8"], exported, context, **options)
+    first = next(iter(sharpness(exported.network, context)))
+    assert f"the most sensitive layers stay in float: {first}" in outcome.summary
+    assert sum("float32 x float32" in kind for kind in outcome.layers.values()) == 1
 
 
 @pytest.mark.parametrize("count", [1, 2])
