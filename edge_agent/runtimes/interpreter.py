@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_agent.errors import ModelInvokeError, ModelLoadError, ModelLoadUnexplainedError
-from edge_agent.protocol.profile import Delegate
+from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import Datatype
 from edge_agent.runtimes.base import FileTensor
 
@@ -16,10 +17,19 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from edge_agent.protocol.profile import RuntimeName
     from edge_agent.runtimes.base import Array
 
 DELEGATE_OPERATOR = "DELEGATE"
+MODULES = {RuntimeName.LITERT: "ai_edge_litert.interpreter", RuntimeName.TFLITE: "tflite_runtime.interpreter"}
+
+
+def open_installed(name: RuntimeName, version: str) -> InterpreterRuntime:
+    """Import the interpreter.
+
+    Raises:
+        ImportError: its native part does not load.
+    """
+    return InterpreterRuntime(name, version, importlib.import_module(MODULES[name]))
 
 
 class InterpreterRuntime:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -17,10 +19,11 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from edge_agent.protocol.manifest import Encoding, FileRole, Golden, ObjectDescriptor, PayloadFile, VariantManifest
-from edge_agent.protocol.profile import Delegate, RuntimeName
+from edge_agent.protocol.profile import DELEGATES_OF, FORMAT_OF, Delegate, FileFormat, RuntimeName
 from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from edge_agent.runtimes.convert import bind
 from edge_agent.runtimes.registry import open_runtime
+from tests.edge_agent.surroundings import onnx_files
 from tests.edge_agent.surroundings.broker import Broker
 from tests.edge_agent.surroundings.device import Device
 from tests.edge_agent.surroundings.http_registry import HttpRegistry
@@ -232,11 +235,12 @@ def make_manifest(
     version: str = "1",
     golden: tuple[Path, float] | None = None,
     runtime: RuntimeName = RuntimeName.LITERT,
-    delegate: Delegate = Delegate.XNNPACK,
+    delegate: Delegate | None = None,
 ) -> VariantManifest:
     """What the registry would say of this file; `golden`: an archive and its tolerance."""
     data = model_path.read_bytes()
-    loaded = open_runtime(RuntimeName.LITERT).load(model_path, threads=1, delegate=Delegate.NONE)
+    here = RuntimeName.LITERT if runtime is RuntimeName.TFLITE else runtime
+    loaded = open_runtime(here).load(model_path, threads=1, delegate=DELEGATES_OF[here][-1])
     files = [
         PayloadFile(role=FileRole.MODEL, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data)),
     ]
@@ -252,7 +256,7 @@ def make_manifest(
         profile="bench",
         recipe="test",
         runtime=runtime,
-        delegate=delegate,
+        delegate=delegate or DELEGATES_OF[runtime][0],
         signature=signature,
         inputs=bind(signature.inputs, loaded.inputs),
         outputs=bind(signature.outputs, loaded.outputs),
@@ -285,6 +289,9 @@ class Workshop:
     def embedding_file(self) -> tuple[Path, ModelSignature]:
         return write_embedding(self.folder / "embedding.tflite"), EMBEDDING
 
+    def onnx_file(self, *, batch: int | str = 1) -> Path:
+        return onnx_files.write_layers(self.folder / f"float-{batch}.onnx", self.network.weights, batch=batch)
+
     def hungry_file(self) -> tuple[Path, ModelSignature]:
         return write_hungry(self.folder / "hungry.tflite")
 
@@ -311,6 +318,38 @@ def workshop(tmp_path: Path) -> Workshop:
     folder = tmp_path / "models"
     folder.mkdir()
     return Workshop(folder)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `float.pte`, `int8.pte` (the workshop's network) and `embedding.pte`, made once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "int8.pte").exists():
+            weights = {
+                f"{kind}{i}": a for i, pair in enumerate(Network().weights) for kind, a in zip("wb", pair, strict=True)
+            }
+            np.savez(folder / "weights.npz", allow_pickle=False, **weights)
+            script = REPOSITORY / "tests/edge_agent/surroundings/make_programs.py"
+            command = [sys.executable, str(script), str(folder / "weights.npz"), str(folder)]
+            subprocess.run(command, check=True, capture_output=True, timeout=100)
+    return folder
+
+
+@pytest.fixture
+def float_file_for(workshop: Workshop, programs: Path) -> Callable[[RuntimeName], Path]:
+    """The workshop's network in float, in the format that a runtime loads."""
+
+    def file_for(runtime: RuntimeName) -> Path:
+        kind = FORMAT_OF[runtime]
+        if kind is FileFormat.PTE:
+            return programs / "float.pte"
+        return workshop.onnx_file() if kind is FileFormat.ONNX else workshop.float_file()
+
+    return file_for
 
 
 @pytest.fixture
