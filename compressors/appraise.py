@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from compressors.contract import BuildRequest
-    from compressors.measure import Measurement, Scores, Target
+    from compressors.facts import FileFacts
+    from compressors.formats import Target
+    from compressors.measure import Measurement, Scores
     from compressors.metrics import Metric
-    from compressors.tflite_file import FileFacts
     from edge_agent.protocol.profile import DeviceProfile
     from edge_agent.protocol.signature import ModelSignature
 

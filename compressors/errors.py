@@ -77,6 +77,12 @@ class NoEffectError(CompressorError):
     code = "no_effect"
 
 
+class ExtraMissingError(CompressorError):
+    """A library of an optional extra is not installed where jobs run."""
+
+    code = "extra_missing"
+
+
 class RecipeError(CompressorError):
     """A recipe that does not exist, or whose steps are in an order that cannot work."""
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from compressors.contract import Recipe, StepSpec
 from compressors.errors import RecipeError
+from compressors.formats import FORMATS, default_recipes, targets_of
 from compressors.steps import STEPS
 from compressors.steps.base import Form
 
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from compressors.steps.base import AnyStep, Parameters
+    from edge_agent.protocol.profile import DeviceProfile
 
-_EXPORT = StepSpec(step="export-litert")
+_EXPORT, _ONNX = StepSpec(step="export-litert"), StepSpec(step="export-onnx")
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -25,28 +27,46 @@ RECIPES = {
         Recipe(name="static-int8", steps=(_EXPORT, StepSpec(step="static-int8"))),
         Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
         Recipe(name="static-int8-floatio", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "float32"}))),
+        Recipe(name="onnx-float32", steps=(_ONNX,)),
+        Recipe(name="onnx-dynamic-int8", steps=(_ONNX, StepSpec(step="dynamic-int8-onnx"))),
+        Recipe(name="onnx-static-int8", steps=(_ONNX, StepSpec(step="static-int8-onnx"))),
+        Recipe(name="executorch-float32", steps=(StepSpec(step="export-executorch"),)),
+        Recipe(
+            name="executorch-static-int8",
+            steps=(StepSpec(step="export-executorch", parameters={"quantize": "static-int8"}),),
+        ),
     )
 }
-DEFAULT_RECIPES = ("float32", "dynamic-int8", "static-int8")
 
 
-def recipes_of(asked: Sequence[str | Recipe]) -> list[Recipe]:
-    """Recipes by name, or as they are given; none asked for: those that suit every task.
+def recipes_of(asked: Sequence[str | Recipe], profiles: Sequence[DeviceProfile]) -> list[Recipe]:
+    """Recipes by name, or as they are given; none asked for: those that suit every task, for the profiles' runtimes.
 
     Raises:
-        RecipeError: a name that does not exist, two recipes of one name, or one that cannot work.
+        RecipeError: a name that does not exist, two recipes of one name, or one that cannot work for these profiles.
     """
     unknown = [one for one in asked if isinstance(one, str) and one not in RECIPES]
     if unknown:
         raise RecipeError(f"there is no recipe {unknown[0]!r}; there are {', '.join(RECIPES)}")
-    recipes = [RECIPES[one] if isinstance(one, str) else one for one in asked or DEFAULT_RECIPES]
+    recipes = [RECIPES[one] if isinstance(one, str) else one for one in asked or default_recipes(profiles)]
     names = [recipe.name for recipe in recipes]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RecipeError(f"two recipes have the name {twice}: rename one of them")
     for recipe in recipes:
         check(recipe)
+        ending = FORMATS[form_of(recipe)].ending
+        if not targets_of(form_of(recipe), profiles):
+            raise RecipeError(
+                f"the recipe {recipe.name} makes .{ending} files, and none of these profiles has a runtime for them: "
+                f"add one of {', '.join(ending.runtimes)} to a profile's runtimes, or leave the recipe out"
+            )
     return recipes
+
+
+def form_of(recipe: Recipe) -> Form:
+    """What a recipe ends in."""
+    return step_of(recipe.steps[-1]).gives
 
 
 def check(recipe: Recipe) -> None:

@@ -1,6 +1,6 @@
 """What a model is worth while it is being made: its outputs for some rows, in whatever form it is at the moment.
 
-Files run in this process, on the runtime of their form, without a delegate: this is the job's own work and measures
+Files run in this process, on a runtime of their format: this is the job's own work and measures
 no latency.
 """
 
@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressors.formats import FORMATS
 from compressors.metrics import value_of
-from compressors.steps.base import Form
-from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.runtimes.convert import BoundModel, bind
 from edge_agent.runtimes.registry import open_runtime
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from compressors.steps.base import Model
 
     Answer = Callable[[Mapping[str, NDArray[np.generic]]], dict[str, NDArray[np.generic]]]
-
-RUNTIMES = {Form.LITERT: RuntimeName.LITERT}
 
 
 @contextmanager
@@ -46,7 +43,8 @@ def answering(model: Model) -> Iterator[Answer]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         path.write_bytes(model.file.content)
-        loaded = open_runtime(RUNTIMES[model.file.form]).load(path, threads=1, delegate=Delegate.NONE)
+        runtime, delegate = FORMATS[model.file.form].scored_on
+        loaded = open_runtime(runtime).load(path, threads=1, delegate=delegate)
         inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
         yield BoundModel(loaded, signature, inputs, outputs).run
 

@@ -6,12 +6,13 @@ A step's word is not taken for its effect: litert-quantizer has returned a file 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
+
+from compressors.facts import FileFacts, special_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,21 +29,7 @@ _QUANTIZED_TYPES = {
 # operators that hold the weights: these decide whether a file is quantized
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "EMBEDDING_LOOKUP", "GATHER"}
 _FILTER_INPUT = 1
-_FEW_VALUES = 256  # in the weights of a layer: it was clustered
-_CLUSTERED_FROM = 4 * _FEW_VALUES  # weights: a smaller layer has few values anyway
-_SPARSE_FROM = 0.2  # share of zeros
 _CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}  # they touch integers, but compute nothing with them
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What a file holds."""
-
-    operators: int
-    quantized_operators: int  # with quantized activations or weights
-    macs: int
-    # weighted operators by output name: "CONV_2D int8 x int8", "CONV_2D float32 x float32, 80% zeros, 16 values"
-    layers: dict[str, str] = field(default_factory=dict)
 
 
 def read_facts(model: bytes) -> FileFacts:
@@ -94,10 +81,7 @@ def _weights(graph: Graph, tensor: int) -> str:
     content = graph.constants.get(tensor, np.array([], np.uint8))
     if graph.tensors[tensor].type != schema.TensorType.FLOAT32 or content.size == 0:
         return ""
-    weights = content.view("<f4")
-    zeros, values = float((weights == 0).mean()), len(np.unique(weights))
-    said = f", {zeros:.0%} zeros" if zeros >= _SPARSE_FROM else ""
-    return said + (f", {values} values" if values <= _FEW_VALUES and len(weights) >= _CLUSTERED_FROM else "")
+    return special_weights(content.view("<f4"))
 
 
 def tensor_name(tensor: Any) -> str:  # noqa: ANN401  generated classes without types

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compressors.steps import cluster, export_litert, fine_tune, low_rank, quantize_litert, share_embeddings, student
+from compressors.steps import (
+    cluster,
+    export_executorch,
+    export_litert,
+    export_onnx,
+    fine_tune,
+    low_rank,
+    quantize_litert,
+    quantize_onnx,
+    share_embeddings,
+    student,
+)
 
 if TYPE_CHECKING:
     from compressors.steps.base import AnyStep
@@ -18,5 +29,9 @@ ALL: tuple[AnyStep, ...] = (
     export_litert.STEP,
     quantize_litert.DYNAMIC,
     quantize_litert.STATIC,
+    export_onnx.STEP,
+    quantize_onnx.DYNAMIC,
+    quantize_onnx.STATIC,
+    export_executorch.STEP,
 )
 STEPS: dict[str, AnyStep] = {step.name: step for step in ALL}

@@ -7,11 +7,11 @@ before anything is computed. It never changes the network that it was given.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from compressors.contract import Part
 from compressors.errors import RecipeError
+from compressors.formats import Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +21,7 @@ if TYPE_CHECKING:
     from compressors.metrics import Metric
     from compressors.program import FloatModel
 
-
-class Form(StrEnum):
-    """What a model is while it is being compressed: layers in memory, or the file of a target."""
-
-    NETWORK = "network"
-    LITERT = "litert"
+__all__ = ["AnyStep", "Context", "Form", "Model", "ModelFile", "Outcome", "Parameters", "Step", "content_of"]
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,7 @@ Source: Jacob et al. 2018, arXiv:1712.05877; the LiteRT 8-bit specification.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,16 +21,15 @@ from litert_quantizer.utils import qsv_utils
 
 from compressors.errors import CompressorError, NoEffectError
 from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step, content_of
+from compressors.steps.calibration_rows import calibration_rows
 from compressors.steps.feature_scaling import is_unevenly_scaled, scaling_operators
+from compressors.steps.quiet import quiet
 from compressors.tflite_file import read_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from compressors.data import Split
     from compressors.steps.base import Context, Model
 
-MAX_CALIBRATION_SAMPLES = 4096  # one at a time through the interpreter: more would take minutes for a photo network
 # the library puts a QUANTIZE operator between such an end and the int8 inside
 _UNSIGNED = qtyping.OpQuantizationConfig(
     activation_tensor_config=qtyping.TensorQuantizationConfig(
@@ -89,7 +85,7 @@ def quantize_static(model: Model, context: Context, parameters: StaticInt8Parame
     interpreter = Interpreter(model_content=file)
     key = next(iter(interpreter.get_signature_list()))
     samples = _samples(context.calibration, _file_inputs(interpreter, key))
-    with _quiet():
+    with quiet():
         calibrator = Calibrator(file, num_threads=context.threads, qsv_update_func=qsv_utils.min_max_update)
         calibrator.calibrate({key: samples}, manager)
     outcome = _outcome(model, file, _quantize(quantizer, calibrator.get_model_qsvs()))
@@ -116,26 +112,17 @@ def _file_inputs(interpreter: Interpreter, key: str) -> list[tuple[str, np.dtype
 
 def _samples(split: Split, inputs: list[tuple[str, np.dtype[Any]]]) -> list[dict[str, np.ndarray[Any, Any]]]:
     """Calibration samples, spread evenly; a list, because the calibrator goes over them twice."""
-    rows = np.unique(np.linspace(0, split.rows - 1, min(split.rows, MAX_CALIBRATION_SAMPLES)).astype(int))
     arrays = list(split.inputs.values())
     # int64 arguments become int32 in the file
     return [
         {name: array[row : row + 1].astype(kind) for (name, kind), array in zip(inputs, arrays, strict=True)}
-        for row in rows
+        for row in calibration_rows(split)
     ]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The library draws progress bars, and its interpreter warns that it keeps every tensor (it must, here)."""
-    sink = io.StringIO()
-    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        yield
 
 
 def _quantize(quantizer: Quantizer, calibration: dict[str, Any] | None) -> bytes:
     try:
-        with _quiet():
+        with quiet():
             result = quantizer.quantize(calibration, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError) as exc:
         raise CompressorError(f"the quantizer refuses this network: {' '.join(str(exc).split())[:300]}") from exc
