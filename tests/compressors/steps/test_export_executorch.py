@@ -69,7 +69,7 @@ def test_export_of_an_operator_that_executorch_lacks_names_it() -> None:
     spec = (TensorSpec(name="x", shape=(-1, 8)),)
     model = Model(FloatModel(Bessel(), ModelSignature(inputs=spec, outputs=spec), 0))
     with pytest.raises(ConversionError, match=r"to ExecuTorch, because of the operator aten\.special_bessel_j0"):
-        EXPORT.apply(model, None, EXPORT.parameters())  # type: ignore[arg-type]  it does not get so far
+        EXPORT.apply(model, None, EXPORT.parameters())  # type: ignore[arg-type]
 
 
 def test_int8_program_of_a_network_without_weights_is_no_effect(uploads: Path) -> None:

@@ -71,7 +71,7 @@ def test_export_of_an_operator_that_onnx_lacks_names_it() -> None:
     )
     model = Model(FloatModel(Unconvertible(), signature, 0))
     with pytest.raises(ConversionError, match=r"to ONNX, because of the operator aten\._linalg_svd"):
-        EXPORT.apply(model, None, EXPORT.parameters())  # type: ignore[arg-type]  it does not get so far
+        EXPORT.apply(model, None, EXPORT.parameters())  # type: ignore[arg-type]
 
 
 def test_export_that_answers_otherwise_than_the_network_is_refused(price_model: tuple[Model, Context]) -> None:
