@@ -18,7 +18,7 @@ class ArchiveError(CompressorError):
 
 
 class ExtraMissingError(CompressorError):
-    """A library that reads this format is not installed where jobs run."""
+    """A library of an optional extra is not installed where jobs run."""
 
     code = "extra_missing"
 
@@ -75,12 +75,6 @@ class NoEffectError(CompressorError):
     """A step left the file as it was."""
 
     code = "no_effect"
-
-
-class ExtraMissingError(CompressorError):
-    """A library of an optional extra is not installed where jobs run."""
-
-    code = "extra_missing"
 
 
 class RecipeError(CompressorError):

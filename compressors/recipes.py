@@ -9,22 +9,24 @@ from pydantic import ValidationError
 from compressors.contract import Recipe, StepSpec
 from compressors.errors import RecipeError
 from compressors.formats import FORMATS, default_recipes, targets_of
+from compressors.npu.vela import ACCELERATORS
 from compressors.steps import STEPS
 from compressors.steps.base import Form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from compressors.formats import Target
     from compressors.steps.base import AnyStep, Parameters
     from edge_agent.protocol.profile import DeviceProfile
 
-_EXPORT, _ONNX = StepSpec(step="export-litert"), StepSpec(step="export-onnx")
+_EXPORT, _INT8, _ONNX = StepSpec(step="export-litert"), StepSpec(step="static-int8"), StepSpec(step="export-onnx")
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="float32", steps=(_EXPORT,)),
         Recipe(name="dynamic-int8", steps=(_EXPORT, StepSpec(step="dynamic-int8"))),
-        Recipe(name="static-int8", steps=(_EXPORT, StepSpec(step="static-int8"))),
+        Recipe(name="static-int8", steps=(_EXPORT, _INT8)),
         Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
         Recipe(name="static-int8-floatio", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "float32"}))),
         Recipe(name="onnx-float32", steps=(_ONNX,)),
@@ -34,6 +36,13 @@ RECIPES = {
         Recipe(
             name="executorch-static-int8",
             steps=(StepSpec(step="export-executorch", parameters={"quantize": "static-int8"}),),
+        ),
+        *(
+            Recipe(
+                name=f"static-int8-{accelerator}",
+                steps=(_EXPORT, _INT8, StepSpec(step="compile-ethos-u", parameters={"accelerator": accelerator})),
+            )
+            for accelerator in ACCELERATORS
         ),
     )
 }
@@ -55,18 +64,31 @@ def recipes_of(asked: Sequence[str | Recipe], profiles: Sequence[DeviceProfile])
         raise RecipeError(f"two recipes have the name {twice}: rename one of them")
     for recipe in recipes:
         check(recipe)
-        ending = FORMATS[form_of(recipe)].ending
-        if not targets_of(form_of(recipe), profiles):
-            raise RecipeError(
-                f"the recipe {recipe.name} makes .{ending} files, and none of these profiles has a runtime for them: "
-                f"add one of {', '.join(ending.runtimes)} to a profile's runtimes, or leave the recipe out"
-            )
+        if not targets_for(recipe, profiles):
+            raise RecipeError(_no_target(recipe))
     return recipes
 
 
 def form_of(recipe: Recipe) -> Form:
     """What a recipe ends in."""
     return step_of(recipe.steps[-1]).gives
+
+
+def targets_for(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> list[Target]:
+    """Everything that some profile would run the file of a recipe on."""
+    compiled_for = recipe.steps[-1].parameters.get("accelerator", "")
+    return [target for target in targets_of(form_of(recipe), profiles) if target.npu == compiled_for]
+
+
+def _no_target(recipe: Recipe) -> str:
+    kind = FORMATS[form_of(recipe)]
+    if kind.npus:
+        accelerator = recipe.steps[-1].parameters.get("accelerator")
+        return f"the recipe {recipe.name} is for {accelerator}, and no profile has it as npu.configuration"
+    return (
+        f"the recipe {recipe.name} makes .{kind.ending} files, and none of these profiles has a runtime for them: add "
+        f"one of {', '.join(kind.ending.runtimes)} to a profile's runtimes, or leave the recipe out"
+    )
 
 
 def check(recipe: Recipe) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressors.errors import RecipeError
 from compressors.formats import FORMATS
 from compressors.metrics import value_of
 from edge_agent.runtimes.convert import BoundModel, bind
@@ -23,10 +24,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressors.data import Split
+    from compressors.formats import Form
     from compressors.metrics import Metric
     from compressors.steps.base import Model
+    from edge_agent.protocol.profile import Delegate, RuntimeName
 
     Answer = Callable[[Mapping[str, NDArray[np.generic]]], dict[str, NDArray[np.generic]]]
+
+
+def scoring_runtime(form: Form) -> tuple[RuntimeName, Delegate]:
+    """Where this process runs files of a format.
+
+    Raises:
+        RecipeError: nowhere, they run on another processor.
+    """
+    found = FORMATS[form].scored_on
+    if found is None:
+        raise RecipeError(f"a file for {form} does not run here: put max_drop on a step before it is compiled")
+    return found
 
 
 @contextmanager
@@ -43,7 +58,7 @@ def answering(model: Model) -> Iterator[Answer]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         path.write_bytes(model.file.content)
-        runtime, delegate = FORMATS[model.file.form].scored_on
+        runtime, delegate = scoring_runtime(model.file.form)
         loaded = open_runtime(runtime).load(path, threads=1, delegate=delegate)
         inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
         yield BoundModel(loaded, signature, inputs, outputs).run

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from compressors.steps import (
     cluster,
+    compile_ethos_u,
     export_executorch,
     export_litert,
     export_onnx,
@@ -33,5 +34,6 @@ ALL: tuple[AnyStep, ...] = (
     quantize_onnx.DYNAMIC,
     quantize_onnx.STATIC,
     export_executorch.STEP,
+    compile_ethos_u.STEP,
 )
 STEPS: dict[str, AnyStep] = {step.name: step for step in ALL}

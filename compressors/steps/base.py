@@ -6,7 +6,7 @@ before anything is computed. It never changes the network that it was given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from compressors.contract import Part
@@ -78,11 +78,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gives: the model, one sentence, and what it did to each layer."""
+    """What a step gives: the model, one sentence, what it did to each layer, and figures that a judge may need."""
 
     model: Model
     summary: str
     layers: dict[str, str]
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class Parameters(Part):

@@ -45,11 +45,12 @@ class Delegate(StrEnum):
 
     XNNPACK = "xnnpack"
     NONE = "none"
+    ETHOS_U = "ethos-u"  # for files that were compiled for the processor
 
 
 DELEGATES_OF = {
-    RuntimeName.LITERT: (Delegate.XNNPACK, Delegate.NONE),
-    RuntimeName.TFLITE: (Delegate.XNNPACK, Delegate.NONE),
+    RuntimeName.LITERT: (Delegate.XNNPACK, Delegate.NONE, Delegate.ETHOS_U),
+    RuntimeName.TFLITE: (Delegate.XNNPACK, Delegate.NONE, Delegate.ETHOS_U),
     RuntimeName.ONNX: (Delegate.NONE,),  # the wheel's own CPU kernels
     RuntimeName.EXECUTORCH: (Delegate.XNNPACK,),  # decided when the file was made: it is part of it
 }
@@ -103,6 +104,7 @@ class Npu(StrictWire):
     kind: NpuKind
     configuration: Annotated[str | None, Field(max_length=64, description="e.g. ethos-u65-256")] = None
     tops: Annotated[float | None, Field(gt=0, le=10_000, allow_inf_nan=False)] = None
+    cpu_fallback: Annotated[bool, Field(description="operators that it can't run may run on the CPU")] = False
 
 
 class Limits(StrictWire):

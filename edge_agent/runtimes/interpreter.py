@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edge_agent.runtimes.base import Array
 
 DELEGATE_OPERATOR = "DELEGATE"
+# shared libraries of the boards' vendors, found as the loader finds them; NXP's Linux for the i.MX 93 brings this one
+LIBRARIES = {Delegate.ETHOS_U: "libethosu_delegate.so"}
 MODULES = {RuntimeName.LITERT: "ai_edge_litert.interpreter", RuntimeName.TFLITE: "tflite_runtime.interpreter"}
 
 
@@ -55,10 +57,12 @@ class InterpreterRuntime:
             ModelLoadError: not a model, or one that this runtime and delegate cannot prepare.
         """
         resolver = self._module.OpResolverType
+        delegates = [self._open_library(LIBRARIES[delegate], path)] if delegate in LIBRARIES else None
         try:
             interpreter = self._module.Interpreter(
                 model_path=str(path),
                 num_threads=threads,
+                experimental_delegates=delegates,
                 experimental_op_resolver_type=(
                     resolver.AUTO if delegate is Delegate.XNNPACK else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES
                 ),
@@ -71,6 +75,14 @@ class InterpreterRuntime:
                 f"{self._name} {self._version} ({delegate}) can't load {path.name}: {reason[:300] or 'no reason given'}"
             ) from exc
         return InterpretedModel(interpreter)
+
+    def _open_library(self, library: str, path: Path) -> Any:  # noqa: ANN401  neither package ships types
+        try:
+            return self._module.load_delegate(library)
+        except (OSError, ValueError) as exc:
+            raise ModelLoadError(
+                f"{path.name} is for a processor that is reached through {library}, which does not load here: {exc}"
+            ) from exc
 
 
 class InterpretedModel:

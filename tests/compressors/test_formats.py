@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from compressors.formats import FORMATS, Form, default_recipes, targets_of
+from compressors.formats import FORMATS, Form, Target, default_recipes, targets_of
 from compressors.recipes import RECIPES, form_of
 from edge_agent.protocol.manifest import VariantManifest
-from edge_agent.protocol.profile import DeviceProfile
+from edge_agent.protocol.profile import Delegate, DeviceProfile, RuntimeName
 from tests.compressors.conftest import Built, Shared, Upload, board, build_once, inputs_of
 
 if TYPE_CHECKING:
@@ -40,15 +40,32 @@ def test_targets_of_a_format_are_those_of_runtimes_that_load_it() -> None:
         DeviceProfile.model_validate(board("a", runtimes=("tflite", "onnx"))),
         DeviceProfile.model_validate(board("b", runtimes=("litert",)) | {"threads": 2}),
     ]
-    assert targets_of(Form.ONNX, profiles) == [("onnx", "none", 1)]
+    assert targets_of(Form.ONNX, profiles) == [Target(RuntimeName.ONNX, Delegate.NONE, 1)]
     assert targets_of(Form.EXECUTORCH, profiles) == []
     assert targets_of(Form.LITERT, profiles) == [
-        ("litert", "none", 2),
-        ("litert", "xnnpack", 2),
-        ("tflite", "none", 1),
-        ("tflite", "xnnpack", 1),
+        Target(RuntimeName.LITERT, Delegate.NONE, 2),
+        Target(RuntimeName.LITERT, Delegate.XNNPACK, 2),
+        Target(RuntimeName.TFLITE, Delegate.NONE, 1),
+        Target(RuntimeName.TFLITE, Delegate.XNNPACK, 1),
     ]
     assert not any(name.startswith("executorch") for name in default_recipes(profiles))
+
+
+@pytest.mark.parametrize(
+    ("configuration", "recipes"),
+    [
+        ("ethos-u65-256", ["static-int8-ethos-u65-256"]),
+        ("ethos-u65-512", ["static-int8-ethos-u65-512"]),
+        ("ethos-u65-9", []),
+        (None, []),
+    ],
+)
+def test_default_recipes_of_a_profile_with_an_npu_are_for_its_very_configuration(
+    configuration: str | None, recipes: list[str]
+) -> None:
+    npu = {"npu": {"kind": "ethos-u65", "configuration": configuration}}
+    profile = DeviceProfile.model_validate(board("npu") | npu)
+    assert [name for name in default_recipes([profile]) if "ethos" in name] == recipes
 
 
 def test_build_measures_every_recipe_on_the_runtime_of_its_format(shapes_build: Built) -> None:
