@@ -14,7 +14,7 @@ from compressors import data, program, training_rows
 from compressors.appraise import Appraisal, Built, Reference
 from compressors.contract import BuildResult, BuiltVariant, ProfileChoice, ProgressLine
 from compressors.errors import CompressorError
-from compressors.formats import FORMATS, Form, Target
+from compressors.formats import FORMATS, Target
 from compressors.golden import golden_file, sample_count
 from compressors.inputs import loading
 from compressors.kitchen import Kitchen
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from compressors.contract import BuildRequest, Inputs, Recipe
+    from compressors.steps.base import ModelFile
 
     Progress = Callable[[ProgressLine], None]
 
@@ -126,15 +127,15 @@ class Build:
 
     def _build(self, recipe: Recipe, kitchen: Kitchen) -> list[Built]:
         file, steps = kitchen.cook(recipe)
-        content = file.content
-        kind = FORMATS[file.form]
-        path = self._folder / f"{recipe.name}.{kind.ending}"
-        path.write_bytes(content)
+        measured_file = self._measured_file(recipe, kitchen, file)
+        path = self._folder / f"{recipe.name}.{FORMATS[measured_file.form].ending}"
+        path.write_bytes(measured_file.content)
         measurements = []
         for target in self._targets[recipe.name]:
             self._say(f"measuring {recipe.name} on {target.runtime} ({target.delegate})")
-            measurements.append(self._measured(recipe, kitchen, path, target))
-        facts = kind.read_facts(content)
+            place = Target(*scoring_runtime(measured_file.form), target.threads) if target.npu else target
+            measurements.append(replace(self._bench.run(path, place, self._float_scores), target=target))
+        facts = FORMATS[measured_file.form].read_facts(measured_file.content)
         built = []
         for measurement in measurements:
             packed = None
@@ -147,23 +148,18 @@ class Build:
                     samples=self._samples,
                     quantized=facts.quantized_operators > 0,
                 )
-                packed = pack(content, kind.ending, golden)
-            built.append(Built(recipe.name, measurement, content, steps, facts, packed))
+                packed = pack(file.content, FORMATS[file.form].ending, golden)
+            built.append(Built(recipe.name, measurement, file.content, steps, facts, packed))
         return built
 
-    def _measured(self, recipe: Recipe, kitchen: Kitchen, path: Path, target: Target) -> Measurement:
-        """Figures of a file; what was compiled for an NPU is judged by the file that was compiled, on this CPU.
+    def _measured_file(self, recipe: Recipe, kitchen: Kitchen, file: ModelFile) -> ModelFile:
+        """What is measured here: the file, or, of one that runs on an NPU alone, what it was compiled from.
 
         Its integers are the same there, so that metric and golden outputs hold; its latency and memory are no figures.
         """
-        if not target.npu:
-            return self._bench.run(path, target, self._float_scores)
-        runtime, delegate = scoring_runtime(Form.LITERT)
-        source, _ = kitchen.cook(recipe.model_copy(update={"steps": recipe.steps[:-1]}))
-        source_path = path.with_name(f"{recipe.name}.source.{FORMATS[source.form].ending}")
-        source_path.write_bytes(source.content)
-        measured = self._bench.run(source_path, Target(runtime, delegate, target.threads), self._float_scores)
-        return replace(measured, target=target)
+        if not FORMATS[file.form].npus:
+            return file
+        return kitchen.cook(recipe.model_copy(update={"steps": recipe.steps[:-1]}))[0]
 
 
 def _sha256_of(inputs: Inputs) -> str:

@@ -29,6 +29,7 @@ RECIPES = {
         Recipe(name="static-int8", steps=(_EXPORT, _INT8)),
         Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
         Recipe(name="static-int8-floatio", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "float32"}))),
+        Recipe(name="static-int8-edge-tpu", steps=(_EXPORT, _INT8, StepSpec(step="check-edge-tpu"))),
         Recipe(name="onnx-float32", steps=(_ONNX,)),
         Recipe(name="onnx-dynamic-int8", steps=(_ONNX, StepSpec(step="dynamic-int8-onnx"))),
         Recipe(name="onnx-static-int8", steps=(_ONNX, StepSpec(step="static-int8-onnx"))),

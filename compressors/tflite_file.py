@@ -44,7 +44,7 @@ def read_facts(model: bytes) -> FileFacts:
             macs += _macs(name, graph, operator)
             if name in _WEIGHTED and len(tensors) > _FILTER_INPUT:
                 layer = tensor_name(graph.tensors[operator.outputs[0]])
-                layers[layer] = f"{name} {_type(tensors[0])} x {_type(tensors[_FILTER_INPUT])}" + _weights(
+                layers[layer] = f"{name} {type_name(tensors[0])} x {type_name(tensors[_FILTER_INPUT])}" + _weights(
                     graph, operator.inputs[_FILTER_INPUT]
                 )
     return FileFacts(operators, quantized, macs, layers)
@@ -99,7 +99,8 @@ def _is_quantized(tensor: Any) -> bool:  # noqa: ANN401
     return tensor.type in _QUANTIZED_TYPES and scales is not None and len(scales) > 0
 
 
-def _type(tensor: Any) -> str:  # noqa: ANN401
+def type_name(tensor: Any) -> str:  # noqa: ANN401
+    """A tensor's element type as text."""
     names = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
     return str(names.get(tensor.type, tensor.type)).lower()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressors.steps import (
+    check_edge_tpu,
     cluster,
     compile_ethos_u,
     export_executorch,
@@ -35,5 +36,6 @@ ALL: tuple[AnyStep, ...] = (
     quantize_onnx.STATIC,
     export_executorch.STEP,
     compile_ethos_u.STEP,
+    check_edge_tpu.STEP,
 )
 STEPS: dict[str, AnyStep] = {step.name: step for step in ALL}

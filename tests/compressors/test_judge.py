@@ -272,3 +272,11 @@ def test_operators_that_fall_back_to_the_cpu_are_the_profile_s_decision(*, fallb
     candidate = replace(GOOD, latency_p95_ms=None, operators_off_npu=2)
     assert verdict(candidate, profile).verdict is expected
     assert verdict(replace(candidate, operators_off_npu=0), profile).verdict is Verdict.FITS
+
+
+def test_variant_for_the_npu_is_chosen_until_devices_have_measured_both() -> None:
+    on_npu = replace(GOOD, variant_id="npu", latency_p95_ms=None, host_latency_p50_ms=90.0, operators_off_npu=0)
+    assert choose([verdict(GOOD, board()), verdict(on_npu, board())]).candidate is on_npu  # type: ignore[union-attr]
+    slower = replace(on_npu, latency_p95_ms=Figure(value=9.0, origin=Origin.DEVICE))
+    faster = replace(GOOD, latency_p95_ms=Figure(value=7.0, origin=Origin.DEVICE))
+    assert choose([verdict(faster, board()), verdict(slower, board())]).candidate is faster  # type: ignore[union-attr]

@@ -10,7 +10,7 @@ import pytest
 from compressors import data, program
 from compressors.contract import Task
 from compressors.errors import ConversionError, ExtraMissingError, NoEffectError, RecipeError
-from compressors.npu.vela import ACCELERATORS, compile_file
+from compressors.npu.vela import ACCELERATORS, Accelerator, compile_file
 from compressors.scoring import score
 from compressors.steps.base import Context, Form, Model, content_of
 from compressors.steps.compile_ethos_u import STEP as COMPILE
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.compressors.conftest import Request
 
-U65 = "ethos-u65-256"
+U65: Accelerator = "ethos-u65-256"
 
 
 @pytest.fixture(scope="session")
@@ -37,10 +37,10 @@ def shapes_int8(uploads: Path) -> tuple[Model, Context]:
     return apply(STATIC, apply(EXPORT, Model(network), context).model, context).model, context
 
 
-def mcu(name: str, *, fallback: bool = False, configuration: str = U65, **limits: float) -> Request:
+def mcu(name: str, *, configuration: str = U65, **limits: float) -> Request:
     """A board with an Ethos-U65."""
-    npu = {"kind": "ethos-u65", "configuration": configuration, "cpu_fallback": fallback}
-    return board(name, runtimes=("litert",), **limits) | {"npu": npu}
+    npu = {"kind": "ethos-u65", "configuration": configuration}
+    return board(name, runtimes=("litert",)) | {"npu": npu, "limits": limits}
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +126,7 @@ def test_build_for_the_processor_gives_a_variant_whose_latency_nobody_knows_yet(
     assert variant["chosen"]
     assert variant["latency_p50_ms"] is variant["latency_p95_ms"] is variant["peak_rss_bytes"] is None
     assert variant["metric"]["value"] > 0.7
+    assert variant["macs"] == 8 * 9 * 144 + 8 * 9 * 144 + 8 * 16 * 144 + 144 * 3
     assert variant["steps"][-1]["figures"]["operators_off_npu"] == 0
     manifest = VariantManifest.model_validate_json(npu_build.written(variant["manifest_sha256"]))
     assert (manifest.delegate, manifest.host_latency_p95_ms) == ("ethos-u", None)
