@@ -29,7 +29,7 @@ def unconvertible(exc: Exception, target: str, network: nn.Module) -> Conversion
     named = next((text for text in reversed(said) if _OPERATOR.search(text)), said[-1])
     operator = _OPERATOR.search(named)
     what = f"the operator {operator['overload'] or operator['name'].rstrip('.:')}" if operator else "a part of it"
-    layer = next(filter(None, (layer_of(network, text) for text in reversed(said))), None)
+    layer = next(filter(None, (layer_of(network, text) for text in (named, *reversed(said)))), None)
     where = f" in its layer {layer}" if layer else ""
     words = named.partition(" While executing")[0][:MAX_SAID_CHARACTERS]
     return ConversionError(

@@ -265,8 +265,8 @@ def test_import_of_a_part_loads_nothing_it_must_not_know(start: str, never_loade
 @pytest.mark.parametrize(
     ("package", "extras"),
     [
-        ("edge_agent", ("agent", "agent-tflite")),
-        ("compressors", ("compress", "keras", "tensorflow")),
+        ("edge_agent", ("agent", "agent-tflite", "agent-onnx", "agent-executorch")),
+        ("compressors", ("compress", "keras", "tensorflow", "onnx", "executorch", "ethos-u")),
         ("server", ("server", "postgresql")),
     ],
 )
