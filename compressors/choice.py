@@ -3,8 +3,8 @@
 What fits goes before what is unproven, and what loses little before what loses more than a profile without a limit on
 the metric may be given in silence. Among those the fastest wins. A latency is a median with its interval: candidates
 whose intervals meet can't be told apart, and within 10 % a host says nothing about another core; both count as equally
-fast, and there the smaller download wins, then the smaller drop. What was compiled for the profile's NPU goes before what
-runs on its CPU until devices have measured all: a host says nothing about either.
+fast, and there the smaller download wins, then the smaller drop. What was compiled for the profile's NPU goes
+before what runs on its CPU until devices have measured all: a host says nothing about either.
 """
 
 from __future__ import annotations

@@ -80,7 +80,6 @@ class ExecuTorchRuntime:
             raise ModelLoadError(f"an ExecuTorch program is delegated when it is made: use {Delegate.XNNPACK}")
         if ExecuTorchRuntime._threads is None:
             ExecuTorchRuntime._threads = threads
-            torch.set_num_threads(threads)
             self._native._unsafe_reset_threadpool(threads)  # noqa: SLF001  the only door; safe before any load
         try:
             program = self._native._load_program(  # noqa: SLF001  what executorch.runtime itself calls
