@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from compressors.steps.base import Context, Model
 
 _SCALING = {"sub", "add", "mul", "div", "clamp", "relu", "reshape", "view"}
+_CLAMPS = ("aten.hardtanh", "aten.clamp.")
 NAMED_LEFT = 4  # operators in the summary
 
 
@@ -93,8 +94,26 @@ def _quantized(module: torch.fx.GraphModule, split: Split) -> torch.nn.Module:
     with torch.no_grad():
         for row in calibration_rows(split):
             prepared(*(torch.from_numpy(array[row : row + 1]) for array in split.inputs.values()))
+    _clip_ranges(prepared)
     converted: torch.nn.Module = convert_pt2e(prepared)
     return converted
+
+
+def _clip_ranges(prepared: torch.fx.GraphModule) -> None:
+    """What a ReLU6 (or another clamp) cuts off needs no integers: the range before it is the one behind it.
+
+    The library fuses ReLU alone, and would spend most of the 8 bits of a convolution on values that are cut off.
+    """
+    for node in prepared.graph.nodes:
+        if node.op != "call_function" or not str(node.target).startswith(_CLAMPS):
+            continue
+        source, *bounds = node.args
+        numbers = [bound for bound in bounds if isinstance(bound, (int, float))]
+        if source.op != "call_module" or len(source.users) > 1 or len(numbers) != 2:  # noqa: PLR2004  low and high
+            continue
+        observer: Any = prepared.get_submodule(source.target)
+        observer.min_val.clamp_(*numbers)
+        observer.max_val.clamp_(*numbers)
 
 
 def _scaling_nodes(graph: torch.fx.Graph) -> set[torch.fx.Node]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from compressors.scoring import score
 from compressors.steps.base import Model, content_of
 from compressors.steps.export_executorch import STEP as EXPORT
 from edge_agent.protocol.signature import ModelSignature, TensorSpec
-from tests.compressors.steps.applying import apply, context_of
+from tests.compressors.steps.applying import apply, context_of, first_output
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +53,19 @@ def test_int8_program_computes_in_integers_and_keeps_the_metric(uploads: Path, n
     assert all(kind.endswith("int8 x int8") for kind in kinds)
     before, after = (score(one, context.selection, context.metric) for one in (model, outcome.model))
     assert abs(before - after) <= (0.005 if name == "price" else 0.02)
+
+
+def test_int8_of_what_a_relu6_cuts_off_spends_no_bits_on_it(uploads: Path) -> None:
+    model, context = loaded(uploads, "shapes")
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(1, 3, 12)
+    with torch.no_grad():
+        convolution.weight *= 100.0  # far beyond six
+    loud = torch.nn.Sequential(convolution, torch.nn.ReLU6(), torch.nn.Flatten())
+    network = Model(FloatModel(loud, model.network.signature, 0))
+    outcome = apply(EXPORT, network, context, quantize="static-int8")
+    wrong = abs(first_output(outcome.model, context.selection) - first_output(network, context.selection))
+    assert np.median(wrong) <= 6 / 255
 
 
 def test_table_of_a_recommender_stays_outside_of_xnnpack_and_the_summary_says_so(uploads: Path) -> None:
