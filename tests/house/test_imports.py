@@ -276,7 +276,12 @@ def test_third_party_import_is_declared_in_the_extras(package: str, extras: tupl
     undeclared = set()
     for module, imports in modules().items():
         for name in {name.split(".")[0] for name in imports.everything}:
-            if module in OWN_ENVIRONMENT or not within(module, package) or name in sys.stdlib_module_names or name in PACKAGES:
+            if (
+                module in OWN_ENVIRONMENT
+                or not within(module, package)
+                or name in sys.stdlib_module_names
+                or name in PACKAGES
+            ):
                 continue
             owners = {one.lower().replace("_", "-") for one in distributions.get(name, [IMPORT_NAMES.get(name, name)])}
             if not owners & declared(*extras):
