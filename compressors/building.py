@@ -102,6 +102,7 @@ class Build:
             teacher=self._network,
             threads=self._request.threads,
             seed=self._request.seed,
+            cache_dir=self._request.cache_dir,
         )
         kitchen = Kitchen(
             self._network,

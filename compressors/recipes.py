@@ -21,14 +21,20 @@ if TYPE_CHECKING:
     from edge_agent.protocol.profile import DeviceProfile
 
 _EXPORT, _INT8, _ONNX = StepSpec(step="export-litert"), StepSpec(step="static-int8"), StepSpec(step="export-onnx")
+_REPAIRS = tuple(StepSpec(step=name) for name in ("fold-batch-norm", "equalize-layers", "correct-biases"))
 RECIPES = {
     recipe.name: recipe
     for recipe in (
         Recipe(name="float32", steps=(_EXPORT,)),
         Recipe(name="dynamic-int8", steps=(_EXPORT, StepSpec(step="dynamic-int8"))),
+        Recipe(name="dynamic-int4", steps=(_EXPORT, StepSpec(step="dynamic-int4"))),
+        Recipe(name="weight-only-int8", steps=(_EXPORT, StepSpec(step="weight-only"))),
+        Recipe(name="weight-only-int4", steps=(_EXPORT, StepSpec(step="weight-only", parameters={"bits": 4}))),
         Recipe(name="static-int8", steps=(_EXPORT, _INT8)),
-        Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
         Recipe(name="static-int8-floatio", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "float32"}))),
+        Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
+        Recipe(name="static-int8-repaired", steps=(*_REPAIRS, _EXPORT, _INT8)),
+        Recipe(name="static-int16", steps=(_EXPORT, StepSpec(step="static-int16"))),
         Recipe(name="static-int8-edge-tpu", steps=(_EXPORT, _INT8, StepSpec(step="check-edge-tpu"))),
         Recipe(name="onnx-float32", steps=(_ONNX,)),
         Recipe(name="onnx-dynamic-int8", steps=(_ONNX, StepSpec(step="dynamic-int8-onnx"))),

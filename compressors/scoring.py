@@ -1,7 +1,7 @@
 """What a model is worth while it is being made: its outputs for some rows, in whatever form it is at the moment.
 
-Files run in this process, on a runtime of their format: this is the job's own work and measures
-no latency.
+Files run in this process, on a runtime of their format and with the delegate that suits it, unless another is asked for:
+this is the job's own work and measures no latency.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def scoring_runtime(form: Form) -> tuple[RuntimeName, Delegate]:
 
 
 @contextmanager
-def answering(model: Model) -> Iterator[Answer]:
+def answering(model: Model, delegate: Delegate | None = None) -> Iterator[Answer]:
     """A function from inputs to the outputs of a model, by name; a file is loaded once.
 
     Raises:
@@ -58,19 +58,19 @@ def answering(model: Model) -> Iterator[Answer]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         path.write_bytes(model.file.content)
-        runtime, delegate = scoring_runtime(model.file.form)
-        loaded = open_runtime(runtime).load(path, threads=1, delegate=delegate)
+        runtime, usual = scoring_runtime(model.file.form)
+        loaded = open_runtime(runtime).load(path, threads=1, delegate=usual if delegate is None else delegate)
         inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
         yield BoundModel(loaded, signature, inputs, outputs).run
 
 
-def outputs_of(model: Model, split: Split) -> dict[str, NDArray[np.generic]]:
+def outputs_of(model: Model, split: Split, delegate: Delegate | None = None) -> dict[str, NDArray[np.generic]]:
     """The outputs of a model for all rows of a split, by output name.
 
     Raises:
         edge_agent.errors.EdgeAgentError: its file does not load or run here.
     """
-    with answering(model) as answer:
+    with answering(model, delegate) as answer:
         return answer(split.inputs)
 
 

@@ -6,6 +6,7 @@ A step's word is not taken for its effect: litert-quantizer has returned a file 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,8 @@ _QUANTIZED_TYPES = {
 # operators that hold the weights: these decide whether a file is quantized
 _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "EMBEDDING_LOOKUP", "GATHER"}
 _FILTER_INPUT = 1
+_BIAS_INPUT = 2
+_PICTURE_INPUT = 2  # of a transposed convolution
 _CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}  # they touch integers, but compute nothing with them
 
 
@@ -37,6 +40,7 @@ def read_facts(model: bytes) -> FileFacts:
     operators, quantized, macs = 0, 0, 0
     layers: dict[str, str] = {}
     for graph in read_graphs(model):
+        expanded = _expanded(graph)
         for name, operator in graph.operators:
             tensors = [graph.tensors[i] for i in operator.inputs if i >= 0]
             operators += 1
@@ -44,9 +48,9 @@ def read_facts(model: bytes) -> FileFacts:
             macs += _macs(name, graph, operator)
             if name in _WEIGHTED and len(tensors) > _FILTER_INPUT:
                 layer = tensor_name(graph.tensors[operator.outputs[0]])
-                layers[layer] = f"{name} {type_name(tensors[0])} x {type_name(tensors[_FILTER_INPUT])}" + _weights(
-                    graph, operator.inputs[_FILTER_INPUT]
-                )
+                held = expanded.get(operator.inputs[_FILTER_INPUT], operator.inputs[_FILTER_INPUT])
+                kinds = f"{type_name(tensors[0])} x {type_name(graph.tensors[held])}"
+                layers[layer] = f"{name} {kinds}{_weights(graph, held)}"
     return FileFacts(operators, quantized, macs, layers)
 
 
@@ -69,11 +73,63 @@ def read_graphs(model: bytes) -> Iterator[Graph]:
         yield Graph([int(i) for i in graph.inputs], graph.tensors, stored, named)
 
 
+@dataclass(frozen=True)
+class WeightedOperator:
+    """An operator of a float file with the weights that it holds."""
+
+    kind: str
+    input: str  # name of the activation
+    output: str
+    filter_name: str
+    filter: NDArray[np.float32]
+    bias: NDArray[np.float32] | None
+
+
+def weighted_operators(model: bytes) -> list[WeightedOperator]:
+    """The operators of a float file whose weights are stored in it, in the order of execution."""
+    found = []
+    for graph in read_graphs(model):
+        for kind, operator in graph.operators:
+            places = [int(index) for index in operator.inputs]
+            weights = _floats(graph, places[_FILTER_INPUT]) if kind in _WEIGHTED and len(places) > 1 else None
+            if weights is None:
+                continue
+            transposed = kind == "TRANSPOSE_CONV"
+            bias_at = len(places) - 1 if len(places) > _BIAS_INPUT + transposed else -1
+            found.append(
+                WeightedOperator(
+                    kind,
+                    input=tensor_name(graph.tensors[places[_PICTURE_INPUT if transposed else 0]]),
+                    output=tensor_name(graph.tensors[operator.outputs[0]]),
+                    filter_name=tensor_name(graph.tensors[places[_FILTER_INPUT]]),
+                    filter=weights,
+                    bias=None if bias_at < 0 else _floats(graph, places[bias_at]),
+                )
+            )
+    return found
+
+
+def _floats(graph: Graph, tensor: int) -> NDArray[np.float32] | None:
+    """The values of a float tensor that is stored in the file; None if it is none."""
+    if tensor not in graph.constants or graph.tensors[tensor].type != schema.TensorType.FLOAT32:
+        return None
+    return graph.constants[tensor].view("<f4").reshape([int(length) for length in graph.tensors[tensor].shape])
+
+
 def _content(buffer: Any, model: bytes) -> NDArray[np.uint8]:  # noqa: ANN401
     """A buffer's bytes; those of large files lie behind the flatbuffer, at an offset."""
     if buffer.offset:
         return np.frombuffer(model, np.uint8, count=buffer.size, offset=buffer.offset)
     return np.array([], np.uint8) if buffer.data is None else np.asarray(buffer.data, np.uint8)
+
+
+def _expanded(graph: Graph) -> dict[int, int]:
+    """Weights that are stored as integers and become float when the file is loaded: the float tensor to the stored."""
+    return {
+        int(operator.outputs[0]): int(operator.inputs[0])
+        for name, operator in graph.operators
+        if name == "DEQUANTIZE" and int(operator.inputs[0]) in graph.constants
+    }
 
 
 def _weights(graph: Graph, tensor: int) -> str:

@@ -15,3 +15,8 @@ class ActivePointer(Wire):
     variant_dir: str
     model_sha256: Sha256
     window_s: Seconds = 10.0
+
+    @property
+    def manifest_sha256(self) -> str:
+        """What the variant's folder is named by."""
+        return self.variant_dir.rpartition("/")[2]

@@ -15,6 +15,7 @@ from compressors.formats import Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from compressors.contract import Task
     from compressors.data import Split
@@ -74,6 +75,7 @@ class Context:
     threads: int = 1
     seed: int = 0
     device: str = "cpu"  # where networks are trained: cpu, or cuda
+    cache_dir: Path | None = None  # where steps keep what is dear to compute and depends on content alone
 
 
 @dataclass(frozen=True)

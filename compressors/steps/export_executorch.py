@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.errors import CompressorError, NoEffectError
 from compressors.extras import extra
 from compressors.pte_file import read_delegated, read_facts
 from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step
 from compressors.steps.calibration_rows import calibration_rows
-from compressors.steps.feature_scaling import is_unevenly_scaled
 from compressors.steps.likeness import require_like_network
 from compressors.steps.quiet import quiet
 from compressors.steps.unconvertible import unconvertible

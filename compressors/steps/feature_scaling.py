@@ -9,19 +9,10 @@ it stay in float, and integers begin where the features are alike.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
 
 from compressors.tflite_file import read_graphs, tensor_name
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-STEPS = 255
-FEWEST_STEPS = 4.0  # of the shared scale within one standard deviation of a feature
 _SCALING = {"SUB", "ADD", "MUL", "DIV", "MAXIMUM", "MINIMUM", "RELU", "RELU6", "RELU_N1_TO_1", "CAST", "RESHAPE"}
-_VECTOR_DIMENSIONS = 2  # rows and features
 
 
 @dataclass(frozen=True)
@@ -30,17 +21,6 @@ class FloatOperator:
 
     kind: str
     output: str
-
-
-def is_unevenly_scaled(rows: NDArray[np.generic]) -> bool:
-    """Whether one 8-bit scale for the whole tensor would leave too little of some feature of these rows."""
-    if rows.ndim != _VECTOR_DIMENSIONS or not np.issubdtype(rows.dtype, np.floating):
-        return False
-    values = rows.astype(np.float64)
-    step = (max(0.0, values.max()) - min(0.0, values.min())) / STEPS
-    spread = values.std(axis=0)
-    varying = spread[spread > 0.0]
-    return bool(varying.size and step > 0.0 and varying.min() < FEWEST_STEPS * step)
 
 
 def scaling_operators(file: bytes) -> list[FloatOperator]:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.errors import CompressorError, NoEffectError
 from compressors.extras import extra
 from compressors.onnx_file import OnnxGraph, read_facts
 from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step, content_of
 from compressors.steps.calibration_rows import calibration_rows
-from compressors.steps.feature_scaling import is_unevenly_scaled
 from compressors.steps.quiet import quiet
 
 if TYPE_CHECKING:

@@ -177,6 +177,9 @@ class Acquisition:
 
     def collect(self, *, rotten: str | None = None) -> None:
         """Free what no deployment needs: the active variant, the one before it and what is under way stay."""
+        if self.ledger.accepted.order == (0, 0):  # that nobody is known to need a variant says nothing before a desired
+            self.ledger.act(CollectGarbage(frozenset(self.installed) - {rotten}, None))
+            return
         keep_ids = {name for slot in self.ledger.slots.values() for name in (slot.active, slot.previous)}
         open_states = UNFINISHED | {DeploymentState.FAILED}
         needed = [r for r in self.ledger.records.values() if r.deployment_id in keep_ids or r.state in open_states]

@@ -179,7 +179,13 @@ class DeviceCore:
                 assert_never(event)
 
     def _runner(
-        self, event: ev.RunnerProven | ev.RunnerServing | ev.RunnerRefused | ev.RunnerExited | ev.RunnerHung
+        self,
+        event: ev.RunnerProven
+        | ev.RunnerServing
+        | ev.RunnerRefused
+        | ev.RunnerNotStarted
+        | ev.RunnerExited
+        | ev.RunnerHung,
     ) -> None:
         serving = self._serving
         match event:
@@ -189,6 +195,8 @@ class DeviceCore:
                 serving.serves(event.deployment_id)
             case ev.RunnerRefused():
                 serving.refused(event.deployment_id, event.reason, event.detail, event.report)
+            case ev.RunnerNotStarted():
+                serving.not_started(event.deployment_id, event.detail)
             case ev.RunnerExited():
                 serving.gone(event.deployment_id, Reason.RUNNER_CRASHED, event.detail)
             case ev.RunnerHung():
@@ -230,7 +238,8 @@ class DeviceCore:
             ledger.act(ev.Deactivate(model))
         for record in dropped:
             self._acquisition.drop(record)
-            self._serving.drop(record, at_once=record.state in UNFINISHED)
+            after = ev.Leave.NOTHING if record.state in UNFINISHED else ev.Leave.CONNECTIONS
+            self._serving.drop(record, after=after)
         if desired.telemetry_window_s != window_s:
             ledger.act(ev.SetWindow(desired.telemetry_window_s))
         for wanted in fresh:

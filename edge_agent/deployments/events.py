@@ -6,6 +6,7 @@ Actions are carried out in their order; a `Persist` is on disk before the next a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -117,6 +118,14 @@ class RunnerRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class RunnerNotStarted:
+    """The device has no process or memory for a runner now: nothing is known of the variant."""
+
+    deployment_id: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RunnerExited:
     """A runner has left, asked or not."""
 
@@ -156,6 +165,7 @@ Event = (
     | RunnerProven
     | RunnerServing
     | RunnerRefused
+    | RunnerNotStarted
     | RunnerExited
     | RunnerHung
     | RunnerBeat
@@ -219,12 +229,20 @@ class StartRunner:
     proving: bool
 
 
+class Leave(Enum):
+    """What a runner that is told to leave still does."""
+
+    CONNECTIONS = "connections"  # answer every client until it has gone, or the drain's time is over
+    REQUESTS = "requests"  # answer what is under way; idle connections are closed in a moment
+    NOTHING = "nothing"
+
+
 @dataclass(frozen=True, slots=True)
 class StopRunner:
-    """Let a runner leave: after its open connections, or at once."""
+    """Let a runner leave."""
 
     deployment_id: str
-    at_once: bool = False
+    after: Leave = Leave.CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from edge_agent.deployments.events import Activate, Deactivate, StartRunner, StopRunner
+from edge_agent.deployments.events import Activate, Deactivate, Leave, StartRunner, StopRunner
 from edge_agent.deployments.records import FINAL_REASONS, ModelSlot
 from edge_agent.protocol.profile import Limits
 from edge_agent.protocol.states import DeploymentState, Reason
@@ -51,6 +51,7 @@ class Serving:
         self._rules = rules
         self._chance = chance
         self._crashes: dict[str, list[float]] = {}
+        self._unstarted: dict[str, int] = {}  # how often in a row the device had no room for its process
         self._room: dict[str, str] = {}  # a deployment under test -> the active one that was stopped to make room
 
     def advance(self) -> None:
@@ -72,6 +73,7 @@ class Serving:
         if run is None or record is None or run.phase is not Phase.STARTING:
             return
         run.phase = Phase.PROVEN
+        self._unstarted.pop(deployment_id, None)
         self._room.pop(deployment_id, None)
         if record.state is DeploymentState.SELF_TESTING:
             self._swap(record, report)
@@ -93,10 +95,25 @@ class Serving:
         if record.state is DeploymentState.SELF_TESTING:
             again = Reason.INTERNAL if rotten else reason
             self._acquisition.fail(record, again, detail, self_test=report)
-        elif self.ledger.is_active(record):
+        elif self.ledger.is_active(record) and rotten:
             self._fall_back(record, reason, detail)
+        elif self.ledger.is_active(record):  # proven here before: a moment without memory must not roll it back
+            self._failed_again(record, reason, "refused", detail)
         if rotten:
             self._acquisition.discard(record.wanted.manifest_sha256)
+
+    def not_started(self, deployment_id: str, detail: str) -> None:
+        """There was no room for a runner: that says nothing of the variant, which waits for better times."""
+        run = self._forget(deployment_id)
+        record = self.ledger.records.get(deployment_id)
+        if run is None or record is None:
+            return
+        if record.state is DeploymentState.SELF_TESTING:
+            record = record.model_copy(update={"tests": record.tests - 1})
+            self._acquisition.fail(record, Reason.INTERNAL, detail)
+        elif self.ledger.is_active(record):
+            self._unstarted[deployment_id] = count = self._unstarted.get(deployment_id, 0) + 1
+            self._restart_after(record, count)
 
     def gone(self, deployment_id: str, reason: Reason, detail: str) -> None:
         """A runner has left, asked or not."""
@@ -114,7 +131,7 @@ class Serving:
             final = record.tests >= self._rules.self_test_limit
             self._acquisition.fail(record, reason, detail, final=final)
         elif self.ledger.is_active(record):
-            self._crashed(record, detail)
+            self._failed_again(record, Reason.CRASH_LOOP, "ended", detail)
 
     def beat(self, deployment_id: str, inferences: int) -> None:
         """A sign of life; the first inference is news."""
@@ -138,16 +155,17 @@ class Serving:
         for deployment_id in [name for name, at_s in self.restart_at.items() if at_s <= now_s]:
             del self.restart_at[deployment_id]
 
-    def drop(self, record: DeploymentRecord, *, at_once: bool) -> None:
+    def drop(self, record: DeploymentRecord, *, after: Leave) -> None:
         """Nobody wants this deployment any more."""
         deployment_id = record.deployment_id
         self.restart_at.pop(deployment_id, None)
         self._crashes.pop(deployment_id, None)
+        self._unstarted.pop(deployment_id, None)
         self._room.pop(deployment_id, None)
         run = self.running.get(deployment_id)
         if run is not None and run.phase is not Phase.LEAVING:
             self._leave(run)
-            self.ledger.act(StopRunner(deployment_id, at_once=at_once))
+            self.ledger.act(StopRunner(deployment_id, after))
 
     def _manifest(self, record: DeploymentRecord) -> VariantManifest | None:
         return self._acquisition.installed.get(record.wanted.manifest_sha256)
@@ -160,7 +178,7 @@ class Serving:
         if run is not None:
             if run.phase is Phase.LEAVING and not run.hurried:  # wanted again: its last connections must not hold it up
                 run.hurried = True
-                self.ledger.act(StopRunner(deployment_id, at_once=True))
+                self.ledger.act(StopRunner(deployment_id, Leave.REQUESTS))
             return
         record = self.ledger.records.get(deployment_id)
         if record is None:
@@ -190,7 +208,7 @@ class Serving:
             self._room[record.deployment_id] = old
             if run.phase is not Phase.LEAVING:
                 self._leave(run)
-                self.ledger.act(StopRunner(old))
+                self.ledger.act(StopRunner(old, Leave.REQUESTS))
         else:
             self._start_test(record, manifest)
         return True
@@ -245,15 +263,27 @@ class Serving:
             sha256 = record.wanted.manifest_sha256
             self.ledger.act(Activate(record.deployment_id, sha256, manifest, retire))
 
-    def _crashed(self, record: DeploymentRecord, detail: str) -> None:
+    def _failed_again(self, record: DeploymentRecord, reason: Reason, what: str, detail: str) -> None:
+        """The active variant's runner ended or refused: started again after a while, until that is a loop.
+
+        Args:
+            record: of the active deployment.
+            reason: why it is given up once it fails too often.
+            what: what its runner did.
+            detail: how.
+        """
         now_s, deployment_id = self.ledger.moment.now_s, record.deployment_id
         recent = [at_s for at_s in self._crashes.get(deployment_id, []) if now_s - at_s < self._rules.crash_window_s]
         recent.append(now_s)
         self._crashes[deployment_id] = recent
         if len(recent) >= self._rules.crash_limit:
-            self._fall_back(record, Reason.CRASH_LOOP, f"its runner ended {len(recent)} times: {detail}")
+            self._fall_back(record, reason, f"its runner {what} {len(recent)} times: {detail}")
             return
-        self.restart_at[deployment_id] = now_s + self._rules.restart.delay_s(len(recent), self._chance())
+        self._restart_after(record, len(recent))
+
+    def _restart_after(self, record: DeploymentRecord, failures: int) -> None:
+        wait_s = self._rules.restart.delay_s(failures, self._chance())
+        self.restart_at[record.deployment_id] = self.ledger.moment.now_s + wait_s
 
     def _fall_back(self, record: DeploymentRecord, reason: Reason, detail: str) -> None:
         """The active variant is no good: the one before it answers again, without any network."""

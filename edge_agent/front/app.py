@@ -14,6 +14,7 @@ from edge_agent.runner.http import (
     JSON,
     JSON_LENGTH,
     Answer,
+    HeldBodies,
     NotFoundError,
     UnavailableError,
     error_answer,
@@ -45,6 +46,7 @@ class FrontApp:
 
     def __init__(self) -> None:
         self._upstreams: dict[str, Upstream] = {}
+        self._held = HeldBodies(MAX_BODY_BYTES)
 
     def route(self, sockets: Mapping[str, Path]) -> None:
         """Take the whole set of models; connections of runners that may be leaving are let go."""
@@ -99,13 +101,16 @@ class FrontApp:
         upstream = self._upstreams.get(path.model)
         if upstream is None:
             raise NotFoundError(f"there is no model {_shown(path.model)} here, but {sorted(self._upstreams)}")
-        body = await read_body(scope["headers"], receive, MAX_BODY_BYTES)
+        body = await read_body(scope["headers"], receive, self._held, MAX_BODY_BYTES)
         if body is None:
             return None
-        if path.verb == "ready":  # the question is about now
-            response = await upstream.ask(_request(scope, body), timeout_s=NOW_S, patience_s=NOW_S)
-        else:
-            response = await upstream.ask(_request(scope, body))
+        try:
+            if path.verb == "ready":  # the question is about now
+                response = await upstream.ask(_request(scope, body), timeout_s=NOW_S, patience_s=NOW_S)
+            else:
+                response = await upstream.ask(_request(scope, body))
+        finally:
+            self._held.release(len(body))
         headers = tuple(header for header in response.headers if header[0] in RETURNED)
         content_type = next((value for name, value in response.headers if name == b"content-type"), JSON)
         return Answer(response.status, response.body, content_type, headers)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 IN_FLIGHT_LIMIT = 32  # telemetry reports that the registry has not acknowledged
-SESSION_LOT, STATUS_LOT = 16, 256  # numbers taken at a time: fewer writes
+STATUS_AHEAD_MS = 600_000  # one write in ten minutes remembers the number of the status, one each connection's
 ASK_AGAIN = Backoff(first_s=5.0, cap_s=300.0)  # on top of the time in which an answer should come
 SOON_S = 0.25  # changes within this time go in one status
 
@@ -51,8 +51,8 @@ class Connection:
     ) -> None:
         self._settings, self._device_id, self._link, self._asks = settings, device_id, link, asks
         self._spool = spool
-        self._sessions = Counter(store, "session", lot=SESSION_LOT)
-        self._sequences = Counter(store, "status", lot=STATUS_LOT)
+        self._sessions = Counter(store, "session", ahead=1)
+        self._sequences = Counter(store, "status", ahead=STATUS_AHEAD_MS)
         self._runtimes, self._chance = dict(runtimes), chance
         self._reconnect = Backoff(settings.reconnect_first_s, settings.reconnect_cap_s)
         self._session: Session | None = None
@@ -144,7 +144,7 @@ class Connection:
         epoch, generation = accepted.order
         status = Status(
             session_id=self._session.session_id,
-            sequence=self._sequences.take(),
+            sequence=self._sequences.take(moment.unix_s),
             observed_epoch=epoch,
             observed_generation=generation,
             deployments=deployments()[-256:],
@@ -189,7 +189,7 @@ class Connection:
         self._status_at_s = moment.now_s
 
     def _new_session(self, moment: Moment) -> Session:
-        session_id, counter = secrets.token_hex(16), self._sessions.take()
+        session_id, counter = secrets.token_hex(16), self._sessions.take(moment.unix_s)
         presence = Presence(
             session_id=session_id,
             session_counter=counter,

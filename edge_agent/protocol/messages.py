@@ -36,7 +36,7 @@ class Presence(Message):
 
     topic = DeviceTopic.PRESENCE
     session_id: SessionId
-    session_counter: Count  # persisted on the device, one higher for each connection
+    session_counter: Count  # grows with each connection: the time in ms, or one more than the last
     online: bool
     agent_version: Annotated[str, Field(max_length=64)] = ""
     # names of the sender's, which may be newer and know more of them
@@ -115,7 +115,7 @@ class Status(Message):
 
     topic = DeviceTopic.STATUS
     session_id: SessionId
-    sequence: Count  # grows for ever on the device: of two reports the higher is the later
+    sequence: Count  # grows for ever, as session_counter does: of two reports the higher is the later
     observed_epoch: Count
     observed_generation: Count
     deployments: Annotated[tuple[DeploymentStatus, ...], Field(max_length=256)] = ()

@@ -16,10 +16,12 @@ from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError, ModelInvokeError
 from edge_agent.protocol.profile import FORMAT_OF
 from edge_agent.runner.http import (
+    COMPLETE_S,
     JSON_LENGTH,
     MAX_BODY_BYTES,
     Answer,
     BadRequestError,
+    HeldBodies,
     MisdirectedError,
     NotFoundError,
     TooLargeError,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.signature import ModelSignature
     from edge_agent.runner.engine import Engine, Outcome
-    from edge_agent.runner.http import ModelPath, Receive, Scope, Send
+    from edge_agent.runner.http import Headers, ModelPath, Receive, Scope, Send
     from edge_agent.runner.listener import Gate
     from edge_agent.runner.windows import WindowMeter
 
@@ -69,6 +71,7 @@ class RunnerApp:
         # a proven model fails on floats for reasons of its own, on integers because one is beyond a table
         self._takes_integers = any("INT" in spec.datatype for spec in manifest.signature.inputs)
         self._body_limit_bytes = body_limit_bytes(manifest.signature)
+        self._held = HeldBodies(self._body_limit_bytes)
         root = f"/v2/models/{manifest.model}"
         self._infer_paths = {f"{root}/infer", f"{root}/versions/{manifest.version}/infer"}
 
@@ -90,23 +93,16 @@ class RunnerApp:
 
     async def _infer(self, scope: Scope, receive: Receive) -> Answer | None:
         began_s = time.perf_counter()
+        headers = scope["headers"]
+        body: bytes | None = None
         try:
-            headers = scope["headers"]
-            body = await read_body(headers, receive, self._body_limit_bytes)
+            body = await read_body(headers, receive, self._held, self._body_limit_bytes)
             if body is None:
                 self.meter.fail("disconnected")
                 return None
             began_s = time.perf_counter()
-            request = self._codec.decode(body, header(headers, JSON_LENGTH))
-            rows = self._engine.model.check(request.arrays)
-            if rows > MAX_SAMPLES:
-                raise BadRequestError(f"{rows} samples in one request, at most {MAX_SAMPLES} are allowed")
-            require_finite(request.arrays)
-            decoded_s = time.perf_counter()
-            outcome = await self._engine.run(request.arrays, rows)
-            invoked_s = time.perf_counter()
-            model, version = self._manifest.model, self._manifest.version
-            answer = self._codec.encode(request, outcome.outputs, model=model, version=version)
+            # read while others were invoked in this very loop: that is waiting too
+            return await self._run(headers, body, began_s, waited_ms=(began_s - scope["state"][COMPLETE_S]) * 1e3)
         except MemoryError:
             self._failed(TooLargeError.code, began_s)
             raise TooLargeError(
@@ -117,6 +113,22 @@ class RunnerApp:
             if isinstance(exc, ModelInvokeError) and self._takes_integers:
                 raise BadRequestError(f"the model can't be run on these inputs: {exc}") from exc
             raise
+        finally:
+            if body is not None:
+                self._held.release(len(body))
+
+    async def _run(self, headers: Headers, body: bytes, began_s: float, *, waited_ms: float) -> Answer:
+        request = self._codec.decode(body, header(headers, JSON_LENGTH))
+        rows = self._engine.model.check(request.arrays)
+        if rows > MAX_SAMPLES:
+            raise BadRequestError(f"{rows} samples in one request, at most {MAX_SAMPLES} are allowed")
+        require_finite(request.arrays)
+        decoded_s = time.perf_counter()
+        outcome = await self._engine.run(request.arrays, rows)
+        outcome = outcome._replace(queue_ms=waited_ms + outcome.queue_ms)
+        invoked_s = time.perf_counter()
+        model, version = self._manifest.model, self._manifest.version
+        answer = self._codec.encode(request, outcome.outputs, model=model, version=version)
         self._count(outcome, rows, (decoded_s - began_s) * 1e3, (time.perf_counter() - invoked_s) * 1e3)
         return answer
 

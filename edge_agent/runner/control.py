@@ -21,6 +21,7 @@ from edge_agent.protocol.messages import SelfTestReport, TelemetryReport
 from edge_agent.protocol.profile import Limits
 from edge_agent.protocol.states import Reason
 
+ANSWER_S = 10.0  # for requests that run when the deadline of a drain is over
 BEAT_INTERVAL_S = 1.0
 
 

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     Headers = Iterable[tuple[bytes, bytes]]
 
 MAX_BODY_BYTES = 32 << 20
+MAX_HELD_BYTES = 64 << 20  # bodies of all requests together; a single one may be as large as its own limit allows
 LINGER_S = 1.0  # a client that is still sending when it is refused gets this long to stop and read the answer
 LINGER_BYTES = 4 << 20
+COMPLETE_S = "complete_s"  # in the scope's state: when the whole request was read, as perf_counter says
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
 JSON_LENGTH = b"inference-header-content-length"
@@ -75,6 +77,13 @@ class UnavailableError(EdgeAgentError):
     code = "unavailable"
 
 
+class BusyError(EdgeAgentError):
+    """The requests that are under way hold all the memory that bodies may take."""
+
+    code = "busy"
+    retryable = True
+
+
 STATUS = {
     "bad_request": 400,
     "bad_input": 400,
@@ -85,6 +94,7 @@ STATUS = {
     "misdirected": 421,
     "invoke_failed": 500,
     "unavailable": 503,
+    "busy": 503,
 }
 
 
@@ -105,8 +115,12 @@ def json_answer(value: Any, status: int = 200) -> Answer:  # noqa: ANN401  whate
 
 def error_answer(error: EdgeAgentError) -> Answer:
     """`{"error": sentence}` with the status that belongs to the error."""
-    extra = ((b"allow", error.allowed.encode()),) if isinstance(error, MethodError) else ()
-    close = isinstance(error, (TooLargeError, EncodingError, MisdirectedError))
+    extra: tuple[tuple[bytes, bytes], ...] = ()
+    if isinstance(error, MethodError):
+        extra = ((b"allow", error.allowed.encode()),)
+    elif isinstance(error, BusyError):
+        extra = ((b"retry-after", b"1"),)
+    close = isinstance(error, (TooLargeError, EncodingError, MisdirectedError, BusyError))
     body = orjson.dumps({"error": str(error)})
     return Answer(STATUS.get(error.code, 500), body, headers=extra, close=close)
 
@@ -148,13 +162,69 @@ def header(headers: Headers, name: bytes) -> bytes | None:
     return next((value for key, value in headers if key == name), None)
 
 
-async def read_body(headers: Headers, receive: Receive, limit_bytes: int = MAX_BODY_BYTES) -> bytes | None:
-    """The whole body; None when the client left before it was complete.
+class HeldBodies:
+    """The bodies that a process holds at once: what has arrived counts, not what was announced.
+
+    Args:
+        largest_bytes: what one request may bring; so much is always allowed.
+    """
+
+    def __init__(self, largest_bytes: int) -> None:
+        self._limit_bytes = max(MAX_HELD_BYTES, largest_bytes)
+        self.held_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Hold more.
+
+        Raises:
+            BusyError: that would be too much; nothing was taken.
+        """
+        if self.held_bytes + size_bytes > self._limit_bytes:
+            raise BusyError("the requests that are under way fill the memory for them: try again in a moment")
+        self.held_bytes += size_bytes
+
+    def release(self, size_bytes: int) -> None:
+        """Hold less."""
+        self.held_bytes -= size_bytes
+
+
+async def read_body(headers: Headers, receive: Receive, held: HeldBodies, limit_bytes: int) -> bytes | None:
+    """The whole body, which the caller releases from `held`; None when the client left before it was complete.
 
     Raises:
+        BusyError: the bodies of other requests leave no room for it.
         TooLargeError: it is, or says that it will be, larger than the limit; nothing was read in the second case.
         EncodingError: it is compressed.
     """
+    _check_announced(headers, limit_bytes)
+    message = await receive()
+    if not message.get("more_body"):
+        body: bytes = message.get("body", b"")
+        if len(body) > limit_bytes:
+            _too_large(limit_bytes)
+        if message["type"] != "http.request":
+            return None
+        held.take(len(body))
+        return body
+    parts = bytearray()
+    whole = False
+    try:
+        while message["type"] == "http.request":
+            if len(parts) + len(message["body"]) > limit_bytes:
+                _too_large(limit_bytes)
+            held.take(len(message["body"]))
+            parts += message["body"]
+            if not message.get("more_body"):
+                whole = True
+                return bytes(parts)
+            message = await receive()
+    finally:
+        if not whole:
+            held.release(len(parts))
+    return None
+
+
+def _check_announced(headers: Headers, limit_bytes: int) -> None:
     for key, value in headers:
         if key == b"content-length" and (len(value) > len(str(limit_bytes)) + 3 or int(value) > limit_bytes):
             _too_large(limit_bytes)
@@ -162,21 +232,6 @@ async def read_body(headers: Headers, receive: Receive, limit_bytes: int = MAX_B
             raise EncodingError(
                 f"Content-Encoding {value.decode('latin-1')[:32]!r} is not supported: send the body as it is"
             )
-    message = await receive()
-    if not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > limit_bytes:
-            _too_large(limit_bytes)
-        return body if message["type"] == "http.request" else None
-    parts = bytearray(message["body"])
-    while message.get("more_body"):
-        message = await receive()
-        if message["type"] != "http.request":
-            return None
-        parts += message["body"]
-        if len(parts) > limit_bytes:
-            _too_large(limit_bytes)
-    return bytes(parts)
 
 
 def _too_large(limit_bytes: int) -> NoReturn:

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -21,15 +22,18 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from edge_agent.runner.control import ANSWER_S
+from edge_agent.runner.http import COMPLETE_S
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     Application = Callable[..., Awaitable[None]]
 
 KEEP_ALIVE_S = 600  # an idle connection costs little, and one that closes may meet a request on its way
-ANSWER_S = 10.0  # for requests that run when the deadline of a drain is over
 ACCEPT_AT_ONCE = 64
-PAUSE_S = 1.0  # without descriptors or memory for another connection
+PAUSE_S = 1.0  # without descriptors, memory or a place for another connection
+MAX_CONNECTIONS = 256
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 HEAD_LIMIT_BYTES = 64 << 10  # the parser itself takes headers of any length
 CHUNK_OVERHEAD = 8  # bytes around each byte of a body that may come one byte at a time
@@ -46,12 +50,15 @@ class Gate:
 class Listener:
     """Accepts connections for an application `app(gate, scope, receive, send)`.
 
+    At its limit of connections it closes the one whose client has been silent longest; while every client waits for an
+    answer, newcomers wait in the backlog.
+
     Not by `asyncio.Server`: one that closes loses what it has accepted in the same turn of the loop (Python 3.11 makes
     the transport in a later turn, which finds the server closed, and nobody answers that client for ever).
     """
 
-    def __init__(self, app: Application) -> None:
-        self._app = app
+    def __init__(self, app: Application, *, connection_limit: int = MAX_CONNECTIONS) -> None:
+        self._app, self._connection_limit = app, connection_limit
         self._state = ServerState()
         self._open: dict[int, tuple[socket.socket, Gate]] = {}
         self._gates: list[Gate] = []
@@ -124,7 +131,11 @@ class Listener:
 
     def _accept_some(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
-        for _ in range(ACCEPT_AT_ONCE):
+        if self.connections >= self._connection_limit:
+            if not self._make_room():
+                self._pause(listening, factory)
+            return  # a place is free once the loop has turned; the newcomer is still in the backlog then
+        for _ in range(min(ACCEPT_AT_ONCE, self._connection_limit - self.connections)):
             try:
                 connection, _ = listening.accept()
             except (BlockingIOError, InterruptedError):
@@ -134,13 +145,25 @@ class Listener:
             except OSError as exc:
                 if exc.errno not in NO_ROOM:
                     raise
-                loop.remove_reader(listening)  # it stays readable: others may accept, or we in a moment
-                loop.call_later(PAUSE_S, self._listen, listening, factory)
+                self._pause(listening, factory)
                 return
             connection.setblocking(False)
             task = loop.create_task(loop.connect_accepted_socket(factory, connection))
             self._accepted.add(task)
             task.add_done_callback(self._opened)
+
+    def _pause(self, listening: socket.socket, factory: Callable[[], asyncio.Protocol]) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listening)  # it stays readable: others may accept, or we in a moment
+        loop.call_later(PAUSE_S, self._listen, listening, factory)
+
+    def _make_room(self) -> bool:
+        """Close the connection whose client has been silent longest; who waits for an answer of ours is spared."""
+        silent = [c for c in self._state.connections if isinstance(c, _Connection) and c.waits_for_client]
+        if not silent:
+            return False
+        min(silent, key=lambda connection: connection.heard_s).transport.close()
+        return True
 
     def _opened(self, task: asyncio.Task[Any]) -> None:
         self._accepted.discard(task)
@@ -155,6 +178,13 @@ class _Connection(HttpToolsProtocol):
         super().__init__(config=config, server_state=state, app_state={})
         self._on_lost = on_lost
         self._overhead_bytes = 0  # since the request began, without its body
+        self.heard_s = self.loop.time()
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether nothing is owed to the client: no request has come, or only a part of one."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -162,6 +192,7 @@ class _Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._overhead_bytes += len(data)
+        self.heard_s = self.loop.time()
         super().data_received(data)
         if self._overhead_bytes > HEAD_LIMIT_BYTES and not self.transport.is_closing():
             self._refuse(431, f"the head of a request may have {HEAD_LIMIT_BYTES} bytes")
@@ -173,6 +204,11 @@ class _Connection(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._overhead_bytes = max(0, self._overhead_bytes - (1 + CHUNK_OVERHEAD) * len(body))
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.cycle is not None:
+            self.cycle.scope["state"][COMPLETE_S] = time.perf_counter()
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, f"this is no HTTP request: {msg}")

@@ -10,6 +10,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from edge_agent.runner import memory
 from edge_agent.runner.channel import ControlChannel, ControlError, leave_when_orphaned
 from edge_agent.runner.control import (
     BEAT_INTERVAL_S,
@@ -106,7 +107,9 @@ class RunnerProcess:
         elif outcome is not None:
             self._channel.send(Proven(report=outcome.report))
             if spec.serving:
-                await self._serve(ServingRunner(spec, outcome, worker))
+                serving = ServingRunner(spec, outcome, worker)
+                memory.give_back()
+                await self._serve(serving)
         await self._channel.flush()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

@@ -27,12 +27,17 @@ def open_database(path: Path, schema: str, *, synchronous: str) -> sqlite3.Conne
     except sqlite3.DatabaseError as exc:
         if isinstance(exc, sqlite3.OperationalError):
             raise  # the disk or a lock, not the content
-        aside = path.with_name(path.name + ".damaged")
-        log.error("%s is damaged (%s); it was moved to %s and begins anew", path.name, exc, aside.name)  # noqa: TRY400  one sentence says it all
-        path.replace(aside)
-        for suffix in ("-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        set_aside(path, "damaged", detail=str(exc))
         return _open(path, schema, synchronous)
+
+
+def set_aside(path: Path, what: str, *, detail: str) -> None:
+    """Move a database that is of no use out of the way, and say so. Nobody has it open."""
+    aside = path.with_name(f"{path.name}.{what}")
+    log.error("%s is %s (%s); it was moved to %s and begins anew", path.name, what, detail, aside.name)
+    path.replace(aside)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _open(path: Path, schema: str, synchronous: str) -> sqlite3.Connection:

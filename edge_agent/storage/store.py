@@ -6,9 +6,11 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from edge_agent.deployments.events import Persist
 from edge_agent.deployments.records import Accepted, DeploymentRecord, ModelSlot, Snapshot
-from edge_agent.storage.database import open_database, transaction
+from edge_agent.storage.database import open_database, set_aside, transaction
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,16 +46,27 @@ class StateStore:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = open_database(path, _SCHEMA, synchronous="FULL")
         self._unwritten: Persist | None = None
-        self._reserved: dict[str, int] = {}  # the first number of each counter that is still free
 
     def close(self) -> None:
         """Let go of the file."""
         self._connection.close()
 
     def load(self) -> Snapshot:
-        """What the last `persist` left."""
+        """What the last `persist` left; nothing when this version can't read it, as after a downgrade."""
+        try:
+            return self._read()
+        except ValidationError as exc:
+            where = ".".join(str(part) for part in exc.errors()[0]["loc"])
+            detail = f"this version can't read {exc.title} {where}"
+        self._connection.close()
+        set_aside(self._path, "unreadable", detail=detail)
+        self._connection = open_database(self._path, _SCHEMA, synchronous="FULL")
+        return Snapshot()
+
+    def _read(self) -> Snapshot:
         execute = self._connection.execute
         row = execute("SELECT value FROM facts WHERE name = 'accepted'").fetchone()
         return Snapshot(
@@ -80,21 +93,18 @@ class StateStore:
         else:
             self._unwritten = None
 
-    def reserve(self, counter: str, count: int) -> int:
-        """Take `count` numbers that no process before or after this one gets; the first of them.
-
-        Taken in lots, so that a counter costs few writes; a crash skips the rest of a lot. Only where the disk takes
-        nothing can a restart give numbers again.
-        """
+    def reserved(self, counter: str) -> int:
+        """The first number of a counter that no process before this one can have given; 0 when nothing is known."""
         row = self._connection.execute("SELECT value FROM facts WHERE name = ?", (counter,)).fetchone()
-        first = max(1 if row is None else int(row[0]), self._reserved.get(counter, 1))
-        self._reserved[counter] = first + count
+        return 0 if row is None else int(row[0])
+
+    def reserve(self, counter: str, end: int) -> None:
+        """Remember that this process may give the numbers below `end`; a disk that takes nothing is not waited for."""
         try:
             with transaction(self._connection) as connection:
-                connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (counter, str(first + count)))
+                connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (counter, str(end)))
         except sqlite3.OperationalError as exc:
             log.warning("the counter %s can't be written: %s", counter, exc)
-        return first
 
     def _write(self, change: Persist) -> None:
         with transaction(self._connection) as connection:
@@ -115,16 +125,26 @@ class StateStore:
 
 
 class Counter:
-    """Numbers that only grow, across restarts too."""
+    """Numbers that only grow, across restarts and even without the file: a hybrid clock.
 
-    def __init__(self, store: StateStore, name: str, *, lot: int) -> None:
-        self._store, self._name, self._lot = store, name, lot
-        self._next = self._end = 0
+    A number is the time in milliseconds since 1970, or one more than the last where the clock has not moved on or has
+    been set back. So a device whose memory was lost, or replaced by an old copy, goes on above what it said before as
+    soon as its clock is right; and one whose clock is wrong goes on above what it remembers.
+    Source: Kulkarni et al. 2014, Logical Physical Clocks.
 
-    def take(self) -> int:
+    Args:
+        ahead: numbers that are remembered as given before they are: fewer writes. A crash skips what is left of them.
+    """
+
+    def __init__(self, store: StateStore, name: str, *, ahead: int) -> None:
+        self._store, self._name, self._ahead = store, name, ahead
+        self._next = self._end = store.reserved(name)
+
+    def take(self, unix_s: float) -> int:
         """The next number."""
-        if self._next == self._end:
-            self._next = self._store.reserve(self._name, self._lot)
-            self._end = self._next + self._lot
-        self._next += 1
-        return self._next - 1
+        number = max(self._next, int(unix_s * 1000))
+        if number >= self._end:
+            self._end = number + self._ahead
+            self._store.reserve(self._name, self._end)
+        self._next = number + 1
+        return number

@@ -5,7 +5,6 @@ A variant's folder is named by the sha256 of its manifest, so two manifests neve
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -13,15 +12,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from edge_agent.pointer import ActivePointer
 from edge_agent.protocol.manifest import FileRole, VariantManifest
 from edge_agent.storage.durable import fsync_folder, replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
     from pathlib import Path
 
     from edge_agent.layout import Layout
-    from edge_agent.pointer import ActivePointer
 
 log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
@@ -67,6 +66,10 @@ class VariantFolders:
                 shutil.rmtree(folder, ignore_errors=True)
         return found
 
+    def manifest_bytes(self, manifest_sha256: str) -> int:
+        """The size of an installed variant's manifest."""
+        return (self._layout.variant_dir(manifest_sha256) / MANIFEST).stat().st_size
+
     def model_path(self, manifest_sha256: str) -> Path:
         """The file that the runtime loads."""
         return self._layout.variant_dir(manifest_sha256) / FileRole.MODEL.value
@@ -106,14 +109,27 @@ class VariantFolders:
             path.unlink()
             fsync_folder(path.parent)
 
-    def pointed(self) -> dict[str, str]:
-        """The variant folder to which each model's pointer points."""
-        found = {}
-        for path in self._active.glob("*.json"):
+    def unpoint_stale(self, active: Container[str]) -> None:
+        """A crash may have come between the record and the pointer: nobody may follow one that leads nowhere.
+
+        Args:
+            active: the models that have an active variant.
+        """
+        for pointer in self.pointers():
+            if pointer.model not in active or not (self._layout.root / pointer.variant_dir).is_dir():
+                self.unpoint(pointer.model)
+
+    def pointers(self) -> list[ActivePointer]:
+        """The pointer of each model; one that can't be read is removed."""
+        found = []
+        for path in sorted(self._active.glob("*.json")):
             try:
-                found[path.stem] = str(json.loads(path.read_bytes())["variant_dir"])
-            except (OSError, ValueError, KeyError, TypeError):
+                pointer = ActivePointer.model_validate_json(path.read_bytes())
+            except (OSError, ValidationError):
                 path.unlink(missing_ok=True)
+                continue
+            if pointer.model == path.stem:
+                found.append(pointer)
         return found
 
     def collect(self, *, keep_manifests: Iterable[str], keep_objects: Iterable[str] | None) -> None:

@@ -30,6 +30,7 @@ from edge_agent.supervisor.complaints import Complaints
 from edge_agent.supervisor.control import ControlServer
 from edge_agent.supervisor.incoming import Incoming
 from edge_agent.supervisor.listeners import Listeners, listen_unix
+from edge_agent.supervisor.memory import remember
 from edge_agent.supervisor.runners import Runners
 from edge_agent.telemetry import board
 from edge_agent.telemetry.spool import Spool
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from edge_agent.link.identity import Identity
-    from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import TelemetryReport
     from edge_agent.protocol.profile import RuntimeName
 
@@ -138,7 +138,8 @@ class Agent:
             restart=Backoff(settings.restart_first_s, 30.0),
         )
         installed = self._folders.installed()
-        self._core = DeviceCore(self._store.load(), installed=installed, rules=rules, chance=chance)
+        snapshot = remember(self._store, self._folders, installed=installed)
+        self._core = DeviceCore(snapshot, installed=installed, rules=rules, chance=chance)
         self._incoming = Incoming(
             identity.device_id,
             core=self._core,
@@ -161,7 +162,7 @@ class Agent:
         self._watch(self._control.listener.fileno(), self._control.answer)
         self._watch(self._reports.fileno(), self._read_reports)
         self._link.start()
-        self._remove_stale_pointers()
+        self._folders.unpoint_stale(self._core.active_models())
         self._carry_out(self._core.start(self._moment()))
         log.info("device %s at %s", self._identity.device_id, self._listeners.address or "Unix sockets only")
         self._turn(0.0)  # nothing to wait for yet: connect at once
@@ -257,7 +258,7 @@ class Agent:
             case ev.StartRunner():
                 self._runners.start(action)
             case ev.StopRunner():
-                self._runners.stop(action.deployment_id, at_once=action.at_once)
+                self._runners.stop(action.deployment_id, action.after)
             case ev.Activate():
                 with self._spared("no in-process model can follow"):
                     self._folders.point(self._pointer(action))
@@ -284,7 +285,8 @@ class Agent:
     def _start_transfer(self, action: ev.StartTransfer) -> None:
         manifest, sha256 = action.manifest, action.manifest.object.sha256
         with self._spared("after a restart the manifest is asked for again"):
-            self._keep_manifest(action.manifest_sha256, manifest)
+            if (text := self._manifests.take_text(action.manifest_sha256)) is not None:
+                self._folders.keep_manifest(action.manifest_sha256, manifest, text)
         needed = manifest.payload_bytes + manifest.object.size_bytes
         used = self._folders.used_bytes(except_object=sha256)
         if used + needed > self._budget_bytes:
@@ -307,11 +309,6 @@ class Agent:
             yield
         except OSError as exc:
             self._complaints.add("disk", f"the disk takes nothing ({exc.strerror}): {consequence}")
-
-    def _keep_manifest(self, manifest_sha256: str, manifest: VariantManifest) -> None:
-        text = self._manifests.take_text(manifest_sha256)
-        if text is not None:
-            self._folders.keep_manifest(manifest_sha256, manifest, text)
 
     def _unpack(self, action: ev.Unpack) -> None:
         folder = self._layout.transfer_dir(action.manifest.object.sha256)
@@ -365,13 +362,6 @@ class Agent:
     def _storage_budget(self) -> int:
         configured = self._settings.storage_budget_bytes or self._identity.storage_bytes
         return configured or (self._folders.free_bytes() + self._folders.used_bytes()) // 2
-
-    def _remove_stale_pointers(self) -> None:
-        """A crash may have come between the record and the pointer: nobody may follow one that leads nowhere."""
-        active = self._core.active_models()
-        for model, folder in self._folders.pointed().items():
-            if model not in active or not (self._layout.root / folder).is_dir():
-                self._folders.unpoint(model)
 
     def _watch(self, descriptor: int, callback: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, callback)

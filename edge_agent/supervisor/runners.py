@@ -15,14 +15,17 @@ from pydantic import ValidationError
 
 from edge_agent.deployments.events import (
     Event,
+    Leave,
     RunnerBeat,
     RunnerExited,
     RunnerHung,
+    RunnerNotStarted,
     RunnerProven,
     RunnerRefused,
     RunnerServing,
 )
 from edge_agent.runner.control import (
+    ANSWER_S,
     FROM_RUNNER,
     Beat,
     Drain,
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 RESTART_PROBE_RUNS = 3  # one that was proven here before only has to come up
 STOP_PATIENCE_S = 3.0
+HURRIED_DRAIN_S = 1.0  # a client that asks meanwhile is told to connect again, an idle one is cut off
 SERVING_SPACE_BYTES = 256 << 20
 
 
@@ -130,15 +134,15 @@ class Runners:
     def start(self, action: StartRunner) -> None:
         """Start a runner; `RunnerProven`, `RunnerRefused` or an end follows."""
         manifest = action.manifest
-        descriptors = [self._listeners.unix(manifest.model).fileno()]
-        if self._listeners.tcp is not None:
-            descriptors.append(self._listeners.tcp.fileno())
         command = self._settings.runner_command or own_program("edge_agent.runner")
         try:
+            descriptors = [self._listeners.unix(manifest.model).fileno()]
+            if self._listeners.tcp is not None:
+                descriptors.append(self._listeners.tcp.fileno())
             child = Child(command, descriptors=descriptors, environment=self._environment, now_s=time.monotonic())
-        except OSError as exc:  # no memory for another process now: a crash like any other, tried again after a while
+        except OSError as exc:
             log.warning("the runner of %s can't be started: %s", action.deployment_id, exc)
-            self._deliver(RunnerExited(action.deployment_id, f"it can't be started: {exc.strerror}"))
+            self._deliver(RunnerNotStarted(action.deployment_id, f"its runner can't be started: {exc.strerror}"))
             return
         runner = _Runner(child, action)
         self._runners[action.deployment_id] = runner
@@ -171,16 +175,16 @@ class Runners:
         self._served[runner.model] = runner.deployment_id
         self._arrange()
 
-    def stop(self, deployment_id: str, *, at_once: bool) -> None:
-        """Let a runner leave."""
+    def stop(self, deployment_id: str, after: Leave) -> None:
+        """Let a runner leave. Told again, it takes the shorter time."""
         runner = self._runners.get(deployment_id)
         if runner is None:
             return
         runner.leaving = True
-        if at_once:
+        if after is Leave.NOTHING:
             runner.child.kill()
         else:
-            self._drain(runner, self._settings.drain_s)
+            self._drain(runner, self._settings.drain_s if after is Leave.CONNECTIONS else HURRIED_DRAIN_S)
 
     def deactivate(self, model: str) -> None:
         """Nobody answers for a model any more."""
@@ -279,7 +283,7 @@ class Runners:
         old = self._runners.get(runner.retire) if runner.retire is not None else None
         runner.retire = None
         if old is not None:
-            self.stop(old.deployment_id, at_once=False)
+            self.stop(old.deployment_id, Leave.CONNECTIONS)
         if first:
             self._unannounced.add(runner.deployment_id)
         self._arrange()
@@ -299,7 +303,7 @@ class Runners:
         if self._runners.get(runner.deployment_id) is runner:
             del self._runners[runner.deployment_id]
         if runner.retire is not None:  # it ended before it served: the old one may go all the same
-            self.stop(runner.retire, at_once=False)
+            self.stop(runner.retire, Leave.CONNECTIONS)
         # `_served` keeps it: its model still has its place at the front, which waits for the runner that follows
         if runner.refused is not None and not runner.leaving:
             refused = runner.refused
@@ -311,7 +315,7 @@ class Runners:
 
     def _drain(self, runner: _Runner, deadline_s: float) -> None:
         runner.child.send(Drain(deadline_s=deadline_s))
-        runner.child.kill_at_s = time.monotonic() + deadline_s + STOP_PATIENCE_S
+        runner.child.kill_at_s = time.monotonic() + deadline_s + ANSWER_S + STOP_PATIENCE_S
 
     def _take_windows(self, runner: _Runner) -> None:
         for window in runner.child.last_windows(FROM_RUNNER, now_s=time.monotonic()):

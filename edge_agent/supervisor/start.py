@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import sqlite3
 import sys
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
+from edge_agent.errors import EdgeAgentError
 from edge_agent.layout import Layout
 from edge_agent.link import identity as identities
 from edge_agent.runtimes.registry import installed_runtimes
 from edge_agent.supervisor.agent import Agent
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from edge_agent.settings import AgentSettings
+
+
+class DiskUnusableError(EdgeAgentError):
+    """The file system of the data directory takes nothing, and an agent can't begin without writing."""
+
+    code = "disk_unusable"
 
 
 def start(
@@ -34,24 +44,43 @@ def start(
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     layout = Layout(settings.data_dir)
-    with identities.lock(layout):
-        runtimes = installed_runtimes()
-        identity = identities.load(layout)
-        facts: Mapping[str, str] = {}
-        if identity is None:
-            from edge_agent.probe.read import facts_of_this_machine  # noqa: PLC0415  once in a device's life
+    with ExitStack() as stack:
+        with _needing_the_disk(layout):
+            stack.enter_context(identities.lock(layout))
+            runtimes = installed_runtimes()
+            identity = identities.load(layout)
+            facts: Mapping[str, str] = {}
+            if identity is None:
+                from edge_agent.probe.read import facts_of_this_machine  # noqa: PLC0415  once in a device's life
 
-            facts = facts_of_this_machine(layout.root)
-        identity = identities.ensure(
-            layout,
-            registry_url=registry_url,
-            token=token,
-            device_id=device_id,
-            profile=profile,
-            labels=labels,
-            runtimes={name.value: version for name, version in runtimes.items()},
-            facts=facts,
-        )
-        os.umask(0o022)
-        known = None if settings.runner_command else runtimes  # another Python's runner speaks for itself
-        return Agent(settings, identity, runtimes=known).run()
+                facts = facts_of_this_machine(layout.root)
+            identity = identities.ensure(
+                layout,
+                registry_url=registry_url,
+                token=token,
+                device_id=device_id,
+                profile=profile,
+                labels=labels,
+                runtimes={name.value: version for name, version in runtimes.items()},
+                facts=facts,
+            )
+            os.umask(0o022)
+            known = None if settings.runner_command else runtimes  # another Python's runner speaks for itself
+            agent = Agent(settings, identity, runtimes=known)
+        return agent.run()  # from here on a disk that takes nothing is survived
+
+
+@contextmanager
+def _needing_the_disk(layout: Layout) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        raise DiskUnusableError(_advice(layout, exc.strerror or str(exc))) from exc
+    except sqlite3.OperationalError as exc:
+        raise DiskUnusableError(_advice(layout, str(exc))) from exc
+
+
+def _advice(layout: Layout, words: str) -> str:
+    return f"can't write to {layout.root} ({words}): free some space or make it writable, then start again"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ASK_AGAIN = Backoff(first_s=2.0, cap_s=120.0)
+POISONED_LIMIT = 5  # questions in a row that brought only wrong blocks: the object is not what the manifest says
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +40,32 @@ class BlockFetch:
     ) -> None:
         self._quiet_s, self._answer_s, self._chance = quiet_s, answer_s, chance
         self._fruitless = 0  # questions since the last block that was new
+        self._poisoned = 0  # those of them that brought wrong blocks
+        self._wrong = False  # a wrong block has come since the last question
         self.ask_at_s = now_s + listen_s * (0.5 + 0.5 * chance())
         self.failure: FetchFailure | None = None
 
     def due(self, now_s: float) -> bool:
-        """Whether to ask for the missing blocks now."""
+        """Whether to ask for the missing blocks now; where all answers were wrong, `failure` is set instead."""
+        if now_s >= self.ask_at_s and self._wrong:
+            self._poisoned, self._wrong = self._poisoned + 1, False
+            if self._poisoned >= POISONED_LIMIT:
+                detail = "the blocks that come are not those of the manifest"
+                self.failure = FetchFailure(Reason.TRANSFER_FAILED, detail)
         return self.failure is None and now_s >= self.ask_at_s
 
     def asked(self, now_s: float) -> None:
         """A question was sent."""
         self._fruitless += 1
+        self._wrong = False
         self.ask_at_s = now_s + self._answer_s + ASK_AGAIN.delay_s(self._fruitless, self._chance())
 
-    def block_arrived(self, now_s: float, *, new: bool) -> None:
-        """A block came, for all or for this device alone."""
+    def block_arrived(self, now_s: float, *, new: bool, wrong: bool = False) -> None:
+        """A block came, for all or for this device alone. Neither new nor wrong: it is here already."""
+        self._wrong = self._wrong or wrong
         if new:
-            self._fruitless = 0
+            self._fruitless = self._poisoned = 0
+            self._wrong = False
             self.ask_at_s = now_s + self._quiet_s * (1.0 + self._chance())
 
     def connected(self, now_s: float) -> None:

@@ -114,6 +114,7 @@ class Transfers:
         transfer = self._transfers.get(object_sha256)
         if transfer is None:
             return None
+        wrong_before = transfer.blocks.wrong_blocks
         try:
             new = transfer.blocks.write(index, payload)
         except DiskFullError as exc:
@@ -122,7 +123,7 @@ class Transfers:
             return self._failed(object_sha256, Reason.INTERNAL, f"the disk failed: {exc.strerror}")
         transfer.new_in_pass += new
         if transfer.fetch is not None:
-            transfer.fetch.block_arrived(now_s, new=new)
+            transfer.fetch.block_arrived(now_s, new=new, wrong=transfer.blocks.wrong_blocks > wrong_before)
         return None
 
     def answered(self, object_sha256: str, reply: Reply, *, now_s: float) -> None:
@@ -179,9 +180,10 @@ class Transfers:
         return bool(self._transfers)
 
     def _drive(self, sha256: str, transfer: _Transfer, fetch: BlockFetch, now_s: float) -> list[TransferEvent]:
+        due = fetch.due(now_s)
         if fetch.failure is not None:
             return [self._failed(sha256, fetch.failure.reason, fetch.failure.detail)]
-        if fetch.due(now_s):
+        if due:
             missing = bitmap.pack(transfer.blocks.missing(), count=transfer.blocks.descriptor.block_count)
             self._asks.send(Ask(kind=AskKind.BLOCKS, sha256=sha256, missing=missing, listening=True))
             fetch.asked(now_s)

@@ -1,9 +1,9 @@
 """Presence and status of a device as a merge of what is known and what arrives. Pure: no clock, no database.
 
 Messages arrive twice, late and out of order: of two births the one of the newer (session counter, session id) counts,
-and within one session `offline` is the end; of two statuses the higher sequence counts. Both counters live on the
-device and begin again when it is wiped. A wiped device has lost its identity too and must join again: a row that is
-older than the joining belongs to the previous life, and starts anew.
+and within one session `offline` is the end; of two statuses the higher sequence counts. Both live on the device and
+grow with its clock, so that one which has lost its memory is still heard. A wiped device has lost its identity too and
+must join again: a row that is older than the joining belongs to the previous life, and starts anew.
 """
 
 from collections.abc import Mapping

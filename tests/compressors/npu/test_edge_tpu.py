@@ -13,7 +13,8 @@ from compressors.program import FloatModel
 from compressors.steps.base import Context, Model, content_of
 from compressors.steps.check_edge_tpu import STEP as CHECK
 from compressors.steps.export_litert import STEP as EXPORT
-from compressors.steps.quantize_litert import DYNAMIC, STATIC
+from compressors.steps.quantize_dynamic import INT8 as DYNAMIC
+from compressors.steps.quantize_static import INT8 as STATIC
 from tests.compressors.steps.applying import apply, context_of
 
 if TYPE_CHECKING:

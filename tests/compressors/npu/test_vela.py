@@ -15,7 +15,7 @@ from compressors.scoring import score
 from compressors.steps.base import Context, Form, Model, content_of
 from compressors.steps.compile_ethos_u import STEP as COMPILE
 from compressors.steps.export_litert import STEP as EXPORT
-from compressors.steps.quantize_litert import STATIC
+from compressors.steps.quantize_static import INT8 as STATIC
 from compressors.tflite_file import read_graphs
 from edge_agent.protocol.manifest import VariantManifest
 from tests.compressors.conftest import Built, Shared, Upload, board, build_once, inputs_of

@@ -112,6 +112,10 @@ def kinds(actions: list[ev.Action]) -> list[str]:
     return [type(action).__name__ for action in actions if not isinstance(action, quiet)]
 
 
+def stops(actions: list[ev.Action]) -> dict[str, ev.Leave]:
+    return {action.deployment_id: action.after for action in actions if isinstance(action, ev.StopRunner)}
+
+
 def test_core_told_of_a_model_walks_the_whole_road_persisting_before_each_act() -> None:
     bench = Bench()
     assert kinds(bench.want(1, {"d1": ONE})) == ["Persist", "FetchManifest"]
@@ -271,6 +275,48 @@ def test_core_whose_active_runner_crashes_restarts_it_after_a_growing_wait() -> 
     assert bench.state("d1") == "active"
 
 
+def test_core_whose_proven_variant_is_refused_at_boot_tries_again_before_it_counts() -> None:
+    bench = Bench()
+    bench.run_through(1, "d1", ONE)
+    bench.run_through(2, "d2", TWO)
+    bench.restart()
+    assert kinds(bench.tell(ev.RunnerRefused("d2", Reason.MEMORY_LIMIT, "no memory"))) == []
+    assert bench.state("d2") == "active"
+    assert kinds(bench.tick(60)) == ["StartRunner"]
+    bench.prove("d2")
+    assert bench.serving() == {"d2"}
+
+
+def test_core_whose_proven_variant_is_refused_again_and_again_falls_back_and_says_why() -> None:
+    bench = Bench()
+    bench.run_through(1, "d1", ONE)
+    bench.run_through(2, "d2", TWO)
+    bench.restart()
+    for _ in range(bench.rules.crash_limit):
+        bench.tell(ev.RunnerRefused("d2", Reason.LOAD_FAILED, "no such operator"))
+        bench.tick(60)
+    assert (bench.state("d2"), bench.reason("d2")) == ("rolled_back", "load_failed")
+    bench.prove("d1")
+    assert bench.serving() == {"d1"}
+
+
+def test_core_on_a_device_without_room_for_a_process_blames_no_variant() -> None:
+    bench = Bench()
+    bench.want(1, {"d1": ONE})
+    bench.give_manifest(ONE)
+    bench.give_object(ONE)
+    bench.install(ONE)
+    for _ in range(10):
+        bench.tell(ev.RunnerNotStarted("d1", "no memory"))
+        assert (bench.state("d1"), bench.reason("d1")) == ("failed", "internal")
+        bench.tick(3600)
+    bench.prove("d1")
+    for _ in range(10):
+        bench.tell(ev.RunnerExited("d1") if bench.serving() else ev.RunnerNotStarted("d1", "no memory"))
+        assert bench.state("d1") == "active"
+        assert kinds(bench.tick(60)) == ["StartRunner"]
+
+
 def test_core_in_a_crash_loop_falls_back_without_any_network() -> None:
     bench = Bench()
     bench.run_through(1, "d1", ONE)
@@ -280,6 +326,7 @@ def test_core_in_a_crash_loop_falls_back_without_any_network() -> None:
         if bench.state("d2") == "active":
             actions = bench.tick(60)
     assert kinds(actions) == ["Persist", "StopRunner"], "its old runner still answers somebody: it shall hurry"
+    assert stops(actions) == {"d1": ev.Leave.REQUESTS}
     assert (bench.state("d2"), bench.reason("d2")) == ("rolled_back", "crash_loop")
     assert kinds(bench.tell(ev.RunnerExited("d1"))) == ["StartRunner"]
     bench.prove("d1")
@@ -307,6 +354,7 @@ def test_core_without_room_for_two_stops_the_old_one_first_and_restores_it_on_fa
     bench.give_manifest(TWO)
     bench.give_object(TWO)
     assert kinds(bench.install(TWO)) == ["Persist", "StopRunner"]
+    assert stops(bench.last) == {"d1": ev.Leave.REQUESTS}, "idle connections must not hold up the swap"
     assert kinds(bench.tell(ev.RunnerExited("d1"))) == ["StartRunner"]
     assert kinds(bench.tell(ev.RunnerRefused("d2", Reason.GOLDEN_MISMATCH))) == ["Persist", "StartRunner"]
     bench.prove("d1")

@@ -4,12 +4,22 @@ import asyncio
 import json
 import resource
 import socket
+import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from edge_agent.runner.http import json_answer, read_body, send_answer
-from edge_agent.runner.listener import HEAD_LIMIT_BYTES, Listener
+from edge_agent.runner.http import (
+    COMPLETE_S,
+    MAX_BODY_BYTES,
+    BusyError,
+    HeldBodies,
+    json_answer,
+    read_body,
+    send_answer,
+)
+from edge_agent.runner.listener import HEAD_LIMIT_BYTES, MAX_CONNECTIONS, Listener
 from tests.edge_agent.runner.conftest import listen
 
 if TYPE_CHECKING:
@@ -21,14 +31,19 @@ REQUEST = b"POST /v2 HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
 
 
 async def echo(gate: Gate, scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401  ASGI callables
-    body = await read_body(scope["headers"], receive)
+    body = await read_body(scope["headers"], receive, HeldBodies(MAX_BODY_BYTES), MAX_BODY_BYTES)
     await send_answer(send, json_answer({"bytes": len(body or b"")}), close=gate.closing)
 
 
-def run(story: Callable[[Listener, socket.socket], Coroutine[None, None, None]]) -> None:
+def run(
+    story: Callable[[Listener, socket.socket], Coroutine[None, None, None]],
+    *,
+    app: Callable[..., Coroutine[None, None, None]] = echo,
+    connection_limit: int = MAX_CONNECTIONS,
+) -> None:
     async def whole() -> None:
         with listen() as listening:
-            listener = Listener(echo)
+            listener = Listener(app, connection_limit=connection_limit)
             await listener.accept([listening.fileno()])
             async with asyncio.timeout(20):
                 await story(listener, listening)
@@ -105,6 +120,98 @@ def test_accept_without_a_descriptor_left_waits_until_there_is_one() -> None:
             assert b'{"bytes":2}' in await answer_to(client)
 
     run(story)
+
+
+@pytest.mark.parametrize("started", [b"", b"POST /v2 HTTP/1.1\r\n", REQUEST[:-1]], ids=["silent", "head", "body"])
+def test_listener_at_its_limit_closes_the_client_that_was_silent_longest(started: bytes) -> None:
+    async def story(listener: Listener, listening: socket.socket) -> None:
+        with ExitStack() as stack:
+            clients = []
+            for _ in range(3):
+                client = stack.enter_context(socket.create_connection(listening.getsockname()))
+                client.sendall(started)
+                clients.append(client)
+                await asyncio.sleep(0.05)
+            assert listener.connections == 3
+            newcomer = stack.enter_context(socket.create_connection(listening.getsockname()))
+            newcomer.sendall(REQUEST)
+            assert b'{"bytes":2}' in await answer_to(newcomer)
+            assert await answer_to(clients[0]) == b""
+            clients[1].sendall(REQUEST[len(started) :])
+            assert b'{"bytes":2}' in await answer_to(clients[1])
+
+    run(story, connection_limit=3)
+
+
+def test_listener_at_its_limit_cuts_off_nobody_who_waits_for_an_answer() -> None:
+    ready = asyncio.Event()
+
+    async def slow(gate: Gate, scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401  ASGI callables
+        await ready.wait()
+        await echo(gate, scope, receive, send)
+
+    async def story(listener: Listener, listening: socket.socket) -> None:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(socket.create_connection(listening.getsockname())) for _ in range(3)]
+            for client in clients:
+                client.sendall(REQUEST)
+            await asyncio.sleep(0.3)
+            assert listener.connections == 2
+            ready.set()
+            for client in clients:
+                assert b'{"bytes":' in await answer_to(client)
+
+    run(story, app=slow, connection_limit=2)
+
+
+def test_listener_tells_when_a_request_was_read_although_others_are_served_first() -> None:
+    served: list[tuple[float, float]] = []  # read, answered
+
+    async def busy(gate: Gate, scope: dict[str, Any], receive: Any, send: Any) -> None:  # noqa: ANN401  ASGI callables
+        time.sleep(0.05)  # noqa: ASYNC251  as a small model that runs in the loop itself
+        served.append((scope["state"][COMPLETE_S], time.perf_counter()))
+        await echo(gate, scope, receive, send)
+
+    async def story(_listener: Listener, listening: socket.socket) -> None:
+        with ExitStack() as stack:
+            clients = [stack.enter_context(socket.create_connection(listening.getsockname())) for _ in range(3)]
+            for client in clients:  # each is a connection by now
+                client.sendall(REQUEST)
+                await answer_to(client)
+            served.clear()
+            for client in clients:
+                client.sendall(REQUEST)  # in one turn of the loop
+            for client in clients:
+                assert b'{"bytes":2}' in await answer_to(client)
+        first_answered_s = served[0][1]
+        assert all(read_s < first_answered_s for read_s, _ in served)
+
+    run(story, app=busy)
+
+
+def test_held_bodies_refuse_what_is_too_much_and_forget_what_was_released() -> None:
+    async def body_of(held: HeldBodies, *chunks: bytes) -> bytes | None:
+        messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+        messages[-1]["more_body"] = False
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop(0)
+
+        return await read_body([], receive, held, MAX_BODY_BYTES)
+
+    async def story() -> None:
+        held, chunk = HeldBodies(0), bytes(8 << 20)
+        first = await body_of(held, chunk, chunk, chunk)
+        second = await body_of(held, chunk, chunk, chunk)
+        with pytest.raises(BusyError):
+            await body_of(held, chunk, chunk, chunk)
+        assert first is not None
+        assert second is not None
+        assert held.held_bytes == len(first) + len(second)
+        held.release(len(first))
+        assert await body_of(held, chunk, chunk, chunk) == bytes(24 << 20)
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(

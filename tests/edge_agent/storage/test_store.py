@@ -18,29 +18,54 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_counter_never_gives_a_number_twice_whatever_is_lost(tmp_path: Path) -> None:
-    seen = []
-    for _ in range(3):
-        store = StateStore(tmp_path / "state.db")
-        counter = Counter(store, "session", lot=4)
-        seen += [counter.take() for _ in range(6)]
-        store.close()
+NOON_S = 1_800_000_000.0
+
+
+def numbers_of(path: Path, count: int, *, unix_s: float, ahead: int = 4) -> list[int]:
+    """What a process that lives for a moment numbers."""
+    store = StateStore(path)
+    counter = Counter(store, "session", ahead=ahead)
+    numbers = [counter.take(unix_s) for _ in range(count)]
+    store.close()
+    return numbers
+
+
+@pytest.mark.parametrize("clock_s", [[0.0, 0.0, 0.0], [NOON_S, 5.0, NOON_S - 3600.0], [5.0, NOON_S, NOON_S + 0.001]])
+def test_counter_never_gives_a_number_twice_whatever_the_clock_says(tmp_path: Path, clock_s: list[float]) -> None:
+    seen = [number for unix_s in clock_s for number in numbers_of(tmp_path / "state.db", 6, unix_s=unix_s)]
     assert seen == sorted(set(seen))
 
 
-def test_store_damaged_in_the_middle_is_set_aside_at_the_next_start(tmp_path: Path) -> None:
-    path = tmp_path / "state.db"
-    store = StateStore(path)
-    store.reserve("session", 1)
-    store.close()
-    with path.open("r+b") as file:  # the header and the schema stay good: only the pages of the tables are lost
+def damage(path: Path) -> None:
+    """The header and the schema stay good: only the pages of the tables are lost."""
+    with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
-    again = StateStore(path)
-    again.load()
-    assert again.reserve("session", 1) == 1
-    again.close()
+
+
+def test_counter_of_a_store_that_was_damaged_or_restored_goes_on_above_what_was_said(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    said = numbers_of(path, 100, unix_s=NOON_S)
+    backup = path.read_bytes()
+    said += numbers_of(path, 100, unix_s=NOON_S + 60)
+
+    path.write_bytes(backup)
+    after_restoring = numbers_of(path, 1, unix_s=NOON_S + 120)
+    damage(path)
+    after_damage = numbers_of(path, 1, unix_s=NOON_S + 180)
+
     assert (tmp_path / "state.db.damaged").exists()
+    assert max(said) < after_restoring[0] < after_damage[0]
+
+
+def test_counter_writes_once_for_many_numbers(tmp_path: Path) -> None:
+    store = StateStore(tmp_path / "state.db")
+    counter = Counter(store, "status", ahead=600_000)
+    before = store._connection.total_changes
+    for second in range(0, 600, 30):
+        counter.take(NOON_S + second)
+    assert store._connection.total_changes == before + 1
+    store.close()
 
 
 def records_of(store: StateStore) -> dict[str, str]:
@@ -49,24 +74,24 @@ def records_of(store: StateStore) -> dict[str, str]:
 
 def test_store_on_a_disk_that_takes_nothing_goes_on_and_catches_up(tmp_path: Path) -> None:
     store = StateStore(tmp_path / "state.db")
-    counter = Counter(store, "status", lot=2)
+    counter = Counter(store, "status", ahead=2)
     queued = {name: DeploymentRecord(wanted=make_variant().wanted(name)) for name in ("d1", "d2", "d3")}
     staged = queued["d2"].model_copy(update={"state": DeploymentState.STAGED})
     store.persist(Persist(records=(queued["d1"],), slots=(ModelSlot(model="net", active="d1"),)))
-    numbers = [counter.take() for _ in range(2)]
+    numbers = [counter.take(0.0) for _ in range(2)]
 
     store._connection.execute("PRAGMA query_only = ON")  # as a file system that has become read-only
     store.persist(Persist(records=(queued["d2"], queued["d3"]), accepted=Accepted(epoch=1, generation=7)))
     store.persist(Persist(records=(staged,), forgotten=("d1", "d3"), emptied=("net",)))
-    numbers += [counter.take() for _ in range(4)]
+    numbers += [counter.take(0.0) for _ in range(4)]
     assert records_of(store) == {"d1": "queued"}
 
     store._connection.execute("PRAGMA query_only = OFF")
     store.persist(Persist(records=(queued["d3"],)))
-    numbers += [counter.take() for _ in range(2)]
+    numbers += [counter.take(0.0) for _ in range(2)]
     store.close()
     again = StateStore(tmp_path / "state.db")
-    numbers.append(Counter(again, "status", lot=2).take())
+    numbers.append(Counter(again, "status", ahead=2).take(0.0))
     assert records_of(again) == {"d2": "staged", "d3": "queued"}
     assert (again.load().slots, again.load().accepted.generation) == ((), 7)
     assert numbers == sorted(set(numbers))

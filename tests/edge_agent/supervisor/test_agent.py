@@ -158,14 +158,16 @@ def test_agent_told_of_a_second_model_while_its_front_still_leaves_answers_on_th
     idle.close()
 
 
-def test_agent_whose_runner_cannot_be_started_tries_again(
+def test_agent_whose_runner_cannot_be_started_tries_until_it_can(
     device: Device, registry: MqttRegistry, variant_of: VariantOf
 ) -> None:
     program = device.root.parent / "runner"
     device.flags = ["--set", f"runner_command={program}"]
     registry.want(1, {"d1": variant_of()})
     device.start()
-    registry.expect_state("d1", "failed")
+    # more often than a variant may crash in its self-test: it is not the variant's fault
+    until(lambda: (d := registry.state_of("d1")) is not None and d.attempt >= 4, what="four tries")
+    assert "rejected" not in registry.history_of("d1")
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {TOY_RUNNER} "$@"\n')
     program.chmod(0o755)
     registry.expect_serving("d1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.edge_agent.surroundings.broker import Broker
     from tests.edge_agent.surroundings.device import Device
@@ -144,6 +146,56 @@ def test_second_agent_in_the_same_folder_is_refused(device: Device, registry: Mq
     assert second.returncode == 1
     assert second.stderr.count("\n") == 1
     assert "already runs in" in second.stderr
+
+
+def damage(state_db: Path) -> None:
+    state_db.write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
+
+
+def make_unreadable(state_db: Path) -> None:
+    """As a later version may have written it."""
+    connection = sqlite3.connect(state_db)
+    with connection:
+        connection.execute("UPDATE deployments SET record = json_set(record, '$.state', 'hibernating')")
+    connection.close()
+
+
+@pytest.mark.parametrize(("spoil", "word"), [(damage, "damaged"), (make_unreadable, "unreadable")])
+def test_agent_whose_state_is_of_no_use_serves_offline_what_it_served_and_is_heard_again(
+    device: Device,
+    registry: MqttRegistry,
+    broker: Broker,
+    variant_of: VariantOf,
+    spoil: Callable[[Path], None],
+    word: str,
+) -> None:
+    registry.want(1, {"d1": variant_of()})
+    device.start()
+    before = (registry.expect_serving("d1"), registry.presences[-1], registry.statuses[-1])
+    broker.kill()
+    device.stop()
+    for name in ("state.db-wal", "state.db-shm"):
+        (device.root / name).unlink(missing_ok=True)
+    spoil(device.layout.state_db)
+
+    device.start()
+    device.expect_answer("1")
+    device.stop()  # what was found is in the store by now
+    device.start()
+    device.expect_answer("1")
+
+    assert (device.root / f"state.db.{word}").exists()
+    assert device.log.count(f"state.db is {word}") == 1
+    registry.statuses.clear()
+    registry.presences.clear()
+    broker.start()
+    until(lambda: any(p.online for p in registry.presences), what="the birth")
+    registry.expect_serving("d1")
+    assert registry.presences[-1].session_counter > before[1].session_counter
+    assert registry.statuses[0].sequence > before[2].sequence
+    registry.want(2, {"d2": variant_of(version="2")})
+    registry.expect_serving("d2")
+    assert registry.expect_state("d1", "superseded").serving is False
 
 
 def test_agent_with_damaged_databases_begins_anew_and_ends_in_the_wanted_state(

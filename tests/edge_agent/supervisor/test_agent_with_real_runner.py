@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -20,7 +21,6 @@ from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from edge_agent.protocol.manifest import VariantManifest
     from tests.edge_agent.conftest import Workshop
@@ -84,6 +84,30 @@ def test_agent_runs_a_real_model_and_swaps_it_for_its_int8_variant_under_load_wi
     until(lambda: (s := registry.state_of("d2")) is not None and s.inferences > 0, what="counted inferences")
     until(lambda: sum(r.requests for r in registry.reports) >= load.answered, what="every request in telemetry")
     assert real_device.stop() == 0
+
+
+def test_agent_without_room_for_two_real_runners_is_not_held_up_by_an_idle_client(
+    real_device: Device,
+    registry: MqttRegistry,
+    workshop: Workshop,
+    manifest_of: Callable[..., VariantManifest],
+) -> None:
+    real_device.flags += ["--memory-budget", "90M"]  # one runner fits, two do not
+    registry.want(1, {"d1": packed(workshop, manifest_of, workshop.float_file())})
+    real_device.start()
+    registry.expect_serving("d1", timeout_s=40)
+    idle = http.client.HTTPConnection("127.0.0.1", real_device.port, timeout=10)
+    idle.request("GET", "/v2/health/live")
+    idle.getresponse().read()
+    old = real_device.status()["pids"]["d1"]
+
+    registry.want(2, {"d2": packed(workshop, manifest_of, workshop.int8_file(), version="2")})
+
+    registry.expect_serving("d2", timeout_s=40)  # a drain for idle clients takes 60 s
+    assert not Path(f"/proc/{old}").exists(), "they were never there together"
+    assert idle.sock is not None
+    assert idle.sock.recv(1) == b"", "the idle connection was closed"
+    idle.close()
 
 
 def test_agent_with_two_real_models_answers_both_on_one_port(

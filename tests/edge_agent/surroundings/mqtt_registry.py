@@ -115,7 +115,10 @@ class MqttRegistry:
             deployment = self.state_of(deployment_id)
             return deployment is not None and deployment.state == state
 
-        until(reached, timeout_s=timeout_s, what=f"{deployment_id} {state}; seen {self.history_of(deployment_id)}")
+        def awaited() -> str:
+            return f"{deployment_id} {state}; seen {self.history_of(deployment_id)}"
+
+        until(reached, timeout_s=timeout_s, what=awaited)
         return cast("DeploymentStatus", self.state_of(deployment_id))
 
     def expect_online(self, *, after: int = 0) -> Presence:

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def until(check: Callable[[], T], *, timeout_s: float = 20.0, what: str = "it") -> T:
-    """Wait for something to become true; fails with what was awaited."""
+def until(check: Callable[[], T], *, timeout_s: float = 20.0, what: str | Callable[[], str] = "it") -> T:
+    """Wait for something to become true; fails with what was awaited, asked at the end when it is a function."""
     give_up_at = time.monotonic() + timeout_s
     while True:
         value = check()
         if value:
             return value
         if time.monotonic() > give_up_at:
-            pytest.fail(f"{what} did not happen within {timeout_s} s; last seen: {value!r}")
+            said = what if isinstance(what, str) else what()
+            pytest.fail(f"{said} did not happen within {timeout_s} s; last seen: {value!r}")
         time.sleep(0.02)
 
 

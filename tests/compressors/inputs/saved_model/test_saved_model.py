@@ -225,7 +225,9 @@ def test_archive_of_too_many_files_is_refused(tmp_path: Path) -> None:
     assert f"more than {MAX_ENTRIES} files" in refusal(write_zip(tmp_path / "m", many), tmp_path)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b"no tar at all"), b"\x1f\x8b\x08damaged", b""])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b"no tar at all"), b"\x1f\x8b\x08damaged", b""], ids=["no-tar", "damaged", "empty"]
+)
 def test_archive_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m").write_bytes(content)
     assert "is damaged" in refusal(tmp_path / "m", tmp_path)

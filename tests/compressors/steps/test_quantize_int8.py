@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from compressors import data, program
+from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.contract import Task
 from compressors.errors import NoEffectError
 from compressors.metrics import METRICS, evaluate
 from compressors.steps.base import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
-from compressors.steps.feature_scaling import is_unevenly_scaled, scaling_operators
-from compressors.steps.quantize_litert import DYNAMIC, STATIC
+from compressors.steps.feature_scaling import scaling_operators
+from compressors.steps.quantize_dynamic import INT8 as DYNAMIC
+from compressors.steps.quantize_static import INT8 as STATIC
 from compressors.tflite_file import read_facts
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.runtimes.registry import open_runtime

@@ -1,0 +1,33 @@
+"""Which rows of a split are looked at where all would take too long."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from compressors.data import Split
+
+
+def spread(rows: int, limit: int) -> NDArray[np.int64]:
+    """At most `limit` row numbers, evenly spread: rows of one source often lie together."""
+    return np.unique(np.linspace(0, rows - 1, min(rows, limit)).astype(np.int64))
+
+
+def part_of(split: Split, limit: int) -> Split:
+    """A split of at most `limit` of the rows."""
+    if split.rows <= limit:
+        return split
+    chosen = spread(split.rows, limit)
+    return replace(
+        split,
+        inputs={name: array[chosen] for name, array in split.inputs.items()},
+        target=split.target[chosen],
+        group=split.group[chosen],
+        query=None if split.query is None else split.query[chosen],
+        places=split.places[chosen],
+    )

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import numpy as np
+
+from compressors.calibration import shift
+from compressors.calibration.histogram import Histogram
+
+ROWS = 1000
+
+
+def seen(center: float, spread: float, seed: int) -> dict[str, Histogram]:
+    histogram = Histogram()
+    histogram.add(np.random.default_rng(seed).normal(center, spread, ROWS).astype(np.float32))
+    return {"layer": histogram}
+
+
+def test_rows_of_one_distribution_are_not_warned_of() -> None:
+    assert shift.warning(seen(0.0, 1.0, 0), seen(0.0, 1.0, 1), rows=ROWS) is None
+
+
+def test_values_outside_the_calibrated_range_are_warned_of_with_the_tensor() -> None:
+    warning = shift.warning(seen(0.0, 1.0, 0), seen(4.0, 1.0, 1), rows=ROWS)
+    assert warning is not None
+    assert "another distribution" in warning
+    assert "of the values of layer lie outside" in warning
+
+
+def test_range_that_is_wasted_is_warned_of() -> None:
+    warning = shift.warning(seen(0.0, 100.0, 0), seen(0.0, 1.0, 1), rows=ROWS)
+    assert warning is not None
+    assert "times as wide" in warning
+
+
+def test_few_rows_of_calibration_are_no_other_distribution() -> None:
+    few = Histogram()
+    few.add(np.random.default_rng(0).normal(size=10).astype(np.float32))
+    assert shift.warning({"layer": few}, seen(0.0, 1.0, 1), rows=10) is None
