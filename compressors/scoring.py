@@ -1,6 +1,6 @@
 """What a model is worth while it is being made: its outputs for some rows, in whatever form it is at the moment.
 
-Files run in this process, on a runtime of their format and with the delegate that suits it, unless another is asked for:
+Files run in this process, on a runtime of their format and with the delegate that suits it unless another is asked for:
 this is the job's own work and measures no latency.
 """
 
