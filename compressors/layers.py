@@ -9,7 +9,7 @@ from torch import fx, nn
 from compressors.errors import RecipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     import torch
 
@@ -21,6 +21,19 @@ def weighted_layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     for name, layer in network.named_modules():
         if isinstance(layer, WEIGHTED):
             yield name, layer
+
+
+def check_skip(network: nn.Module, skip: Collection[str]) -> None:
+    """Whether all layers exist that a step is told to leave alone: a slip of the pen would change one of them.
+
+    Raises:
+        RecipeError: one does not.
+    """
+    known = {name for name, _ in network.named_modules()}
+    unknown = next((name for name in skip if name not in known), None)
+    if unknown is not None:
+        some = ", ".join(name for name, _ in weighted_layers(network))
+        raise RecipeError(f"skip names the layer {unknown!r}, which the network does not have; it has {some}")
 
 
 def weight_of(layer: nn.Module) -> torch.Tensor:

@@ -46,12 +46,13 @@ def named_objects(connection: sa.Connection, store: ObjectStore) -> frozenset[st
 
 
 def _under_way(connection: sa.Connection) -> set[str]:
-    """The files of pushes that are not looked into yet."""
+    """The files of pushes that are not looked into yet: nobody has them, somebody has, or had and gave them back."""
+    open_states = (JobState.QUEUED.value, JobState.RUNNING.value)
     query = (
         sa.select(jobs.c.request)
         .outerjoin(job_runs, job_runs.c.job_id == jobs.c.job_id)
         .where(jobs.c.kind == JobKind.INSPECT.value)
-        .where(sa.or_(job_runs.c.state.is_(None), job_runs.c.state == JobState.RUNNING.value))
+        .where(sa.or_(job_runs.c.state.is_(None), job_runs.c.state.in_(open_states)))
     )
     work = [InspectWork.model_validate(request) for request in connection.execute(query).scalars()]
     return {file.sha256 for one in work for file in (one.source, one.data, one.train) if file is not None}

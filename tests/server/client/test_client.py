@@ -96,7 +96,7 @@ def test_everything_that_a_fleet_needs_goes_through_the_client(registry: Registr
         assert client.label_device("dev-1", {"ring": "canary", "site": None}).labels == {"ring": "canary"}
         assert [device.device_id for device in client.list_devices("ring=canary")] == ["dev-1"]
         assert client.get_device("dev-1").profile == "pi-4"
-        with pytest.raises(RegistryClientError, match="push it"):
+        with pytest.raises(RegistryClientError, match="nothing was pushed yet"):
             client.start_rollout(RolloutRequest(model="net", version="1"))
         assert client.list_rollouts() == []
         assert client.list_models() == []

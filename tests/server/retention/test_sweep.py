@@ -117,9 +117,10 @@ def name_everything(sweep: Sweep, store: S3ObjectStore) -> set[str]:
     version = {"model": "m", "version": "1", "task": "classification", "metric": "top1", "source_bytes": 1}
     digests = {"source_sha256": source, "eval_sha256": data, "train_sha256": train}
     insert(catalogue, tables.model_versions, **version, **digests, document={}, created_at=NOW)
-    queued, running = [put(store) for _ in range(3)], [put(store) for _ in range(3)]
+    queued, running, given_back = ([put(store) for _ in range(3)] for _ in range(3))
     add_inspection(catalogue, "j1", queued, None)
     add_inspection(catalogue, "j2", running, "running")
+    add_inspection(catalogue, "j9", given_back, "queued")
     manifest, object_ = put_variant(store, "built and never chosen")
     variant = {"model": "m", "version": "1", "profile": "pi", "variant_id": "v", "recipe": "float32"}
     run_on = {"runtime": "litert", "delegate": "xnnpack", "verdict": "misses", "chosen": False, "document": {}}
@@ -135,7 +136,7 @@ def name_everything(sweep: Sweep, store: S3ObjectStore) -> set[str]:
     previous = wanted(before).model_dump(mode="json")
     insert(catalogue, tables.deployments, **deployment, **told, previous=previous)
     named = {source, data, train, manifest, object_, desired, desired_object, before, before_object}
-    return named | set(queued) | set(running)
+    return named | set(queued) | set(running) | set(given_back)
 
 
 def test_sweep_objects_deletes_what_nobody_names_and_nothing_else(sweep: Sweep, store: S3ObjectStore) -> None:
