@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from edge_agent.runtimes.base import Array
 
 DELEGATE_OPERATOR = "DELEGATE"
+DELEGATE_ENTRY = "tflite_plugin_create_delegate"  # of external_delegate_interface.h
 # shared libraries of the boards' vendors, found as the loader finds them; NXP's Linux for the i.MX 93 brings this one
 LIBRARIES = {Delegate.ETHOS_U: "libethosu_delegate.so"}
 MODULES = {RuntimeName.LITERT: "ai_edge_litert.interpreter", RuntimeName.TFLITE: "tflite_runtime.interpreter"}
@@ -78,8 +80,10 @@ class InterpreterRuntime:
 
     def _open_library(self, library: str, path: Path) -> Any:  # noqa: ANN401  neither package ships types
         try:
+            # opened by hand first: a Delegate whose library is missing or another one leaves a finalizer that raises
+            getattr(ctypes.PyDLL(library), DELEGATE_ENTRY)
             return self._module.load_delegate(library)
-        except (OSError, ValueError) as exc:
+        except (OSError, AttributeError, ValueError) as exc:
             raise ModelLoadError(
                 f"{path.name} is for a processor that is reached through {library}, which does not load here: {exc}"
             ) from exc

@@ -240,7 +240,8 @@ def make_manifest(
     """What the registry would say of this file; `golden`: an archive and its tolerance."""
     data = model_path.read_bytes()
     here = RuntimeName.LITERT if runtime is RuntimeName.TFLITE else runtime
-    loaded = open_runtime(here).load(model_path, threads=1, delegate=DELEGATES_OF[here][-1])
+    plainest = Delegate.NONE if Delegate.NONE in DELEGATES_OF[here] else DELEGATES_OF[here][0]
+    loaded = open_runtime(here).load(model_path, threads=1, delegate=plainest)
     files = [
         PayloadFile(role=FileRole.MODEL, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data)),
     ]
