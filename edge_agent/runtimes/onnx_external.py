@@ -2,7 +2,7 @@
 
 The protobuf is walked as bytes, without the onnx package (a device has none) and without copying a weight. Only the
 fields that can lead to a tensor are entered. Pure but for mapping the file.
-Source: onnx.proto3 of ONNX 1.23 for the field numbers; protobuf.dev/programming-guides/encoding for the wire format.
+Source: onnx.proto3 of ONNX 1.23 for the field numbers.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import mmap
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.runtimes.protobuf import DELIMITED, ProtobufError, fields
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 MAX_DEPTH = 64
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_UINT64, _UINT32 = (1 << 64) - 1, (1 << 32) - 1
+_UINT32 = (1 << 32) - 1  # what protobuf keeps of an enumeration's number
 _EXTERNAL = 1  # TensorProto.DataLocation
 _DATA_LOCATION, _EXTERNAL_DATA = 14, 13  # of a TensorProto
 # message -> field -> the message that the field holds
@@ -55,6 +55,8 @@ def check(content: memoryview | bytes) -> None:
     view = memoryview(content)
     try:
         _walk(view, 0, len(view), "model", 0)
+    except ProtobufError as exc:
+        raise OutsideDataError(f"it is no ONNX model, or cut off: {exc}") from exc
     finally:
         view.release()
 
@@ -63,42 +65,10 @@ def _walk(view: memoryview, start: int, end: int, message: str, depth: int) -> N
     if depth > MAX_DEPTH:
         raise OutsideDataError("its graphs are nested too deeply")
     ways = _WAYS[message]
-    for field, kind, first, last in _fields(view, start, end):
+    for field in fields(view, start, end, message):
         if message == "tensor":
-            located = field == _DATA_LOCATION and kind == _VARINT and first & _UINT32 == _EXTERNAL
-            if located or (field == _EXTERNAL_DATA and kind == _BYTES):
+            located = (field.number, field.value & _UINT32) == (_DATA_LOCATION, _EXTERNAL)
+            if located or field.number == _EXTERNAL_DATA:
                 raise OutsideDataError("a tensor of it lies in another file: write all weights into the model itself")
-        elif kind == _BYTES and field in ways:
-            _walk(view, first, last, ways[field], depth + 1)
-
-
-def _fields(view: memoryview, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Each field with its wire type and its span; of a varint its value stands in place of the span's start."""
-    while at < end:
-        tag, at = _varint(view, at, end)
-        field, kind = (tag & _UINT32) >> 3, tag & 7
-        if kind == _VARINT:
-            value, at = _varint(view, at, end)
-            yield field, kind, value, at
-            continue
-        if kind == _BYTES:
-            length, at = _varint(view, at, end)
-        elif kind in (_FIXED64, _FIXED32):
-            length = 8 if kind == _FIXED64 else 4
-        else:
-            raise OutsideDataError("it is no ONNX model")
-        if length > end - at:
-            raise OutsideDataError("it is no ONNX model, or cut off")
-        yield field, kind, at, at + length
-        at += length
-
-
-def _varint(view: memoryview, at: int, end: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < end and shift < 70:  # noqa: PLR2004  ten bytes of seven bits
-        byte = view[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:  # noqa: PLR2004  the last one
-            return value & _UINT64, at  # as protobuf cuts it off
-    raise OutsideDataError("it is no ONNX model, or cut off")
+        elif field.wire == DELIMITED and field.number in ways:
+            _walk(view, field.start, field.end, ways[field.number], depth + 1)

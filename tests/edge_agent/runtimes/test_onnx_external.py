@@ -69,12 +69,27 @@ def test_check_of_a_tensor_in_another_file_refuses_wherever_it_hides(make: objec
         check(make().SerializeToString())
 
 
-def test_check_sees_a_data_location_that_is_written_in_too_many_bytes() -> None:
-    tensor = TensorProto(name="far", data_type=TensorProto.FLOAT, dims=[4]).SerializeToString()
-    tensor += b"\x70\x81\x80\x80\x80\x80\x80\x80\x80\x80\x02"  # field 14: 1 + 2^64, which protobuf cuts off to 1
+def model_whose_tensor_ends_with(written: bytes) -> bytes:
+    tensor = TensorProto(name="far", data_type=TensorProto.FLOAT, dims=[4]).SerializeToString() + written
     graph = b"\x2a" + bytes([len(tensor)]) + tensor
+    return b"\x3a" + bytes([len(graph)]) + graph
+
+
+def test_check_sees_a_data_location_that_protobuf_cuts_off_to_one() -> None:
     with pytest.raises(OutsideDataError, match="another file"):
-        check(b"\x3a" + bytes([len(graph)]) + graph)
+        check(model_whose_tensor_ends_with(b"\x70\x81\x80\x80\x80\x10"))  # field 14: 1 + 2^32
+
+
+def test_check_refuses_a_number_of_more_than_64_bits() -> None:
+    written = b"\x70\x81\x80\x80\x80\x80\x80\x80\x80\x80\x02"  # field 14: 1 + 2^64
+    with pytest.raises(OutsideDataError, match="a number that does not end"):
+        check(model_whose_tensor_ends_with(written))
+
+
+def test_check_refuses_a_field_number_of_more_than_29_bits() -> None:
+    written = b"\xf0\x80\x80\x80\x80\x01\x01"  # field 14 + 2^32
+    with pytest.raises(OutsideDataError, match="number that can't be"):
+        check(model_whose_tensor_ends_with(written))
 
 
 def test_check_of_a_model_that_holds_its_weights_passes(workshop: Workshop) -> None:
