@@ -10,13 +10,13 @@ import json
 import math
 import re
 import tempfile
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from compressors.errors import ConversionError
 from compressors.extras import extra
 from compressors.facts import FileFacts
+from compressors.quiet import quiet
 
 XNNPACK = "XnnpackBackend"
 _CONVERSIONS = {"Convert", "Copy"}
@@ -81,8 +81,7 @@ def read_delegated(content: bytes) -> Delegated:
 
 
 def _program(content: bytes) -> Any:  # noqa: ANN401  dataclasses of the package, without types
-    with extra("executorch"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with extra("executorch"), quiet():
         from executorch.exir._serialize._program import deserialize_pte_binary  # noqa: PLC0415  torchao: seconds
 
         return deserialize_pte_binary(content).program

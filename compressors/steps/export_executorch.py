@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from compressors.calibration import shift
 from compressors.calibration.feature_scales import is_unevenly_scaled
+from compressors.calibration.rows import calibrating
 from compressors.errors import CompressorError, NoEffectError
 from compressors.extras import extra
 from compressors.pte_file import read_delegated, read_facts
+from compressors.quiet import quiet
 from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step
-from compressors.steps.calibration_rows import calibration_rows
 from compressors.steps.likeness import require_like_network
-from compressors.steps.quiet import quiet
 from compressors.steps.unconvertible import unconvertible
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def export_executorch(model: Model, context: Context, parameters: ExportExecutor
     Raises:
         ConversionError: an operator has no counterpart (the sentence names it), or the float file answers otherwise.
         NoEffectError: nothing was quantized.
+        DataError: int8 is asked for, and there are no calibration rows.
         ExtraMissingError: the extra `executorch` is not installed.
     """
     with extra("executorch"), quiet():
@@ -67,7 +69,8 @@ def export_executorch(model: Model, context: Context, parameters: ExportExecutor
     if parameters.quantize == "none":
         said = f"{require_like_network(outcome_model, context.calibration):.1e} off the network"
     else:
-        said = _effect(facts)
+        warning = shift.input_warning(context.calibration, context.selection)
+        said = "; ".join(filter(None, (_effect(facts), warning)))
     delegated = read_delegated(content)
     left = f", {len(delegated.left)} operators stay outside of it ({_few(delegated.left)})" if delegated.left else ""
     summary = f"{facts.operators} operators, {facts.macs} MACs, {delegated.partitions} XNNPACK parts{left}; {said}"
@@ -80,6 +83,7 @@ def _quantized(module: torch.fx.GraphModule, split: Split) -> torch.nn.Module:
     from torchao.quantization.pt2e import MinMaxObserver  # noqa: PLC0415
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # noqa: PLC0415
 
+    rows = calibrating(split)
     config = library.get_symmetric_quantization_config(is_per_channel=True)
     activations = replace(
         config.input_activation, observer_or_fake_quant_ctr=MinMaxObserver.with_args(eps=torch.finfo(torch.float32).eps)
@@ -92,7 +96,7 @@ def _quantized(module: torch.fx.GraphModule, split: Split) -> torch.nn.Module:
         quantizer.set_filter_function(lambda node: node not in kept)
     prepared = prepare_pt2e(module, quantizer)
     with torch.no_grad():
-        for row in calibration_rows(split):
+        for row in rows:
             prepared(*(torch.from_numpy(array[row : row + 1]) for array in split.inputs.values()))
     _clip_ranges(prepared)
     converted: torch.nn.Module = convert_pt2e(prepared)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import tempfile
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressors.quiet import quiet
 from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step
 from compressors.steps.unconvertible import unconvertible
 from compressors.tflite_file import read_facts
@@ -30,8 +28,7 @@ def export_litert(model: Model, _context: Context, _parameters: ExportLitertPara
     """
     import litert_torch  # noqa: PLC0415  brings jax: seconds
 
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "model.tflite"
         try:
             litert_torch.convert(model.network.module, model.network.examples()).export(str(path))

@@ -12,9 +12,9 @@ from pydantic import Field
 
 from compressors.extras import extra
 from compressors.onnx_file import read_facts
+from compressors.quiet import quiet
 from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step
 from compressors.steps.likeness import require_like_network
-from compressors.steps.quiet import quiet
 from compressors.steps.unconvertible import unconvertible
 
 if TYPE_CHECKING:

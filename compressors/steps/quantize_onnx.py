@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressors.calibration import shift
 from compressors.calibration.feature_scales import is_unevenly_scaled
+from compressors.calibration.rows import calibrating
 from compressors.errors import CompressorError, NoEffectError
 from compressors.extras import extra
 from compressors.onnx_file import OnnxGraph, read_facts
+from compressors.quiet import quiet
 from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step, content_of
-from compressors.steps.calibration_rows import calibration_rows
-from compressors.steps.quiet import quiet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,9 +55,13 @@ def quantize_static(model: Model, context: Context, parameters: StaticInt8OnnxPa
     """int8 weights and activations; see `Step`.
 
     Features on different scales stay in float until they are alike, see `feature_scaling`.
+
+    Raises:
+        DataError: there are no calibration rows.
     """
     with extra("onnx"):
         from onnxruntime import quantization  # noqa: PLC0415  an extra of its own
+    samples = _Samples(context.calibration)
     uneven = any(map(is_unevenly_scaled, context.calibration.inputs.values()))
 
     def run(source: Path, target: Path) -> None:
@@ -66,7 +71,7 @@ def quantize_static(model: Model, context: Context, parameters: StaticInt8OnnxPa
         quantization.quantize_static(
             prepared,
             target,
-            _Samples(context.calibration),
+            samples,
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=parameters.reduce_range,
@@ -76,7 +81,9 @@ def quantize_static(model: Model, context: Context, parameters: StaticInt8OnnxPa
             nodes_to_exclude=kept,
         )
 
-    return _quantized(model, run)
+    outcome = _quantized(model, run)
+    warning = shift.input_warning(context.calibration, context.selection)
+    return outcome if warning is None else replace(outcome, summary=f"{outcome.summary}; {warning}")
 
 
 def scaling_nodes(content: bytes) -> list[str]:
@@ -93,10 +100,14 @@ def scaling_nodes(content: bytes) -> list[str]:
 
 
 class _Samples:
-    """Calibration samples one at a time, spread evenly, as the library asks for them."""
+    """Calibration samples one at a time, spread evenly, as the library asks for them.
+
+    Raises:
+        DataError: the split has no rows.
+    """
 
     def __init__(self, split: Split) -> None:
-        self._rows = iter(calibration_rows(split))
+        self._rows = iter(calibrating(split))
         self._inputs = split.inputs
 
     def get_next(self) -> dict[str, Any] | None:

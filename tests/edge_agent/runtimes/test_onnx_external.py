@@ -70,7 +70,7 @@ def test_check_of_a_tensor_in_another_file_refuses_wherever_it_hides(make: objec
 
 
 def model_whose_tensor_ends_with(written: bytes) -> bytes:
-    tensor = TensorProto(name="far", data_type=TensorProto.FLOAT, dims=[4]).SerializeToString() + written
+    tensor: bytes = TensorProto(name="far", data_type=TensorProto.FLOAT, dims=[4]).SerializeToString() + written
     graph = b"\x2a" + bytes([len(tensor)]) + tensor
     return b"\x3a" + bytes([len(graph)]) + graph
 
