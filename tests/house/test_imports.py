@@ -249,6 +249,7 @@ def test_protocol_imports_only_pydantic_ddsketch_and_the_standard_library() -> N
     [
         pytest.param("edge_agent.supervisor", {"numpy"} | INTERPRETERS, id="supervisor"),
         pytest.param("edge_agent.cli", {"numpy", "uvicorn"} | INTERPRETERS, id="agent-cli"),
+        pytest.param("edge_agent.runner", {"torch"} | INTERPRETERS, id="runner"),
         pytest.param("server.cli", {"sqlalchemy", "alembic", "boto3", "fastapi", "compressors"}, id="registry-cli"),
         pytest.param("server.client", {"sqlalchemy", "alembic", "boto3", "fastapi", "compressors"}, id="client"),
         pytest.param("server.schemas", {"sqlalchemy", "alembic", "boto3", "fastapi", "compressors"}, id="schemas"),
