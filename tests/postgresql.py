@@ -16,6 +16,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+# For a module whose tests all ask the shared registry.
+ON_BOTH_DATABASES = pytest.mark.parametrize("shared_registry", ["sqlite", "postgresql"], indirect=True, scope="session")
 USER = "shoal"
 START_TIMEOUT_S = 20.0
 # PostgreSQL does not run as root: root plays somebody else, who owns the same files
@@ -43,6 +45,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start, and wait until it answers."""
         command = _command("postgres", "-D", self.folder / "data", "-k", self.folder, "-c", "listen_addresses=")
+        command += ["-c", "fsync=off"]  # the machine under a test does not lose its power
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         end_s = time.monotonic() + START_TIMEOUT_S
@@ -78,6 +81,11 @@ class PostgresServer:
     def drop(self, url: str) -> None:
         """Remove a database, whoever is still connected to it."""
         self._administer(f"DROP DATABASE {_name(url)} WITH (FORCE)")
+
+    def drop_connections(self) -> None:
+        """End every session but this one, as an administrator or a failover does."""
+        others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        self._administer(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}")
 
     def _administer(self, statement: str) -> None:
         with psycopg.connect(host=str(self.folder), user=USER, dbname="postgres", autocommit=True) as connection:

@@ -36,6 +36,10 @@ def _no_dot_dot(value: str) -> str:
     return value
 
 
+def _without_nul(value: str) -> str:
+    return value.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
 # One grammar for every name: it is safe as an MQTT level, a file name, an S3 key and a URL segment.
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 Name = Annotated[
@@ -44,6 +48,8 @@ Name = Annotated[
     AfterValidator(_no_dot_dot),
     Field(description="1 to 63 letters, digits, dots, dashes or underscores; begins with a letter or digit"),
 ]
+# What a device says in words. A NUL among them would be refused by PostgreSQL, with everything written beside it.
+Detail = Annotated[str, Field(max_length=512), AfterValidator(_without_nul)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Bytes = Annotated[int, Field(ge=0, le=1 << 50)]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
-from edge_agent.protocol.base import PROTOCOL_VERSION, Bytes, Count, Milliseconds, Name, Seconds, Sha256, Wire
+from edge_agent.protocol.base import PROTOCOL_VERSION, Bytes, Count, Detail, Milliseconds, Name, Seconds, Sha256, Wire
 from edge_agent.protocol.profile import Delegate, Limits, RuntimeName
 from edge_agent.protocol.states import DeploymentState, Reason
 from edge_agent.protocol.topics import MAX_PAYLOAD_BYTES, DeviceTopic
@@ -86,7 +86,7 @@ class SelfTestReport(Wire):
     runs: Count = 0
     rss_bytes: Bytes = 0
     golden_max_error: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    detail: Annotated[str, Field(max_length=512)] = ""
+    detail: Detail = ""
 
 
 class DeploymentStatus(Wire):
@@ -98,7 +98,7 @@ class DeploymentStatus(Wire):
     variant_id: Name
     state: DeploymentState
     reason: Reason = Reason.NONE
-    detail: Annotated[str, Field(max_length=512)] = ""
+    detail: Detail = ""
     attempt: Count = 0
     bytes_done: Bytes = 0
     bytes_total: Bytes = 0
@@ -233,7 +233,7 @@ class Reply(Message):
     blocks_sent: Count = 0
     first_pass: bool = False  # the blocks come on the broadcast topic
     retry_after_s: Seconds = 0.0
-    detail: Annotated[str, Field(max_length=512)] = ""
+    detail: Detail = ""
 
 
 class ProtocolError(Exception):

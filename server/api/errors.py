@@ -1,11 +1,9 @@
 """Every answer that is not a success is an ErrorDocument: a code for programs and one sentence for people."""
 
 import logging
-import sqlite3
 from http import HTTPStatus
 from typing import Final
 
-import sqlalchemy as sa
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -57,7 +55,6 @@ def install_error_answers(app: FastAPI) -> None:
     app.add_exception_handler(RegistryError, _registry_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(sa.exc.SQLAlchemyError, _database_error)
     app.add_exception_handler(Exception, _unexpected)
 
 
@@ -88,15 +85,6 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers) if error.headers else None
     return answer(status, codes.get(status, "invalid"), messages.get(status, str(error.detail)), headers=headers)
-
-
-async def _database_error(_request: Request, error: Exception) -> JSONResponse:
-    """A database that is damaged or speaks another schema: SQLAlchemy's text would show statements and values."""
-    origin = getattr(error, "orig", None)
-    logger.error("The database failed.", exc_info=error)
-    if isinstance(origin, sqlite3.DatabaseError) and not isinstance(origin, sqlite3.IntegrityError):
-        return answer(HTTPStatus.SERVICE_UNAVAILABLE, "database_unavailable", f"The database can't be used: {origin}.")
-    return await _unexpected(_request, error)
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

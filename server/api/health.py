@@ -1,4 +1,4 @@
-"""Whether the database, S3 and the broker answer: each is really asked, side by side, within a short time."""
+"""Whether the databases, S3 and the broker answer: each is really asked, side by side, within a short time."""
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from server.api.ports import Ports
-from server.database.tables import registry
+from server.database.tables import registry, reports
 from server.errors import RegistryError
 from server.schemas.common import Health
 from server.stack.probes import mqtt_url_answers
@@ -56,13 +56,15 @@ class HealthCheck:
             return future.result(timeout=self._limit_s)
         except FutureTimeoutError:
             return f"does not answer within {self._limit_s:g} s"
-        except (RegistryError, sa.exc.SQLAlchemyError) as exc:
+        except RegistryError as exc:
             return str(exc)
 
 
 def _database(ports: Ports) -> str:
     with ports.catalogue.read() as connection:
         found = connection.execute(sa.select(registry.c.registry_id)).first()
+    with ports.telemetry.read() as connection:
+        connection.execute(sa.select(reports.c.sequence).limit(1))
     return OK if found else "the database is empty: start the registry with `edge-registry up`"
 
 

@@ -61,7 +61,7 @@ def enqueue(connection: sa.Connection, wanted: WantedJob, *, now: float, again: 
     """
     for attempt in itertools.count():
         key = _dedupe_key(wanted, attempt)
-        row = _by_key(connection, key)
+        row = connection.execute(_by_key(key)).first()
         if row is None:
             row = _insert(connection, wanted, key, now)
         state = _state(row)
@@ -126,8 +126,8 @@ def _dedupe_key(wanted: WantedJob, attempt: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _by_key(connection: sa.Connection, key: str) -> sa.Row[Any] | None:
-    return connection.execute(sa.select(*_COLUMNS).select_from(_WITH_RUNS).where(jobs.c.dedupe_key == key)).first()
+def _by_key(key: str) -> sa.Select[tuple[Any, ...]]:
+    return sa.select(*_COLUMNS).select_from(_WITH_RUNS).where(jobs.c.dedupe_key == key)
 
 
 def _insert(connection: sa.Connection, wanted: WantedJob, key: str, now: float) -> sa.Row[Any]:
@@ -140,15 +140,8 @@ def _insert(connection: sa.Connection, wanted: WantedJob, key: str, now: float) 
         "request": wanted.request,
         "created_at": now,
     }
-    try:
-        with connection.begin_nested():
-            connection.execute(sa.insert(jobs).values(values))
-    except sa.exc.IntegrityError:
-        pass  # on PostgreSQL another API process may have been faster: its row is as good
-    row = _by_key(connection, key)
-    if row is None:
-        raise NotFoundError("The job vanished while it was added; try again.")
-    return row
+    connection.execute(sa.insert(jobs).values(values))
+    return connection.execute(_by_key(key)).one()
 
 
 def _state(row: sa.Row[Any]) -> JobState:

@@ -21,7 +21,7 @@ from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 
 from server.database import tables
-from server.database.connect import Database, said
+from server.database.connect import Database
 from server.errors import DatabaseUnavailableError, RegistryError
 from server.settings import load_settings
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from server.settings import RegistrySettings
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
-# PostgreSQL: two machines that start at once must not both migrate. Any number will do, as long as it stays the same.
 
 
 class DatabaseTooNewError(RegistryError):
@@ -68,6 +67,7 @@ def upgrade(settings: RegistrySettings) -> None:
     Raises:
         DatabaseTooNewError: a newer release was here before.
         DatabaseUnavailableError: a database cannot be opened or written.
+        SettingsError: a URL of the settings is not usable.
     """
     for schema, url in ((CATALOGUE, settings.database_url), (TELEMETRY, settings.telemetry_url)):
         database = _open(url)
@@ -75,8 +75,6 @@ def upgrade(settings: RegistrySettings) -> None:
             upgrade_schema(database, schema)
             if schema is CATALOGUE:
                 _identify(database)
-        except sa.exc.DatabaseError as exc:
-            raise DatabaseUnavailableError(f"The {schema.name} database can't be used: {said(exc)}.") from exc
         finally:
             database.close()
 
@@ -137,18 +135,13 @@ def _identify(database: Database) -> None:
 
 
 def _open(url: str) -> Database:
+    database = Database(url)
     try:
-        parsed = sa.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return Database(url)
-    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as exc:
-        raise DatabaseUnavailableError(
-            "The database URL is not usable; give one such as sqlite:////path/registry.db or "
-            f"postgresql+psycopg://user@host/name ({type(exc).__name__})."
-        ) from exc
+        if database.is_sqlite and database.url.database:
+            Path(database.url.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as exc:
         raise DatabaseUnavailableError(f"The folder of the database can't be made: {exc.strerror}.") from exc
+    return database
 
 
 def main() -> int:

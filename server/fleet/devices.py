@@ -71,7 +71,7 @@ def change_labels(database: Database, device_id: str, changes: Mapping[str, str 
     """
     with database.write() as connection:
         query = sa.select(devices.c.labels).where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))
-        row = connection.execute(query.with_for_update()).first()
+        row = connection.execute(query).first()
         if row is None:
             raise _unknown(device_id)
         merged = {**row.labels, **changes}

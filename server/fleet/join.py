@@ -82,8 +82,7 @@ def registry_epoch(connection: sa.Connection) -> int:
 
 
 def _usable_token(connection: sa.Connection, token: str, now: float) -> sa.Row[Any]:
-    # The write transaction already excludes others on SQLite; elsewhere the row is locked until the end of this one.
-    query = sa.select(join_tokens).where(join_tokens.c.token_sha256 == hash_of(token)).with_for_update()
+    query = sa.select(join_tokens).where(join_tokens.c.token_sha256 == hash_of(token))
     row = connection.execute(query).first()
     advice = "make a new one with `edge-registry token create`"
     if row is None:
@@ -130,11 +129,7 @@ def _insert_device(
         "removed_at": None,
     }
     if existing is None:
-        try:
-            with connection.begin_nested():
-                connection.execute(sa.insert(devices).values(device_id=device_id, **values))
-        except sa.exc.IntegrityError as exc:
-            raise _taken(device_id) from exc
+        connection.execute(sa.insert(devices).values(device_id=device_id, **values))
     elif existing.removed_at is not None:
         connection.execute(sa.update(devices).where(devices.c.device_id == device_id).values(**values))
     else:

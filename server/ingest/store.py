@@ -76,7 +76,7 @@ class IngestStore:
         """Move `last_seen_at` of devices forward, never back; rows of unknown devices are not made."""
         known = self._known(heard)
         with self._catalogue.write() as connection:
-            states = self._lock_states(connection, known)
+            states = self._states_of(connection, known)
             rows = [
                 replace(in_this_life(states[device], known[device].joined_at), last_seen_at=heard[device])
                 for device in known
@@ -133,7 +133,7 @@ class IngestStore:
             return
         refused: list[Refused] = []
         with self._catalogue.write() as connection:
-            before = self._lock_states(connection, {item.device for item in news})
+            before = self._states_of(connection, {item.device for item in news})
             after = {device: in_this_life(state, known[device].joined_at) for device, state in before.items()}
             fresh: list[StatusNews] = []
             for item in news:
@@ -163,8 +163,8 @@ class IngestStore:
         except sa.exc.SQLAlchemyError as exc:
             outcome.refused.append(Refused(item.device, "state that the database refuses", type(exc).__name__))
 
-    def _lock_states(self, connection: sa.Connection, names: Iterable[str]) -> dict[str, DeviceState]:
-        """The rows of some devices, made where missing and locked until the transaction ends."""
+    def _states_of(self, connection: sa.Connection, names: Iterable[str]) -> dict[str, DeviceState]:
+        """The rows of some devices, made where missing."""
         wanted = sorted(names)
         blank = [asdict(DeviceState(device_id=name)) for name in wanted]
         if blank:
@@ -172,7 +172,7 @@ class IngestStore:
         columns = [device_states.c[name] for name in STATE_COLUMNS]
         states: dict[str, DeviceState] = {}
         for part in _parts(wanted):
-            query = sa.select(*columns).where(device_states.c.device_id.in_(part)).with_for_update()
+            query = sa.select(*columns).where(device_states.c.device_id.in_(part))
             for row in connection.execute(query).mappings():
                 states[row["device_id"]] = DeviceState(**row)
         return states
@@ -216,7 +216,7 @@ class IngestStore:
 
 
 def _next_news(connection: sa.Connection) -> int:
-    """Two ingest processes may give out one number at once: then the controller's patrol finds what it missed."""
+    """Writers take turns, so no two ingest processes give out the same."""
     highest = connection.execute(sa.select(sa.func.max(device_states.c.news))).scalar()
     return (highest or 0) + 1
 

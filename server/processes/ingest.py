@@ -1,13 +1,17 @@
-"""The ingest process: `python -m server.processes.ingest [--name ingest-1]`. Settings come from the environment.
+"""The ingest process: `python -m server.processes.ingest [--name NAME]`. Settings come from the environment.
 
-Each of several ingest processes needs a name of its own, the same after every restart: it names the broker's session.
+Each of several ingest processes needs a name of its own, the same after every restart: it names the broker's session,
+and two of one name would throw each other out for ever. By default it follows from the machine and the data folder.
 """
 
 import argparse
+import hashlib
 import logging
 import signal
+import socket
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 
 from server.database.connect import Database
@@ -17,10 +21,15 @@ from server.ingest.store import IngestStore
 from server.settings import load_settings
 
 
+def name_of(machine: str, data_dir: Path) -> str:
+    """The name of the one ingest process of a data folder."""
+    return f"ingest-{hashlib.sha256(f'{machine}:{data_dir}'.encode()).hexdigest()[:12]}"
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(prog="server.processes.ingest", description="Takes in what devices report.")
-    parser.add_argument("--name", default="ingest-1", help="name of this process among several")
+    parser.add_argument("--name", help="name of this process among several on one data folder")
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
@@ -31,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         ingest = Ingest(
             IngestStore(catalogue, telemetry),
             mqtt_url=settings.mqtt_url,
-            name=options.name,
+            name=options.name or name_of(socket.gethostname(), settings.data_dir),
             limits=BatchLimits(size=settings.ingest_batch_size),
         )
         stop = threading.Event()

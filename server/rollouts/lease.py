@@ -29,7 +29,7 @@ def acquire(connection: sa.Connection, *, holder: str, now: float, lease_s: floa
     Returns:
         The term of the new leader, one higher than the last; None when somebody else leads.
     """
-    row = connection.execute(sa.select(leases).where(leases.c.name == NAME).with_for_update()).first()
+    row = connection.execute(sa.select(leases).where(leases.c.name == NAME)).first()
     if row is None:
         connection.execute(sa.insert(leases).values(name=NAME, holder=holder, until=now + lease_s, term=1))
         return 1

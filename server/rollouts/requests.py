@@ -73,7 +73,7 @@ def command_rollout(database: Database, rollout_id: str, action: RolloutAction, 
         ConflictError: the rollout is where this word means nothing.
     """
     with database.write() as connection:
-        known = sa.select(rollouts.c.rollout_id).where(rollouts.c.rollout_id == rollout_id).with_for_update()
+        known = sa.select(rollouts.c.rollout_id).where(rollouts.c.rollout_id == rollout_id)
         if connection.execute(known).first() is None:
             raise unknown_rollout(rollout_id)
         state = _coming_state(connection, rollout_id)

@@ -203,12 +203,22 @@ def start_registry(
 
 @pytest.fixture(scope="session")
 def shared_registry(
-    tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server, broker: str, migrated: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    s3_server: S3Server,
+    broker: str,
+    migrated: Path,
 ) -> Iterator[RunningRegistry]:
-    """One API for all tests of this worker."""
+    """One API for all tests of this worker; with the mark `ON_BOTH_DATABASES` one on each kind."""
     folder = tmp_path_factory.mktemp("shared") / "registry"
     shutil.copytree(migrated, folder)
-    with _running(_settings(folder, s3_server, broker, {})) as running:
+    changes = {}
+    if getattr(request, "param", "sqlite") == "postgresql":
+        server: PostgresServer = request.getfixturevalue("postgresql")
+        changes = {name: server.make_database() for name in ("database_url", "telemetry_url")}
+    settings = _settings(folder, s3_server, broker, changes)
+    upgrade(settings)
+    with _running(settings) as running:
         yield running
 
 

@@ -189,3 +189,24 @@ def test_encode_of_a_message_above_its_cap_is_refused() -> None:
     reply = Reply(kind=AskKind.MANIFEST, status=ReplyStatus.OK, manifest="x" * (901 * 1024))
     with pytest.raises(MalformedMessageError):
         encode(reply)
+
+
+def test_decode_status_whose_words_hold_a_nul_has_them_without() -> None:
+    status = {
+        "v": 1,
+        "session_id": "0" * 32,
+        "sequence": 1,
+        "observed_epoch": 1,
+        "observed_generation": 1,
+        "deployments": [
+            {
+                "deployment_id": "d",
+                "model": "m",
+                "version": "1",
+                "variant_id": "v",
+                "state": "failed",
+                "detail": "no\0room",
+            }
+        ],
+    }
+    assert decode(Status, json.dumps(status).encode()).deployments[0].detail == "no\N{REPLACEMENT CHARACTER}room"

@@ -11,6 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from server.database.tables import desired, device_states, devices, join_tokens, variants
+from tests.postgresql import ON_BOTH_DATABASES
+
+pytestmark = ON_BOTH_DATABASES
 
 # The classes behind these fixtures live in a conftest, which a test can't import.
 Registry = Any
@@ -265,3 +268,13 @@ def test_device_fetches_what_its_desired_state_names_and_nothing_else(
     assert http.get(f"/v1/device/objects/{manifest_sha}", headers=proofs[0]).status_code == 404
     assert http.get(f"/v1/device/manifests/{object_sha}", headers=proofs[0]).status_code == 404
     assert http.get("/v1/device/objects/short", headers=proofs[0]).status_code == 422
+
+
+def test_join_facts_with_odd_characters_are_kept(
+    http: httpx.Client, joined: Callable[..., dict[str, Any]], registry: Registry
+) -> None:
+    kernel = "6.1\0 \N{SNOWMAN} '; DROP TABLE devices; --"
+    joined(facts={"kernel": kernel})
+    assert http.get("/v1/devices/dev-1").status_code == 200
+    with registry.catalogue.read() as connection:
+        assert connection.execute(sa.select(devices.c.facts)).scalar_one()["kernel"] == kernel

@@ -8,6 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from server.database.tables import choices, decisions, deployments, jobs, rollout_commands, rollout_states, rollouts
+from tests.postgresql import ON_BOTH_DATABASES
+
+pytestmark = ON_BOTH_DATABASES
 
 # The class behind this fixture lives in a conftest, which a test can't import.
 Registry = Any

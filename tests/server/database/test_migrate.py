@@ -1,9 +1,10 @@
 """A database of any age becomes today's, whole or not at all."""
 
-import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -13,49 +14,85 @@ from alembic.migration import MigrationContext
 from server.database import migrate, tables
 from server.database.connect import Database
 from server.database.migrate import CATALOGUE, TELEMETRY, DatabaseTooNewError, Schema, upgrade
-from server.errors import DatabaseUnavailableError
+from server.errors import DatabaseUnavailableError, SettingsError
 from server.settings import RegistrySettings
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> RegistrySettings:
-    return RegistrySettings(data_dir=tmp_path / "registry")
+def settings(tmp_path: Path, new_database: Callable[[str], Database]) -> RegistrySettings:
+    urls = {name: _url(new_database(name)) for name in ("registry", "telemetry")}
+    return RegistrySettings(
+        data_dir=tmp_path / "registry", database_url=urls["registry"], telemetry_url=urls["telemetry"]
+    )
 
 
-@pytest.mark.parametrize(("schema", "file"), [(CATALOGUE, "registry.db"), (TELEMETRY, "telemetry.db")])
-def test_upgrade_empty_database_equals_tables(settings: RegistrySettings, schema: Schema, file: str) -> None:
+def _url(database: Database) -> str:
+    return database.url.render_as_string(hide_password=False)
+
+
+@pytest.mark.parametrize(("schema", "setting"), [(CATALOGUE, "database_url"), (TELEMETRY, "telemetry_url")])
+def test_upgrade_empty_database_equals_tables(settings: RegistrySettings, schema: Schema, setting: str) -> None:
     upgrade(settings)
-    engine = sa.create_engine(f"sqlite:///{settings.data_dir / file}")
-    with engine.connect() as connection:
+    database = Database(getattr(settings, setting))
+    with database.read() as connection:
         options = {"version_table": schema.version_table, "compare_server_default": True}
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, schema.metadata) == []
-    engine.dispose()
+    database.close()
+
+
+def test_upgrade_one_database_for_both_schemas_holds_both(settings: RegistrySettings) -> None:
+    upgrade(settings.with_values(telemetry_url=settings.database_url))
+    database = Database(settings.database_url)
+    with database.read() as connection:
+        found = set(sa.inspect(connection).get_table_names())
+    database.close()
+    assert found >= tables.catalogue.tables.keys() | tables.telemetry.tables.keys()
 
 
 def test_upgrade_twice_keeps_the_identity_of_the_registry(settings: RegistrySettings) -> None:
     rows = []
     for _ in range(2):
         upgrade(settings)
-        database = Database(settings.database_url)
-        with database.read() as connection:
-            rows.append(connection.execute(sa.select(tables.registry)).all())
-        database.close()
+        rows.append(_identities(settings))
     assert rows[0] == rows[1]
     assert len(rows[0]) == 1
 
 
+def test_upgrade_by_several_at_once_makes_one_registry(settings: RegistrySettings) -> None:
+    environment = {
+        "SHOAL_DATA_DIR": str(settings.data_dir),
+        "SHOAL_DATABASE_URL": settings.database_url,
+        "SHOAL_TELEMETRY_URL": settings.telemetry_url,
+    }
+    processes = [
+        subprocess.Popen([sys.executable, "-m", "server.database.migrate"], env=environment, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    assert [process.communicate(timeout=60)[1] for process in processes] == [b""] * 3
+    assert [process.returncode for process in processes] == [0] * 3
+    assert len(_identities(settings)) == 1
+
+
+def _identities(settings: RegistrySettings) -> Sequence[sa.Row[Any]]:
+    database = Database(settings.database_url)
+    with database.read() as connection:
+        rows = connection.execute(sa.select(tables.registry)).all()
+    database.close()
+    return rows
+
+
 def test_upgrade_newer_database_refuses_and_changes_nothing(settings: RegistrySettings) -> None:
     upgrade(settings)
-    path = settings.data_dir / "registry.db"
-    with sqlite3.connect(path) as connection:
-        connection.execute("UPDATE alembic_version_catalogue SET version_num = '9999'")
-    connection.close()
+    database = Database(settings.database_url)
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version_catalogue SET version_num = '9999'"))
     with pytest.raises(DatabaseTooNewError, match="newer release"):
         upgrade(settings)
-    reread = sqlite3.connect(path)
-    assert reread.execute("SELECT version_num FROM alembic_version_catalogue").fetchall() == [("9999",)]
-    reread.close()
+    with database.read() as connection:
+        found = connection.execute(sa.text("SELECT version_num FROM alembic_version_catalogue")).scalars().all()
+    database.close()
+    assert found == ["9999"]
 
 
 def test_upgrade_step_that_fails_leaves_the_database_as_it_was(
@@ -72,17 +109,15 @@ def test_upgrade_step_that_fails_leaves_the_database_as_it_was(
     upgrade(settings)
 
 
-def test_upgrade_file_that_is_no_database_says_so(settings: RegistrySettings) -> None:
-    settings.data_dir.mkdir()
-    (settings.data_dir / "registry.db").write_bytes(b"not a database at all" * 100)
+def test_upgrade_file_that_is_no_database_says_so(tmp_path: Path) -> None:
+    (tmp_path / "registry.db").write_bytes(b"not a database at all" * 100)
     with pytest.raises(DatabaseUnavailableError, match="database"):
-        upgrade(settings)
+        upgrade(RegistrySettings(data_dir=tmp_path))
 
 
-@pytest.mark.parametrize("url", ["nonsense", "nosuchdb://host/name"])
-def test_upgrade_unusable_url_is_one_sentence(tmp_path: Path, url: str) -> None:
-    with pytest.raises(DatabaseUnavailableError, match="database URL is not usable"):
-        upgrade(RegistrySettings(data_dir=tmp_path, database_url=url))
+def test_upgrade_unusable_url_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="database URL is not usable"):
+        upgrade(RegistrySettings(data_dir=tmp_path, database_url="nonsense"))
 
 
 def test_main_as_a_process_migrates_what_the_environment_names(tmp_path: Path) -> None:

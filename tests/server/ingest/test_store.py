@@ -162,7 +162,6 @@ def test_commit_a_locked_database_raises_and_promises_nothing(
         store.commit([item("a", report(1))], now=1.0)
     assert len(store.commit([item("a", report(1))], now=1.0).committed) == 1
     telemetry.close()
-    telemetry.close()
 
 
 def test_mark_heard_moves_forward_only(store: IngestStore, databases: Databases) -> None:
