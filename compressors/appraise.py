@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from compressors.choice import choose, explain
 from compressors.contract import BuiltVariant, Figure, Origin, ProfileChoice, StepRecord
+from compressors.formats import Target, runs_on
 from compressors.judge import POINT, Candidate, Judgement, judge, refuse
 from compressors.package import Identity, Packed, manifest, write_named
 
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from compressors.contract import BuildRequest
-    from compressors.measure import Measurement, Scores, Target
+    from compressors.facts import FileFacts
+    from compressors.measure import Measurement, Scores
     from compressors.metrics import Metric
-    from compressors.tflite_file import FileFacts
     from edge_agent.protocol.profile import DeviceProfile
     from edge_agent.protocol.signature import ModelSignature
 
@@ -35,8 +36,13 @@ class Built:
 
     @property
     def target(self) -> Target:
-        """What it was run on."""
+        """What it is for."""
         return self.measurement.target
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the compiler of an NPU reported; nothing of a file that was measured on this host."""
+        return self.steps[-1].figures if self.steps and self.target.npu else {}
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Appraisal:
     def run(self, built: Sequence[Built]) -> tuple[list[BuiltVariant], ProfileChoice]:
         """A variant for each candidate, and what the profile gets."""
         profile = self._profile
-        own = [one for one in built if one.target.runtime in profile.runtimes and one.target.threads == profile.threads]
+        own = [one for one in built if runs_on(one.target, profile)]
         judgements = [
             judge(self._candidate(one), profile, self._reference.metric, host_cpu_model=self._request.host_cpu_model)
             for one in own
@@ -77,7 +83,8 @@ class Appraisal:
         """Short, and the same whenever the same file is built for the same target."""
         inputs, target = self._request.inputs, one.target
         content = hashlib.sha256(one.content).hexdigest()
-        parts = [inputs.model, inputs.version, self._profile.name, one.recipe, content, *map(str, target)]
+        place = [str(part) for part in target if part != ""]
+        parts = [inputs.model, inputs.version, self._profile.name, one.recipe, content, *place]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
         return f"{one.recipe}-{target.runtime}-{target.delegate}-{digest[:12]}"
 
@@ -91,16 +98,17 @@ class Appraisal:
         return Candidate(
             variant_id,
             error=None,
-            latency_p95_ms=self._device_latency(variant_id) or Figure(value=result.p95_ms),
-            host_latency_p50_ms=result.p50_ms,
+            latency_p95_ms=self._device_latency(variant_id) or (None if one.figures else Figure(value=result.p95_ms)),
+            host_latency_p50_ms=one.figures.get("npu_ms", result.p50_ms),
             metric=scores.selection.value,
             metric_drop=metric.loss_against(float_value, scores.selection.value),
             metric_drop_at_least=metric.loss_against(float_value, self._favourable(scores.selection)),
             metric_point=POINT if metric.bounded else POINT * abs(float_value),
-            ram_bytes=result.added_rss_bytes,
+            ram_bytes=None if one.figures else result.added_rss_bytes,
             download_bytes=packed.descriptor.size_bytes,
             storage_bytes=sum(part.size_bytes for part in packed.files),
-            host_latency_interval_ms=result.p50_interval_ms,
+            host_latency_interval_ms=None if one.figures else result.p50_interval_ms,
+            operators_off_npu=int(one.figures["operators_off_npu"]) if one.figures else None,
         )
 
     def _favourable(self, figure: Figure) -> float:
@@ -138,15 +146,18 @@ class Appraisal:
         lost = self._reference.metric.loss_against(self._reference.float_scores.test.value, scores.test.value)
         measured: dict[str, object] = {
             "wire_bytes": one.packed.descriptor.size_bytes,
-            "delegate_partitions": result.delegate_partitions,
-            "load_ms": Figure(value=result.load_ms),
-            "latency_p50_ms": Figure(value=result.p50_ms),
             "latency_p95_ms": judgement.candidate.latency_p95_ms,
-            "peak_rss_bytes": Figure(value=float(result.added_rss_bytes)),
             "metric": scores.test,
             "metric_drop": Figure(value=lost),
             "agreement": one.measurement.agreement,
         }
+        if not one.target.npu:
+            measured |= {
+                "delegate_partitions": result.delegate_partitions,
+                "load_ms": Figure(value=result.load_ms),
+                "latency_p50_ms": Figure(value=result.p50_ms),
+                "peak_rss_bytes": Figure(value=float(result.added_rss_bytes)),
+            }
         # also for what misses: a device may already run it, and must be able to fetch it again
         measured |= self._written(one, one.packed, judgement.candidate.variant_id)
         return variant.model_copy(update=measured)

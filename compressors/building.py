@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,22 +14,22 @@ from compressors import data, program, training_rows
 from compressors.appraise import Appraisal, Built, Reference
 from compressors.contract import BuildResult, BuiltVariant, ProfileChoice, ProgressLine
 from compressors.errors import CompressorError
+from compressors.formats import FORMATS, Target
 from compressors.golden import golden_file, sample_count
 from compressors.inputs import loading
 from compressors.kitchen import Kitchen
-from compressors.measure import Bench, Measurement, Target
+from compressors.measure import Bench, Measurement
 from compressors.metrics import metric_for
 from compressors.package import pack
-from compressors.recipes import recipes_of
-from compressors.scoring import score
+from compressors.recipes import recipes_of, targets_for
+from compressors.scoring import score, scoring_runtime
 from compressors.steps.base import Context
-from compressors.tflite_file import read_facts
-from edge_agent.protocol.profile import Delegate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from compressors.contract import BuildRequest, Inputs, Recipe
+    from compressors.steps.base import ModelFile
 
     Progress = Callable[[ProgressLine], None]
 
@@ -45,16 +46,9 @@ class Build:
 
     def __init__(self, request: BuildRequest, folder: Path, on_progress: Progress) -> None:
         self._request, self._folder, self._on_progress = request, folder, on_progress
-        self._recipes = recipes_of(request.recipes)
+        self._recipes = recipes_of(request.recipes, request.profiles)
+        self._targets = {recipe.name: targets_for(recipe, request.profiles) for recipe in self._recipes}
         self._metric = metric_for(request.inputs.metric, request.inputs.task)
-        self._targets = sorted(
-            {
-                Target(runtime, delegate, profile.threads)
-                for profile in request.profiles
-                for runtime in profile.runtimes
-                for delegate in Delegate
-            }
-        )
         self._taught: training_rows.TrainingRows | None = None
         self._done = 0
 
@@ -94,7 +88,7 @@ class Build:
         return BuildResult(float_metric=self._float_scores.test, variants=tuple(variants), choices=tuple(choices))
 
     def _say(self, stage: str) -> None:
-        total = 2 + len(self._recipes) * (1 + len(self._targets)) + len(self._request.profiles)
+        total = 2 + len(self._recipes) + sum(map(len, self._targets.values())) + len(self._request.profiles)
         self._on_progress(ProgressLine(stage=stage, done=self._done, of=total))
         self._done += 1
 
@@ -125,32 +119,48 @@ class Build:
                 built += self._build(recipe, kitchen)
             except CompressorError as exc:  # a network without dense layers has no int8 form, but a float32 form
                 refusals.append(exc)
-                built += [Built(recipe.name, Measurement(target, error=str(exc))) for target in self._targets]
-                self._done += len(self._targets)
+                targets = self._targets[recipe.name]
+                built += [Built(recipe.name, Measurement(target, error=str(exc))) for target in targets]
+                self._done += len(targets)
         if len(refusals) == len(self._recipes):
             raise refusals[0]
         return built
 
     def _build(self, recipe: Recipe, kitchen: Kitchen) -> list[Built]:
         file, steps = kitchen.cook(recipe)
-        content = file.content
-        path = self._folder / f"{recipe.name}.{file.form}"
-        path.write_bytes(content)
+        measured_file = self._measured_file(recipe, kitchen, file)
+        path = self._folder / f"{recipe.name}.{FORMATS[measured_file.form].ending}"
+        path.write_bytes(measured_file.content)
         measurements = []
-        for target in self._targets:
+        for target in self._targets[recipe.name]:
             self._say(f"measuring {recipe.name} on {target.runtime} ({target.delegate})")
-            measurements.append(self._bench.run(path, target, self._float_scores))
-        facts = read_facts(content)
+            place = Target(*scoring_runtime(measured_file.form), target.threads) if target.npu else target
+            measurements.append(replace(self._bench.run(path, place, self._float_scores), target=target))
+        facts = FORMATS[measured_file.form].read_facts(measured_file.content)
         built = []
         for measurement in measurements:
             packed = None
             if measurement.error is None:
                 golden = golden_file(
-                    self._network.signature, self._data.selection, measurement, measurements, samples=self._samples
+                    self._network.signature,
+                    self._data.selection,
+                    measurement,
+                    measurements,
+                    samples=self._samples,
+                    quantized=facts.quantized_operators > 0,
                 )
-                packed = pack(content, golden)
-            built.append(Built(recipe.name, measurement, content, steps, facts, packed))
+                packed = pack(file.content, FORMATS[file.form].ending, golden)
+            built.append(Built(recipe.name, measurement, file.content, steps, facts, packed))
         return built
+
+    def _measured_file(self, recipe: Recipe, kitchen: Kitchen, file: ModelFile) -> ModelFile:
+        """What is measured here: the file, or, of one that runs on an NPU alone, what it was compiled from.
+
+        Its integers are the same there, so that metric and golden outputs hold; its latency and memory are no figures.
+        """
+        if not FORMATS[file.form].npus:
+            return file
+        return kitchen.cook(recipe.model_copy(update={"steps": recipe.steps[:-1]}))[0]
 
 
 def _sha256_of(inputs: Inputs) -> str:

@@ -3,7 +3,8 @@
 What fits goes before what is unproven, and what loses little before what loses more than a profile without a limit on
 the metric may be given in silence. Among those the fastest wins. A latency is a median with its interval: candidates
 whose intervals meet can't be told apart, and within 10 % a host says nothing about another core; both count as equally
-fast, and there the smaller download wins, then the smaller drop.
+fast, and there the smaller download wins, then the smaller drop. What was compiled for the profile's NPU goes
+before what runs on its CPU until devices have measured all: a host says nothing about either.
 """
 
 from __future__ import annotations
@@ -70,13 +71,25 @@ def explain(judgements: Sequence[Judgement], *, metric: str) -> str:
 def _contest(judgements: Sequence[Judgement]) -> _Contest | None:
     for verdict in (Verdict.FITS, Verdict.UNPROVEN):
         of_verdict = [judgement for judgement in judgements if judgement.verdict is verdict]
-        allowed = [judgement for judgement in of_verdict if judgement.unsaid_loss is None] or of_verdict
+        allowed = _on_npu([judgement for judgement in of_verdict if judgement.unsaid_loss is None] or of_verdict)
         if allowed:
             speed = _comparable([judgement.candidate for judgement in allowed])
             fastest = min(speed.values(), key=lambda one: one.ms)
             as_fast = [one for one in allowed if speed[one.candidate.variant_id].is_as_fast_as(fastest)]
             return _Contest(allowed, speed, sorted(as_fast, key=lambda one: _rank(one.candidate, speed)))
     return None
+
+
+def _on_npu(allowed: list[Judgement]) -> list[Judgement]:
+    """Those for the NPU, where there are any and devices have not measured all."""
+    measured = [one.candidate.latency_p95_ms for one in allowed]
+    if all(figure is not None and figure.origin is Origin.DEVICE for figure in measured):
+        return allowed
+    return [one for one in allowed if _is_for_npu(one)] or allowed
+
+
+def _is_for_npu(judgement: Judgement) -> bool:
+    return judgement.candidate.operators_off_npu is not None
 
 
 def _comparable(candidates: Sequence[Candidate]) -> dict[str, _Speed]:
@@ -111,6 +124,8 @@ def _merit(contest: _Contest) -> str:
     """What the chosen one has that the others have not."""
     chosen, equal = contest.as_fast[0], contest.as_fast
     if len(contest.allowed) == 1:
+        if _is_for_npu(chosen):
+            return "the only one for the NPU"
         proof = " as far as is known" if chosen.verdict is Verdict.UNPROVEN else ""
         return f"the only one that meets the limits{proof}"
     if len(equal) == 1:
@@ -157,6 +172,8 @@ def _not_allowed(chosen: Judgement, others: list[Judgement], metric: str) -> str
     if following.verdict is chosen.verdict and following.unsaid_loss is not None:
         loss = f"loses {number(following.unsaid_loss)} of {metric}"
         return f"{_name(following)}, {loss}, and the profile sets no limit that allows it (metric_max_drop)"
+    if following.verdict is chosen.verdict and _is_for_npu(chosen):
+        return f"{_name(following)}, runs on the CPU, and no device has measured both"
     words = {Verdict.UNPROVEN: "is unproven", Verdict.MISSES: "misses a limit", Verdict.UNMEASURED: "did not run"}
     return f"{_name(following)}, {words[following.verdict]}: {following.reason.rstrip('.')[:200]}"
 

@@ -153,6 +153,7 @@ class StepRecord(Part):
     seconds: float
     summary: str
     layers: dict[str, str] = {}
+    figures: dict[str, float] = {}  # what a compiler reported, by name with its unit
     metric: float | None = None  # on the selection split after this step, where the recipe asked for it
 
 

@@ -18,7 +18,7 @@ class ArchiveError(CompressorError):
 
 
 class ExtraMissingError(CompressorError):
-    """A library that reads this format is not installed where jobs run."""
+    """A library of an optional extra is not installed where jobs run."""
 
     code = "extra_missing"
 

@@ -36,7 +36,8 @@ class Candidate:
     variant_id: str
     error: str | None
     latency_p95_ms: Figure | None
-    host_latency_p50_ms: float | None  # for ranking only: a busy host moves the p95 of one candidate, not of another
+    host_latency_p50_ms: float | None  # for ranking only: a busy host moves the p95 of one candidate, not of another.
+    # Of a file for an NPU it is the compiler's estimate
     metric: float | None
     metric_drop: float | None
     metric_drop_at_least: float | None  # the drop at the favourable end of the metric's interval
@@ -45,6 +46,7 @@ class Candidate:
     download_bytes: int | None
     storage_bytes: int | None
     host_latency_interval_ms: tuple[float, float] | None = None  # 95 % interval of the median
+    operators_off_npu: int | None = None  # of a file that was compiled for one
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def refuse(judgements: Sequence[Judgement], profile: DeviceProfile) -> RefusedPr
     """Why a profile gets nothing: the limit that binds on the candidate that came nearest."""
     missing = [judgement for judgement in judgements if judgement.misses]
     if not missing:
-        reason = judgements[0].reason if judgements else "no recipe was tried"
+        reason = judgements[0].reason if judgements else "none of the recipes makes a file that they load"
         return RefusedProfile(
             limit="runtimes",
             allowed=0,
@@ -145,6 +147,7 @@ def _misses(candidate: Candidate, profile: DeviceProfile, metric: Metric) -> lis
         ("ram_bytes", limits.ram_bytes or profile.ram_bytes, candidate.ram_bytes),
         ("download_bytes", limits.download_bytes, candidate.download_bytes),
         ("storage_bytes", limits.storage_bytes or profile.storage_bytes, candidate.storage_bytes),
+        ("operators_off_npu", _allowed_off_npu(profile), candidate.operators_off_npu),
     ]
     misses = [
         Miss(name, float(allowed), float(value), _excess(float(value), float(allowed)))
@@ -173,6 +176,10 @@ def _unsaid_loss(candidate: Candidate, profile: DeviceProfile) -> float | None:
     if not _is_silent(profile) or point is None or lost is None:
         return None
     return lost if lost > UNSAID_POINTS * point else None
+
+
+def _allowed_off_npu(profile: DeviceProfile) -> int | None:
+    return None if profile.npu is None or profile.npu.cpu_fallback else 0
 
 
 def _excess(value: float, allowed: float) -> float:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from edge_agent.runtimes.measure import MeasureResult
+from edge_agent.runtimes.registry import PACKAGES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,9 +69,10 @@ class KeptMeasurements:
 
 def _environment(python: Path) -> list[str]:
     """The interpreter, and which versions of the runtimes and of numpy are installed for it."""
-    packages = ("ai_edge_litert-*", "tflite_runtime-*", "numpy-*")
+    runtimes = (package.distribution.replace("-", "_") for package in PACKAGES.values())
+    patterns = [f"{name}-*.dist-info" for name in (*runtimes, "numpy", "torch")]
     folders = sorted((python.parent.parent / "lib").glob("python3*/site-packages"))
-    found = [path.name for folder in folders for name in packages for path in sorted(folder.glob(f"{name}.dist-info"))]
+    found = [path.name for folder in folders for one in patterns for path in sorted(folder.glob(one))]
     return [str(python), *found]
 
 

@@ -83,6 +83,7 @@ class Kitchen:
             seconds=time.monotonic() - began,
             summary=outcome.summary,
             layers=outcome.layers,
+            figures=outcome.figures,
             metric=self._gated(spec, outcome.model),
         )
         self._done[key] = (self._pantry.keep(key, step, outcome.model, record), record)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,19 +24,12 @@ if TYPE_CHECKING:
 
     from compressors.contract import Figure, Task
     from compressors.data import EvaluationData, Split
+    from compressors.formats import Target
     from compressors.metrics import Metric
-    from edge_agent.protocol.profile import Delegate, RuntimeName
+    from edge_agent.protocol.profile import RuntimeName
     from edge_agent.protocol.signature import ModelSignature
 
 TIMEOUT_S = 900.0
-
-
-class Target(NamedTuple):
-    """What a file is run on."""
-
-    runtime: RuntimeName
-    delegate: Delegate
-    threads: int
 
 
 @dataclass(frozen=True)

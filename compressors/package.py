@@ -21,7 +21,8 @@ from edge_agent.protocol.manifest import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from compressors.measure import Target
+    from compressors.formats import Target
+    from edge_agent.protocol.profile import FileFormat
     from edge_agent.protocol.signature import ModelSignature
     from edge_agent.runtimes.measure import MeasureResult
 
@@ -42,19 +43,19 @@ class Packed:
     golden: Golden | None
 
 
-def pack(model: bytes, golden: tuple[bytes, Golden] | None) -> Packed:
+def pack(model: bytes, ending: FileFormat, golden: tuple[bytes, Golden] | None) -> Packed:
     """Pack the files of a variant; the same files always give the same bytes."""
-    parts = [(FileRole.MODEL, model)]
+    parts: list[tuple[FileRole, FileFormat | None, bytes]] = [(FileRole.MODEL, ending, model)]
     if golden is not None:
-        parts.append((FileRole.GOLDEN, golden[0]))
-    payload = b"".join(content for _, content in parts)
+        parts.append((FileRole.GOLDEN, None, golden[0]))
+    payload = b"".join(content for *_, content in parts)
     content, encoding = encode(payload)
     return Packed(
         content=content,
         descriptor=ObjectDescriptor.describe(content, encoding=encoding),
         files=tuple(
-            PayloadFile(role=role, sha256=hashlib.sha256(part).hexdigest(), size_bytes=len(part))
-            for role, part in parts
+            PayloadFile(role=role, format=kind, sha256=hashlib.sha256(part).hexdigest(), size_bytes=len(part))
+            for role, kind, part in parts
         ),
         payload_sha256=hashlib.sha256(payload).hexdigest(),
         golden=None if golden is None else golden[1],
@@ -120,7 +121,7 @@ def manifest(
         payload_sha256=packed.payload_sha256,
         object=packed.descriptor,
         golden=packed.golden,
-        host_latency_p95_ms=result.p95_ms,
+        host_latency_p95_ms=None if target.npu else result.p95_ms,
         labels=labels,
     )
 

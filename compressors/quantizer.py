@@ -5,10 +5,7 @@ Source: Jacob et al. 2018, arXiv:1712.05877; the LiteRT 8-bit specification.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
-import warnings
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -18,11 +15,12 @@ from litert_quantizer import Quantizer, qtyping
 from litert_quantizer.recipe_manager import RecipeManager
 
 from compressors.errors import CompressorError
+from compressors.quiet import quiet
 from compressors.tflite_file import weighted_operators
 from compressors.weight_ranges import safe_bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from compressors.calibration.ranges import Range
     from compressors.steps.feature_scaling import FloatOperator
@@ -184,17 +182,9 @@ def _statistics(low: float, high: float) -> dict[str, Any]:
 
 def _quantize(file: bytes, manager: RecipeManager, statistics: dict[str, Any] | None) -> bytes:
     try:
-        with _quiet():
+        with quiet():
             quantizer = Quantizer(file, manager.get_quantization_recipe())
             result = quantizer.quantize(statistics, enable_progress_bar=False, enable_progress_report=False)
     except (ValueError, RuntimeError) as exc:
         raise CompressorError(f"the quantizer refuses this network: {' '.join(str(exc).split())[:300]}") from exc
     return bytes(result.quantized_model)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The library draws progress bars and warns of what it overwrites."""
-    sink = io.StringIO()
-    with warnings.catch_warnings(action="ignore"), contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink):
-        yield

@@ -8,15 +8,19 @@ from pydantic import ValidationError
 
 from compressors.contract import Recipe, StepSpec
 from compressors.errors import RecipeError
+from compressors.formats import FORMATS, default_recipes, targets_of
+from compressors.npu.vela import ACCELERATORS
 from compressors.steps import STEPS
 from compressors.steps.base import Form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from compressors.formats import Target
     from compressors.steps.base import AnyStep, Parameters
+    from edge_agent.protocol.profile import DeviceProfile
 
-_EXPORT = StepSpec(step="export-litert")
+_EXPORT, _INT8, _ONNX = StepSpec(step="export-litert"), StepSpec(step="static-int8"), StepSpec(step="export-onnx")
 _REPAIRS = tuple(StepSpec(step=name) for name in ("fold-batch-norm", "equalize-layers", "correct-biases"))
 RECIPES = {
     recipe.name: recipe
@@ -26,33 +30,72 @@ RECIPES = {
         Recipe(name="dynamic-int4", steps=(_EXPORT, StepSpec(step="dynamic-int4"))),
         Recipe(name="weight-only-int8", steps=(_EXPORT, StepSpec(step="weight-only"))),
         Recipe(name="weight-only-int4", steps=(_EXPORT, StepSpec(step="weight-only", parameters={"bits": 4}))),
-        Recipe(name="static-int8", steps=(_EXPORT, StepSpec(step="static-int8"))),
+        Recipe(name="static-int8", steps=(_EXPORT, _INT8)),
         Recipe(name="static-int8-floatio", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "float32"}))),
         Recipe(name="static-int8-uint8io", steps=(_EXPORT, StepSpec(step="static-int8", parameters={"io": "uint8"}))),
-        Recipe(name="static-int8-repaired", steps=(*_REPAIRS, _EXPORT, StepSpec(step="static-int8"))),
+        Recipe(name="static-int8-repaired", steps=(*_REPAIRS, _EXPORT, _INT8)),
         Recipe(name="static-int16", steps=(_EXPORT, StepSpec(step="static-int16"))),
+        Recipe(name="static-int8-edge-tpu", steps=(_EXPORT, _INT8, StepSpec(step="check-edge-tpu"))),
+        Recipe(name="onnx-float32", steps=(_ONNX,)),
+        Recipe(name="onnx-dynamic-int8", steps=(_ONNX, StepSpec(step="dynamic-int8-onnx"))),
+        Recipe(name="onnx-static-int8", steps=(_ONNX, StepSpec(step="static-int8-onnx"))),
+        Recipe(name="executorch-float32", steps=(StepSpec(step="export-executorch"),)),
+        Recipe(
+            name="executorch-static-int8",
+            steps=(StepSpec(step="export-executorch", parameters={"quantize": "static-int8"}),),
+        ),
+        *(
+            Recipe(
+                name=f"static-int8-{accelerator}",
+                steps=(_EXPORT, _INT8, StepSpec(step="compile-ethos-u", parameters={"accelerator": accelerator})),
+            )
+            for accelerator in ACCELERATORS
+        ),
     )
 }
-DEFAULT_RECIPES = ("float32", "dynamic-int8", "static-int8")
 
 
-def recipes_of(asked: Sequence[str | Recipe]) -> list[Recipe]:
-    """Recipes by name, or as they are given; none asked for: those that suit every task.
+def recipes_of(asked: Sequence[str | Recipe], profiles: Sequence[DeviceProfile]) -> list[Recipe]:
+    """Recipes by name, or as they are given; none asked for: those that suit every task, for the profiles' runtimes.
 
     Raises:
-        RecipeError: a name that does not exist, two recipes of one name, or one that cannot work.
+        RecipeError: a name that does not exist, two recipes of one name, or one that cannot work for these profiles.
     """
     unknown = [one for one in asked if isinstance(one, str) and one not in RECIPES]
     if unknown:
         raise RecipeError(f"there is no recipe {unknown[0]!r}; there are {', '.join(RECIPES)}")
-    recipes = [RECIPES[one] if isinstance(one, str) else one for one in asked or DEFAULT_RECIPES]
+    recipes = [RECIPES[one] if isinstance(one, str) else one for one in asked or default_recipes(profiles)]
     names = [recipe.name for recipe in recipes]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise RecipeError(f"two recipes have the name {twice}: rename one of them")
     for recipe in recipes:
         check(recipe)
+        if not targets_for(recipe, profiles):
+            raise RecipeError(_no_target(recipe))
     return recipes
+
+
+def form_of(recipe: Recipe) -> Form:
+    """What a recipe ends in."""
+    return step_of(recipe.steps[-1]).gives
+
+
+def targets_for(recipe: Recipe, profiles: Sequence[DeviceProfile]) -> list[Target]:
+    """Everything that some profile would run the file of a recipe on."""
+    compiled_for = recipe.steps[-1].parameters.get("accelerator", "")
+    return [target for target in targets_of(form_of(recipe), profiles) if target.npu == compiled_for]
+
+
+def _no_target(recipe: Recipe) -> str:
+    kind = FORMATS[form_of(recipe)]
+    if kind.npus:
+        accelerator = recipe.steps[-1].parameters.get("accelerator")
+        return f"the recipe {recipe.name} is for {accelerator}, and no profile has it as npu.configuration"
+    return (
+        f"the recipe {recipe.name} makes .{kind.ending} files, and none of these profiles has a runtime for them: add "
+        f"one of {', '.join(kind.ending.runtimes)} to a profile's runtimes, or leave the recipe out"
+    )
 
 
 def check(recipe: Recipe) -> None:

@@ -1,7 +1,7 @@
 """What a model is worth while it is being made: its outputs for some rows, in whatever form it is at the moment.
 
-Files run in this process, on the runtime of their form, without a delegate unless one is asked for: this is the job's
-own work and measures no latency.
+Files run in this process, on a runtime of their format and with the delegate that suits it unless another is asked for:
+this is the job's own work and measures no latency.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressors.errors import RecipeError
+from compressors.formats import FORMATS
 from compressors.metrics import value_of
-from compressors.steps.base import Form
-from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.runtimes.convert import BoundModel, bind
 from edge_agent.runtimes.registry import open_runtime
 
@@ -24,16 +24,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressors.data import Split
+    from compressors.formats import Form
     from compressors.metrics import Metric
     from compressors.steps.base import Model
+    from edge_agent.protocol.profile import Delegate, RuntimeName
 
     Answer = Callable[[Mapping[str, NDArray[np.generic]]], dict[str, NDArray[np.generic]]]
 
-RUNTIMES = {Form.LITERT: RuntimeName.LITERT}
+
+def scoring_runtime(form: Form) -> tuple[RuntimeName, Delegate]:
+    """Where this process runs files of a format.
+
+    Raises:
+        RecipeError: nowhere, they run on another processor.
+    """
+    found = FORMATS[form].scored_on
+    if found is None:
+        raise RecipeError(f"a file for {form} does not run here: put max_drop on a step before it is compiled")
+    return found
 
 
 @contextmanager
-def answering(model: Model, delegate: Delegate = Delegate.NONE) -> Iterator[Answer]:
+def answering(model: Model, delegate: Delegate | None = None) -> Iterator[Answer]:
     """A function from inputs to the outputs of a model, by name; a file is loaded once.
 
     Raises:
@@ -46,12 +58,13 @@ def answering(model: Model, delegate: Delegate = Delegate.NONE) -> Iterator[Answ
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         path.write_bytes(model.file.content)
-        loaded = open_runtime(RUNTIMES[model.file.form]).load(path, threads=1, delegate=delegate)
+        runtime, usual = scoring_runtime(model.file.form)
+        loaded = open_runtime(runtime).load(path, threads=1, delegate=usual if delegate is None else delegate)
         inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
         yield BoundModel(loaded, signature, inputs, outputs).run
 
 
-def outputs_of(model: Model, split: Split, delegate: Delegate = Delegate.NONE) -> dict[str, NDArray[np.generic]]:
+def outputs_of(model: Model, split: Split, delegate: Delegate | None = None) -> dict[str, NDArray[np.generic]]:
     """The outputs of a model for all rows of a split, by output name.
 
     Raises:

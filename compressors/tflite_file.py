@@ -6,12 +6,14 @@ A step's word is not taken for its effect: litert-quantizer has returned a file 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.tools import flatbuffer_utils
+
+from compressors.facts import FileFacts, special_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,21 +32,7 @@ _WEIGHTED = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"
 _FILTER_INPUT = 1
 _BIAS_INPUT = 2
 _PICTURE_INPUT = 2  # of a transposed convolution
-_FEW_VALUES = 256  # in the weights of a layer: it was clustered
-_CLUSTERED_FROM = 4 * _FEW_VALUES  # weights: a smaller layer has few values anyway
-_SPARSE_FROM = 0.2  # share of zeros
 _CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}  # they touch integers, but compute nothing with them
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What a file holds."""
-
-    operators: int
-    quantized_operators: int  # with quantized activations or weights
-    macs: int
-    # weighted operators by output name: "CONV_2D int8 x int8", "CONV_2D float32 x float32, 80% zeros, 16 values"
-    layers: dict[str, str] = field(default_factory=dict)
 
 
 def read_facts(model: bytes) -> FileFacts:
@@ -61,7 +49,8 @@ def read_facts(model: bytes) -> FileFacts:
             if name in _WEIGHTED and len(tensors) > _FILTER_INPUT:
                 layer = tensor_name(graph.tensors[operator.outputs[0]])
                 held = expanded.get(operator.inputs[_FILTER_INPUT], operator.inputs[_FILTER_INPUT])
-                layers[layer] = f"{name} {_type(tensors[0])} x {_type(graph.tensors[held])}" + _weights(graph, held)
+                kinds = f"{type_name(tensors[0])} x {type_name(graph.tensors[held])}"
+                layers[layer] = f"{name} {kinds}{_weights(graph, held)}"
     return FileFacts(operators, quantized, macs, layers)
 
 
@@ -148,10 +137,7 @@ def _weights(graph: Graph, tensor: int) -> str:
     content = graph.constants.get(tensor, np.array([], np.uint8))
     if graph.tensors[tensor].type != schema.TensorType.FLOAT32 or content.size == 0:
         return ""
-    weights = content.view("<f4")
-    zeros, values = float((weights == 0).mean()), len(np.unique(weights))
-    said = f", {zeros:.0%} zeros" if zeros >= _SPARSE_FROM else ""
-    return said + (f", {values} values" if values <= _FEW_VALUES and len(weights) >= _CLUSTERED_FROM else "")
+    return special_weights(content.view("<f4"))
 
 
 def tensor_name(tensor: Any) -> str:  # noqa: ANN401  generated classes without types
@@ -169,7 +155,8 @@ def _is_quantized(tensor: Any) -> bool:  # noqa: ANN401
     return tensor.type in _QUANTIZED_TYPES and scales is not None and len(scales) > 0
 
 
-def _type(tensor: Any) -> str:  # noqa: ANN401
+def type_name(tensor: Any) -> str:  # noqa: ANN401
+    """A tensor's element type as text."""
     names = {value: name for name, value in vars(schema.TensorType).items() if not name.startswith("_")}
     return str(names.get(tensor.type, tensor.type)).lower()
 

@@ -30,6 +30,9 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "shoal" / "registry"
 
 
+OWN_RUNTIMES = ("litert", "onnx", "executorch")  # may share an environment; tflite-runtime wants an older numpy
+
+
 class RegistrySettings(BaseSettings):
     """All that can be set. Build it with `load_settings`, which also reads the file."""
 
@@ -55,7 +58,8 @@ class RegistrySettings(BaseSettings):
     job_memory_bytes: int = Field(8 * 1024**3, ge=MIN_JOB_MEMORY_BYTES, description="address space of one job")
     job_timeout_s: float = Field(3600.0, gt=0)
     runtime_pythons: dict[str, Path] = Field(
-        default_factory=dict, description="python executable per inference runtime; `litert` is this one by default"
+        default_factory=dict,
+        description="python executable per inference runtime; this one by default, but for `tflite`",
     )
 
     telemetry_interval_s: float = Field(60.0, gt=0, description="window of one TelemetryReport")
@@ -98,7 +102,7 @@ class RegistrySettings(BaseSettings):
             fill(self, "database_url", f"sqlite:///{self.data_dir / 'registry.db'}")
         if not self.telemetry_url:
             fill(self, "telemetry_url", f"sqlite:///{self.data_dir / 'telemetry.db'}")
-        fill(self, "runtime_pythons", {"litert": Path(sys.executable), **self.runtime_pythons})
+        fill(self, "runtime_pythons", {**dict.fromkeys(OWN_RUNTIMES, Path(sys.executable)), **self.runtime_pythons})
         return self
 
     @property

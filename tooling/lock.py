@@ -74,6 +74,8 @@ LOCKS = (
         extras=("agent-tflite",),
         differs=frozenset({"numpy"}),
     ),
+    Lock("agent-onnx", "a device that infers with ONNX Runtime", extras=("agent-onnx",)),
+    Lock("agent-executorch", "a device that infers with ExecuTorch", extras=("agent-executorch",)),
     Lock("data", "packages whose files are read, not their code: install with --no-deps", groups=("data",), bare=True),
 )
 

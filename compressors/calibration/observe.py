@@ -9,8 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 
 from compressors.calibration.histogram import Histogram
-from compressors.calibration.rows import spread
-from compressors.errors import DataError
+from compressors.calibration.rows import calibrating, require_rows
 from compressors.tflite_file import read_graphs, tensor_name
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from compressors.data import Split
 
-MAX_ROWS = 4096
 MAX_VALUES = 1 << 32  # of all activations over all rows: about 15 s for a photo network
 
 
@@ -41,16 +39,14 @@ def observe(
     Raises:
         DataError: the split has no rows.
     """
-    if split.rows == 0:
-        raise DataError("there are no calibration rows, and ranges are taken from them: add some to the data")
+    require_rows(split)
     interpreter = _interpreter(file, threads)
     tensors = _activations(file)
     inputs = list(zip(interpreter.get_input_details(), split.inputs.values(), strict=True))
     _run(interpreter, inputs, 0)  # some shapes are known only then
     values = sum(interpreter.get_tensor(index).size for index in tensors)
-    rows = min(split.rows, MAX_ROWS, max(1, max_values // max(values, 1)))
     seen = {index: Histogram() for index in tensors}
-    for row in spread(split.rows, rows):
+    for row in calibrating(split, limit=max(1, max_values // max(values, 1))):
         _run(interpreter, inputs, row)
         for index, histogram in seen.items():
             found = interpreter.get_tensor(index)

@@ -1,4 +1,4 @@
-"""Whether the calibration rows look like the rows that a model is judged on. Pure: histograms in, a sentence out.
+"""Whether the calibration rows look like the rows that a model is judged on. Pure: rows in, a sentence out.
 
 Ranges taken from other data than the model will see clip what it sees, or waste their steps on what it never sees.
 """
@@ -7,13 +7,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from compressors.calibration.histogram import Histogram
+from compressors.calibration.rows import spread
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from compressors.calibration.histogram import Histogram
+    from compressors.data import Split
 
 CLIPPED = 0.01  # of the values of a tensor: other photos of one kind stay below 0.1 %, noise clips 4 %
 WASTED = 4.0  # times as wide as what is seen; photos of one kind stay below 1.5
+COMPARED_ROWS = 1024
+
+
+def input_warning(calibration: Split, selection: Split) -> str | None:
+    """The same for targets that show no activation but their inputs; see `warning`."""
+    seen, looked_at = map(_of_inputs, (calibration, selection))
+    return warning(seen, looked_at, rows=min(calibration.rows, COMPARED_ROWS))
+
+
+def _of_inputs(split: Split) -> dict[str, Histogram]:
+    found = {}
+    for name, array in split.inputs.items():
+        if np.issubdtype(array.dtype, np.floating):  # an id has no distance to another
+            found[name] = Histogram()
+            for row in spread(split.rows, COMPARED_ROWS):
+                found[name].add(array[row])
+    return found
 
 
 def warning(calibration: Mapping[str, Histogram], selection: Mapping[str, Histogram], *, rows: int) -> str | None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressors.steps import (
+    check_edge_tpu,
     cluster,
+    compile_ethos_u,
     correct_biases,
     equalize_layers,
+    export_executorch,
     export_litert,
+    export_onnx,
     fine_tune,
     fold_batch_norm,
     low_rank,
@@ -18,6 +22,7 @@ from compressors.steps import (
     prune_weights,
     prune_weights_hessian,
     quantize_dynamic,
+    quantize_onnx,
     quantize_static,
     quantize_weights,
     reestimate_batch_norm,
@@ -53,5 +58,11 @@ ALL: tuple[AnyStep, ...] = (
     quantize_weights.STEP,
     quantize_static.INT8,
     quantize_static.INT16,
+    export_onnx.STEP,
+    quantize_onnx.DYNAMIC,
+    quantize_onnx.STATIC,
+    export_executorch.STEP,
+    compile_ethos_u.STEP,
+    check_edge_tpu.STEP,
 )
 STEPS: dict[str, AnyStep] = {step.name: step for step in ALL}

@@ -6,12 +6,12 @@ before anything is computed. It never changes the network that it was given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from compressors.contract import Part
 from compressors.errors import RecipeError
+from compressors.formats import Form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +22,7 @@ if TYPE_CHECKING:
     from compressors.metrics import Metric
     from compressors.program import FloatModel
 
-
-class Form(StrEnum):
-    """What a model is while it is being compressed: layers in memory, or the file of a target."""
-
-    NETWORK = "network"
-    LITERT = "litert"
+__all__ = ["AnyStep", "Context", "Form", "Model", "ModelFile", "Outcome", "Parameters", "Step", "content_of"]
 
 
 @dataclass(frozen=True)
@@ -85,11 +80,12 @@ class Context:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gives: the model, one sentence, and what it did to each layer."""
+    """What a step gives: the model, one sentence, what it did to each layer, and figures that a judge may need."""
 
     model: Model
     summary: str
     layers: dict[str, str]
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 class Parameters(Part):

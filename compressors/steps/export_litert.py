@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
 import tempfile
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressors.errors import ConversionError
-from compressors.rehydrate import layer_of
+from compressors.quiet import quiet
 from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step
+from compressors.steps.unconvertible import unconvertible
 from compressors.tflite_file import read_facts
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from compressors.steps.base import Context, Model
 
 
@@ -34,27 +28,16 @@ def export_litert(model: Model, _context: Context, _parameters: ExportLitertPara
     """
     import litert_torch  # noqa: PLC0415  brings jax: seconds
 
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), tempfile.TemporaryDirectory() as folder:
-        warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "model.tflite"
         try:
             litert_torch.convert(model.network.module, model.network.examples()).export(str(path))
         except Exception as exc:  # the converter raises whatever its lowering happens to hit
-            raise ConversionError(_sentence(exc, model.network.module)) from exc
+            raise unconvertible(exc, "LiteRT", model.network.module) from exc
         file = path.read_bytes()
     facts = read_facts(file)
     exported = replace(model, file=ModelFile(Form.LITERT, file))
     return Outcome(exported, f"{facts.operators} operators, {facts.macs} MACs", facts.layers)
-
-
-def _sentence(exc: Exception, network: nn.Module) -> str:
-    text = " ".join(str(exc).split())
-    operator = re.search(r"(torch\.ops\.[\w.]+|aten[.:][\w.:]+)", text)
-    layer = layer_of(network, text)
-    what = f"the operator {operator[1]}" if operator else "a part of it"
-    where = f" in its layer {layer}" if layer else ""
-    said = text.partition(" While executing")[0][:200]
-    return f"the network can't be converted to LiteRT, because of {what}{where} ({said}): write that layer differently"
 
 
 STEP = Step("export-litert", ExportLitertParameters, export_litert, takes=Form.NETWORK, gives=Form.LITERT)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_agent.backoff import Backoff
 from edge_agent.deployments.events import CancelTransfer, CollectGarbage, FetchManifest, StartTransfer, Unpack
 from edge_agent.deployments.records import FINAL_REASONS, UNFINISHED, DeploymentRecord
+from edge_agent.protocol.profile import RuntimeName
 from edge_agent.protocol.states import DeploymentState, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from edge_agent.deployments.ledger import Ledger
     from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import SelfTestReport
-    from edge_agent.protocol.profile import RuntimeName
 
 _FETCHING = frozenset({DeploymentState.QUEUED, DeploymentState.DOWNLOADING, DeploymentState.VERIFYING})
 RETRY = Backoff(first_s=5.0, cap_s=600.0)
 RESTART = Backoff(first_s=0.5, cap_s=30.0)
+# what a runner takes before weights: interpreter and libraries; ExecuTorch's Python runtime needs torch
+RUNNER_BASE_BYTES = {
+    RuntimeName.LITERT: 48 << 20,
+    RuntimeName.TFLITE: 48 << 20,
+    RuntimeName.ONNX: 64 << 20,
+    RuntimeName.EXECUTORCH: 256 << 20,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class Rules:
     crash_limit: int = 4  # so many crashes within the window are a loop
     crash_window_s: float = 600.0
     self_test_limit: int = 3  # self-tests that may end in a crash before the variant is refused for good
-    runner_base_bytes: int = 48 << 20  # interpreter and libraries before weights
+    runner_base_bytes: Mapping[RuntimeName, int] = field(default_factory=lambda: RUNNER_BASE_BYTES)
     memory_reserve_bytes: int = 16 << 20  # what the rest of the machine keeps
 
 

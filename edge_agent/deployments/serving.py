@@ -222,7 +222,7 @@ class Serving:
         available = self.ledger.moment.memory_available_bytes
         if available is None:
             return True
-        needed = self._rules.runner_base_bytes + 2 * manifest.model_file.size_bytes
+        needed = self._rules.runner_base_bytes[manifest.runtime] + 2 * manifest.model_file.size_bytes
         return available >= needed + self._rules.memory_reserve_bytes
 
     def _room_made(self, old: str) -> None:

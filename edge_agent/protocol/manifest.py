@@ -14,7 +14,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from edge_agent.protocol.base import Bytes, Milliseconds, Name, Sha256, Wire
-from edge_agent.protocol.profile import Delegate, RuntimeName
+from edge_agent.protocol.profile import DELEGATES_OF, FORMAT_OF, Delegate, FileFormat, RuntimeName
 from edge_agent.protocol.signature import Datatype, Dimension, ModelSignature
 
 BLOCK_BYTES = 64 * 1024  # 64 KiB reached 100 subscribers at 1.1 GB/s on Mosquitto; 16 KiB halves that
@@ -40,6 +40,7 @@ class PayloadFile(Wire):
     """One file of the payload."""
 
     role: FileRole
+    format: FileFormat | None = None  # of a model; None: what the manifest's runtime loads
     sha256: Sha256
     size_bytes: Bytes
 
@@ -141,6 +142,10 @@ class VariantManifest(Wire):
     def _complete(self) -> Self:
         if sum(1 for file in self.files if file.role is FileRole.MODEL) != 1:
             raise ValueError("a manifest lists exactly one file of role model")
+        if self.model_file.format not in (None, FORMAT_OF[self.runtime]):
+            raise ValueError(f"the runtime {self.runtime} loads no .{self.model_file.format} file")
+        if self.delegate not in DELEGATES_OF[self.runtime]:
+            raise ValueError(f"the runtime {self.runtime} has no delegate {self.delegate}")
         if self.golden is not None and not any(file.role is FileRole.GOLDEN for file in self.files):
             raise ValueError("golden is set, but no file of role golden is listed")
         for kind, bindings, specs in (

@@ -39,7 +39,8 @@ class Presence(Message):
     session_counter: Count  # grows with each connection: the time in ms, or one more than the last
     online: bool
     agent_version: Annotated[str, Field(max_length=64)] = ""
-    runtimes: dict[RuntimeName, Annotated[str, Field(max_length=64)]] = Field(default_factory=dict)
+    # names of the sender's, which may be newer and know more of them
+    runtimes: dict[Name, Annotated[str, Field(max_length=64)]] = Field(default_factory=dict, max_length=32)
     sent_at: UnixTime = 0.0
 
 

@@ -14,7 +14,30 @@ class RuntimeName(StrEnum):
     """Inference runtimes that an agent can have; wire strings."""
 
     LITERT = "litert"
+    TFLITE = "tflite"  # tflite-runtime, LiteRT's predecessor
+    ONNX = "onnx"  # ONNX Runtime
+    EXECUTORCH = "executorch"
+
+
+class FileFormat(StrEnum):
+    """Model files by the ending that people know; wire strings."""
+
     TFLITE = "tflite"
+    ONNX = "onnx"
+    PTE = "pte"
+
+    @property
+    def runtimes(self) -> tuple[RuntimeName, ...]:
+        """Which runtimes load such a file."""
+        return tuple(name for name, runs in FORMAT_OF.items() if runs is self)
+
+
+FORMAT_OF = {
+    RuntimeName.LITERT: FileFormat.TFLITE,
+    RuntimeName.TFLITE: FileFormat.TFLITE,
+    RuntimeName.ONNX: FileFormat.ONNX,
+    RuntimeName.EXECUTORCH: FileFormat.PTE,
+}
 
 
 class Delegate(StrEnum):
@@ -22,6 +45,15 @@ class Delegate(StrEnum):
 
     XNNPACK = "xnnpack"
     NONE = "none"
+    ETHOS_U = "ethos-u"  # for files that were compiled for the processor
+
+
+DELEGATES_OF = {
+    RuntimeName.LITERT: (Delegate.XNNPACK, Delegate.NONE, Delegate.ETHOS_U),
+    RuntimeName.TFLITE: (Delegate.XNNPACK, Delegate.NONE, Delegate.ETHOS_U),
+    RuntimeName.ONNX: (Delegate.NONE,),  # the wheel's own CPU kernels
+    RuntimeName.EXECUTORCH: (Delegate.XNNPACK,),  # decided when the file was made: it is part of it
+}
 
 
 class Arch(StrEnum):
@@ -72,6 +104,7 @@ class Npu(StrictWire):
     kind: NpuKind
     configuration: Annotated[str | None, Field(max_length=64, description="e.g. ethos-u65-256")] = None
     tops: Annotated[float | None, Field(gt=0, le=10_000, allow_inf_nan=False)] = None
+    cpu_fallback: Annotated[bool, Field(description="operators that it can't run may run on the CPU")] = False
 
 
 class Limits(StrictWire):

@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError, ModelInvokeError
+from edge_agent.protocol.profile import FORMAT_OF
 from edge_agent.runner.http import (
     COMPLETE_S,
     JSON_LENGTH,
@@ -190,7 +191,7 @@ class RunnerApp:
         return {
             "name": manifest.model,
             "versions": [manifest.version],
-            "platform": f"{manifest.runtime}_tflite",
+            "platform": f"{manifest.runtime}_{FORMAT_OF[manifest.runtime]}",
             "inputs": [_tensor(spec.name, spec.datatype, spec.shape) for spec in manifest.signature.inputs],
             "outputs": [_tensor(spec.name, spec.datatype, spec.shape) for spec in manifest.signature.outputs],
             "parameters": {"variant": manifest.variant_id, "recipe": manifest.recipe, "labels": manifest.labels},

@@ -55,6 +55,10 @@ class LoadedModel(Protocol):
         """
         ...
 
+    def delegate_partitions(self) -> int | None:
+        """Into how many pieces a delegate cut the graph; 0: there is none, None: the runtime does not tell."""
+        ...
+
 
 class Runtime(Protocol):
     """An inference runtime that is installed in this Python."""

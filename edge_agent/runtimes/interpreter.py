@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edge_agent.errors import ModelInvokeError, ModelLoadError, ModelLoadUnexplainedError
-from edge_agent.protocol.profile import Delegate
+from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import Datatype
 from edge_agent.runtimes.base import FileTensor
 
@@ -16,10 +18,22 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from edge_agent.protocol.profile import RuntimeName
     from edge_agent.runtimes.base import Array
 
 DELEGATE_OPERATOR = "DELEGATE"
+DELEGATE_ENTRY = "tflite_plugin_create_delegate"  # of external_delegate_interface.h
+# shared libraries of the boards' vendors, found as the loader finds them; NXP's Linux for the i.MX 93 brings this one
+LIBRARIES = {Delegate.ETHOS_U: "libethosu_delegate.so"}
+MODULES = {RuntimeName.LITERT: "ai_edge_litert.interpreter", RuntimeName.TFLITE: "tflite_runtime.interpreter"}
+
+
+def open_installed(name: RuntimeName, version: str) -> InterpreterRuntime:
+    """Import the interpreter.
+
+    Raises:
+        ImportError: its native part does not load.
+    """
+    return InterpreterRuntime(name, version, importlib.import_module(MODULES[name]))
 
 
 class InterpreterRuntime:
@@ -45,10 +59,12 @@ class InterpreterRuntime:
             ModelLoadError: not a model, or one that this runtime and delegate cannot prepare.
         """
         resolver = self._module.OpResolverType
+        delegates = [self._open_library(LIBRARIES[delegate], path)] if delegate in LIBRARIES else None
         try:
             interpreter = self._module.Interpreter(
                 model_path=str(path),
                 num_threads=threads,
+                experimental_delegates=delegates,
                 experimental_op_resolver_type=(
                     resolver.AUTO if delegate is Delegate.XNNPACK else resolver.BUILTIN_WITHOUT_DEFAULT_DELEGATES
                 ),
@@ -61,6 +77,16 @@ class InterpreterRuntime:
                 f"{self._name} {self._version} ({delegate}) can't load {path.name}: {reason[:300] or 'no reason given'}"
             ) from exc
         return InterpretedModel(interpreter)
+
+    def _open_library(self, library: str, path: Path) -> Any:  # noqa: ANN401  neither package ships types
+        try:
+            # opened by hand first: a Delegate whose library is missing or another one leaves a finalizer that raises
+            getattr(ctypes.PyDLL(library), DELEGATE_ENTRY)
+            return self._module.load_delegate(library)
+        except (OSError, AttributeError, ValueError) as exc:
+            raise ModelLoadError(
+                f"{path.name} is for a processor that is reached through {library}, which does not load here: {exc}"
+            ) from exc
 
 
 class InterpretedModel:

@@ -21,7 +21,6 @@ from edge_agent.protocol.manifest import TensorBinding
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import ModelSignature
 from edge_agent.runtimes.convert import BoundModel, InputError, bind
-from edge_agent.runtimes.interpreter import InterpretedModel
 from edge_agent.runtimes.registry import open_runtime
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ class MeasureResult(Wire):
     p50_interval_ms: tuple[Milliseconds, Milliseconds] | None = None  # 95 % interval of the median: what noise can move
     runs: int = 0
     added_rss_bytes: Bytes = 0  # peak of load and runs, above the process with the runtime imported
-    delegate_partitions: int | None = None  # 0: nothing was delegated; None: the interpreter does not tell
+    delegate_partitions: int | None = None  # 0: nothing was delegated; None: the runtime does not tell
     inputs: tuple[TensorBinding, ...] = ()
     outputs: tuple[TensorBinding, ...] = ()
 
@@ -191,7 +190,7 @@ def measure(request: MeasureRequest) -> MeasureResult:
         p50_interval_ms=interval_of_median(taken),
         runs=len(taken),
         added_rss_bytes=added_bytes,
-        delegate_partitions=loaded.delegate_partitions() if isinstance(loaded, InterpretedModel) else None,
+        delegate_partitions=loaded.delegate_partitions(),
         inputs=inputs,
         outputs=outputs,
     )

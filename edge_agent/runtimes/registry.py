@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 
 class Package(NamedTuple):
-    """Where a runtime comes from."""
+    """Where a runtime comes from, and the module with the `open_installed` that opens it."""
 
     distribution: str
-    module: str
+    adapter: str
 
 
 PACKAGES = {
-    RuntimeName.LITERT: Package("ai-edge-litert", "ai_edge_litert.interpreter"),
-    RuntimeName.TFLITE: Package("tflite-runtime", "tflite_runtime.interpreter"),
+    RuntimeName.LITERT: Package("ai-edge-litert", "edge_agent.runtimes.interpreter"),
+    RuntimeName.TFLITE: Package("tflite-runtime", "edge_agent.runtimes.interpreter"),
+    RuntimeName.ONNX: Package("onnxruntime", "edge_agent.runtimes.onnx"),
+    RuntimeName.EXECUTORCH: Package("executorch", "edge_agent.runtimes.executorch"),
 }
 
 
@@ -56,9 +58,8 @@ def open_runtime(name: RuntimeName) -> Runtime:
     if installed is None:
         raise RuntimeMissingError(f"the runtime {name} is not installed here: pip install {package.distribution}")
     try:
-        module = importlib.import_module(package.module)
+        # numpy and the runtime itself, only for who infers
+        runtime: Runtime = importlib.import_module(package.adapter).open_installed(name, installed)
     except ImportError as exc:
         raise RuntimeMissingError(f"the runtime {name} is installed but does not load: {exc}") from exc
-    from edge_agent.runtimes.interpreter import InterpreterRuntime  # noqa: PLC0415  numpy, only for who infers
-
-    return InterpreterRuntime(name, installed, module)
+    return runtime

@@ -17,6 +17,7 @@ from edge_agent.link.registry_http import RegistryRefusedError, RegistryUnreacha
 from edge_agent.protocol.base import PROTOCOL_VERSION
 from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.messages import Ask, AskKind, Reply, ReplyStatus
+from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.states import Reason
 from edge_agent.transfer.fetch import ASK_AGAIN
 
@@ -63,12 +64,23 @@ def read_manifest(manifest_sha256: str, text: bytes) -> ManifestArrived | Manife
     if isinstance(version, int) and version > PROTOCOL_VERSION:
         detail = f"the manifest has version {version}, this agent reads {PROTOCOL_VERSION}"
         return ManifestFailed(manifest_sha256, Reason.UNSUPPORTED_VERSION, detail)
+    if isinstance(document, dict) and (missing := _missing_runtime(document)):
+        return ManifestFailed(manifest_sha256, Reason.RUNTIME_MISSING, missing)
     try:
         return ManifestArrived(manifest_sha256, VariantManifest.model_validate_json(text))
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         return ManifestFailed(manifest_sha256, Reason.MANIFEST_INVALID, f"the manifest: {where}: {first['msg']}")
+
+
+def _missing_runtime(document: dict[str, object]) -> str | None:
+    """Why a variant for a runtime or delegate that came with a later agent can't run here."""
+    for name, known in (("runtime", frozenset(map(str, RuntimeName))), ("delegate", frozenset(map(str, Delegate)))):
+        value = document.get(name)
+        if isinstance(value, str) and value not in known:
+            return f"the variant wants the {name} {value[:32]!r}, which this agent does not know: install a newer agent"
+    return None
 
 
 class ManifestFetches:

@@ -72,8 +72,10 @@ def require_version(connection: sa.Connection, model: str, version: str) -> Mode
     raise ConflictError(f"Version {version} of model {model} is still being inspected: wait for job {job.job_id}.")
 
 
-def list_variants(database: Database, model: str, version: str, *, profile: str | None = None) -> list[Variant]:
-    """Everything that was built of a version, the chosen one of each profile first."""
+def list_variants(
+    database: Database, model: str, version: str, *, profile: str | None = None, steps: bool = False
+) -> list[Variant]:
+    """Everything that was built of a version, the chosen one of each profile first; `steps`: with what made it."""
     query = sa.select(variants.c.document, variants.c.chosen).where(
         variants.c.model == model, variants.c.version == version
     )
@@ -83,7 +85,8 @@ def list_variants(database: Database, model: str, version: str, *, profile: str 
         require_version(connection, model, version)
         rows = connection.execute(query).all()
     # the column decides who is chosen: a later measurement may move it without touching the document
-    found = [Variant.model_validate({**row.document, "chosen": row.chosen}) for row in rows]
+    left_out = {} if steps else {"steps": ()}
+    found = [Variant.model_validate({**row.document, "chosen": row.chosen, **left_out}) for row in rows]
     return sorted(found, key=_best_first)
 
 

@@ -46,8 +46,8 @@ def wide_row(variant: "Variant") -> tuple[str, ...]:
     )
 
 
-def show_variant(variant: "Variant", *, metric: str, choice: str = "") -> None:
-    """The page; `choice`: why the profile gets what it gets."""
+def show_variant(variant: "Variant", *, metric: str, choice: str = "", layers: bool = False) -> None:
+    """The page; `choice`: why the profile gets what it gets, `layers`: with what each step did to each."""
     say(f"{variant.model}@{variant.version} for {variant.profile}: {variant.variant_id}")
     chosen = "chosen, " if variant.chosen else "not chosen, "
     say(f"{chosen}{variant.verdict}{': ' if variant.reason else ''}{variant.reason}")
@@ -58,6 +58,14 @@ def show_variant(variant: "Variant", *, metric: str, choice: str = "") -> None:
     say("")
     for name, value in _names(variant):
         say(f"{name:<9}  {value}")
+    if variant.steps:
+        say("")
+        steps = [(one.step, text_of_number(one.seconds, 3), one.summary) for one in variant.steps]
+        show_table(("step", "s", "what it did"), steps)
+    touched = [(one.step, layer, what) for one in variant.steps for layer, what in one.layers.items()]
+    if layers:
+        say("")
+        show_table(("step", "layer", "what it did"), touched, empty="no step says what it did to a layer")
 
 
 def _figures(variant: "Variant", metric: str) -> list[tuple[str, ...]]:

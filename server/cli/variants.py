@@ -78,13 +78,14 @@ def show(
     profile: Annotated[str | None, typer.Option("--profile", help="As judged for this profile.")] = None,
     registry: RegistryOption = None,
     *,
+    layers: Annotated[bool, typer.Option("--layers", help="Also what each step did to each layer.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """All figures of one variant with their origins, why a profile gets it or not, and what came next."""
+    """All figures of one variant with their origins, what made it, why a profile gets it or not, and what came next."""
     name, version = split_version(model)
     with connected(registry) as client:
         metric = client.get_version(name, version).metric
-        of_version = client.list_variants(name, version, profile=profile)
+        of_version = client.list_variants(name, version, profile=profile, steps=True)
         why = {choice.profile: choice.reason for choice in client.list_choices(name, version)}
     found = [one for one in of_version if _is_meant(one, variant)]
     if not found:
@@ -97,7 +98,7 @@ def show(
     for number, one in enumerate(found):
         if number:
             say("")
-        show_variant(one, metric=metric, choice=why.get(one.profile, ""))
+        show_variant(one, metric=metric, choice=why.get(one.profile, ""), layers=layers)
 
 
 @app.command()

@@ -185,10 +185,14 @@ class RegistryClient:
         path = f"{_version_path(model, version)}/variants"
         return self._transport.ask("POST", path, json=build.model_dump(mode="json"), answer=_JOBS)
 
-    def list_variants(self, model: str, version: str, *, profile: str | None = None) -> list[Variant]:
-        """What was built and measured."""
-        path = f"{_version_path(model, version)}/variants"
-        return self._transport.ask("GET", path, params=given({"profile": profile}), answer=_VARIANTS)
+    def list_variants(
+        self, model: str, version: str, *, profile: str | None = None, steps: bool = False
+    ) -> list[Variant]:
+        """What was built and measured; `steps`: with what each step of the recipe did, layer by layer."""
+        parameters = given({"profile": profile, "steps": "true" if steps else None})
+        return self._transport.ask(
+            "GET", f"{_version_path(model, version)}/variants", params=parameters, answer=_VARIANTS
+        )
 
     def list_choices(self, model: str, version: str) -> list[Choice]:
         """What each profile gets, or why nothing."""

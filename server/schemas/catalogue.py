@@ -107,6 +107,17 @@ class Verdict(StrEnum):
     UNMEASURED = "unmeasured"  # it could not be run on this runtime
 
 
+class Step(Document):
+    """What one step of a recipe did."""
+
+    step: Name
+    seconds: float
+    summary: str
+    layers: dict[str, str] = Field(default_factory=dict)  # what it did to each, by its name
+    figures: dict[str, float] = Field(default_factory=dict)  # what a compiler reported, by name with its unit
+    metric: float | None = None  # on the selection split after it, where the recipe asked for that
+
+
 class Variant(Document):
     """A candidate for a profile, with everything measured about it."""
 
@@ -135,6 +146,7 @@ class Variant(Document):
     metric: Figure | None = None
     metric_drop: Figure | None = None  # loss against float, in units of the metric; positive is worse
     agreement: Figure | None = None
+    steps: tuple[Step, ...] = ()  # only where they are asked for: they name every layer
     created_at: float = 0.0
 
 

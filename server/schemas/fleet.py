@@ -8,7 +8,6 @@ from pydantic import Field
 
 from edge_agent.protocol.base import Name
 from edge_agent.protocol.messages import Status
-from edge_agent.protocol.profile import RuntimeName
 from server.schemas.common import Document, RequestDocument
 
 LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$")]
@@ -59,7 +58,8 @@ class JoinRequest(RequestDocument):
     profile: Name | None = None
     labels: Labels = Field(default_factory=dict)
     agent_version: str = Field(default="", max_length=64)
-    runtimes: dict[RuntimeName, Annotated[str, Field(max_length=64)]] = Field(default_factory=dict)
+    # names of the agent's, which may be newer and know more of them
+    runtimes: dict[Name, Annotated[str, Field(max_length=64)]] = Field(default_factory=dict, max_length=32)
     facts: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=256)]] = Field(
         default_factory=dict, max_length=32
     )

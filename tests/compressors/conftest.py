@@ -191,7 +191,7 @@ def price_request(price: Upload, pythons: dict[str, str]) -> Request:
 @pytest.fixture(scope="session")
 def price_build(shared: Shared, price_request: Request) -> Built:
     """That build, done once for all tests."""
-    return _built(shared, "price-build", price_request)
+    return build_once(shared, "price-build", price_request)
 
 
 @pytest.fixture(scope="session")
@@ -203,7 +203,7 @@ def shapes_build(shared: Shared, shapes: Upload, pythons: dict[str, str]) -> Bui
         "recipes": ["float32", "dynamic-int8", "static-int8", "static-int8-floatio"],
         "pythons": {"litert": pythons["litert"], "tflite": pythons["litert"]},
     }
-    return _built(shared, "shapes-build", request)
+    return build_once(shared, "shapes-build", request)
 
 
 @pytest.fixture(scope="session")
@@ -214,10 +214,12 @@ def films_build(shared: Shared, uploads: Path, pythons: dict[str, str]) -> Built
         "profiles": [board("shop")],
         "pythons": pythons,
     }
-    return _built(shared, "films-build", request)
+    return build_once(shared, "films-build", request)
 
 
-def _built(shared: Shared, name: str, request: Request) -> Built:
+def build_once(shared: Shared, name: str, request: Request) -> Built:
+    """A build that all tests share, done by whoever comes first."""
+
     def make(folder: Path) -> None:
         folders = {"output_dir": str(folder / "output"), "cache_dir": str(folder / "cache")}
         ended = run_job("build", {**request, **folders}, folder)

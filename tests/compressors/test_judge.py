@@ -11,7 +11,7 @@ from compressors.choice import choose
 from compressors.contract import Figure, Origin, Verdict
 from compressors.judge import Candidate, Judgement, judge, refuse
 from compressors.metrics import METRICS
-from edge_agent.protocol.profile import Arch, Cpu, DeviceProfile, Limits, RuntimeName
+from edge_agent.protocol.profile import Arch, Cpu, DeviceProfile, Limits, Npu, NpuKind, RuntimeName
 
 if TYPE_CHECKING:
     from random import Random
@@ -263,3 +263,20 @@ def test_choice_is_within_all_limits_or_explained_whatever_the_order(
     shuffler.shuffle(judgements)
     again = choose(judgements)
     assert (again and again.candidate.variant_id) == (chosen and chosen.candidate.variant_id)
+
+
+@pytest.mark.parametrize(("fallback", "expected"), [(False, Verdict.MISSES), (True, Verdict.FITS)])
+def test_operators_that_fall_back_to_the_cpu_are_the_profile_s_decision(*, fallback: bool, expected: Verdict) -> None:
+    npu = Npu(kind=NpuKind.ETHOS_U65, configuration="ethos-u65-256", cpu_fallback=fallback)
+    profile = board().model_copy(update={"npu": npu})
+    candidate = replace(GOOD, latency_p95_ms=None, operators_off_npu=2)
+    assert verdict(candidate, profile).verdict is expected
+    assert verdict(replace(candidate, operators_off_npu=0), profile).verdict is Verdict.FITS
+
+
+def test_variant_for_the_npu_is_chosen_until_devices_have_measured_both() -> None:
+    on_npu = replace(GOOD, variant_id="npu", latency_p95_ms=None, host_latency_p50_ms=90.0, operators_off_npu=0)
+    assert choose([verdict(GOOD, board()), verdict(on_npu, board())]).candidate is on_npu  # type: ignore[union-attr]
+    slower = replace(on_npu, latency_p95_ms=Figure(value=9.0, origin=Origin.DEVICE))
+    faster = replace(GOOD, latency_p95_ms=Figure(value=7.0, origin=Origin.DEVICE))
+    assert choose([verdict(faster, board()), verdict(slower, board())]).candidate is faster  # type: ignore[union-attr]

@@ -7,7 +7,8 @@ import numpy as np
 
 from compressors import data
 from compressors.contract import Figure, Task
-from compressors.measure import Bench, Scores, Target
+from compressors.formats import Target
+from compressors.measure import Bench, Scores
 from compressors.metrics import METRICS
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import ModelSignature, TensorSpec

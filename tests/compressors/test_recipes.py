@@ -6,14 +6,43 @@ import pytest
 
 from compressors.contract import Recipe, StepSpec
 from compressors.errors import RecipeError
-from compressors.recipes import DEFAULT_RECIPES, RECIPES, check, parameters_of, recipes_of, steps_from
+from compressors.recipes import RECIPES, check, parameters_of, recipes_of, steps_from
 from compressors.steps.base import Form
+from edge_agent.protocol.profile import DeviceProfile
+from tests.compressors.conftest import board
 
+LITERT = DeviceProfile.model_validate(board("pi"))
 EXPORT, STATIC = StepSpec(step="export-litert"), StepSpec(step="static-int8")
 
 
-def test_no_recipe_asked_for_gives_those_that_suit_every_task() -> None:
-    assert tuple(recipe.name for recipe in recipes_of(())) == DEFAULT_RECIPES
+@pytest.mark.parametrize(
+    ("runtimes", "names"),
+    [
+        (("tflite",), ["float32", "dynamic-int8", "static-int8"]),
+        (("onnx",), ["onnx-float32", "onnx-dynamic-int8", "onnx-static-int8"]),
+        (
+            ("executorch", "onnx"),
+            [
+                "onnx-float32",
+                "onnx-dynamic-int8",
+                "onnx-static-int8",
+                "executorch-float32",
+                "executorch-static-int8",
+            ],
+        ),
+    ],
+)
+def test_no_recipe_asked_for_gives_those_of_the_formats_that_the_profiles_load(
+    runtimes: tuple[str, ...], names: list[str]
+) -> None:
+    profile = DeviceProfile.model_validate(board("some", runtimes=runtimes))
+    assert [recipe.name for recipe in recipes_of((), [profile])] == names
+
+
+def test_recipe_of_a_format_that_no_profile_loads_is_refused_with_the_runtimes_that_do() -> None:
+    sentence = r"onnx-float32 makes \.onnx files, and none of these profiles .* add one of onnx to"
+    with pytest.raises(RecipeError, match=sentence):
+        recipes_of(("onnx-float32",), [LITERT])
 
 
 def test_every_known_recipe_can_work() -> None:
@@ -23,12 +52,12 @@ def test_every_known_recipe_can_work() -> None:
 
 def test_recipe_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(RecipeError, match="no recipe 'int2'; there are float32"):
-        recipes_of(("int2",))
+        recipes_of(("int2",), [LITERT])
 
 
 def test_two_recipes_of_one_name_are_refused() -> None:
     with pytest.raises(RecipeError, match="two recipes have the name float32"):
-        recipes_of(("float32", Recipe(name="float32", steps=(EXPORT, STATIC))))
+        recipes_of(("float32", Recipe(name="float32", steps=(EXPORT, STATIC))), [LITERT])
 
 
 @pytest.mark.parametrize(

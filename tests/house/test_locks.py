@@ -9,11 +9,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 PIN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9]+(\.[0-9]+)*((a|b|rc|\.post|\.dev)[0-9]+)*")
+TARGETS = ("ethos-u", "executorch", "keras", "onnx", "tensorflow")
 EXTRA_OF_LOCK = {
+    "agent-executorch": ("agent-executorch",),
     "agent-litert": ("agent",),
+    "agent-onnx": ("agent-onnx",),
     "agent-tflite": ("agent-tflite",),
     "compress": ("compress",),
-    "dev": ("agent", "client", "compress", "server"),
+    "dev": ("agent", "agent-executorch", "agent-onnx", "client", "compress", "postgresql", "server", *TARGETS),
     "server": ("server",),
 }
 

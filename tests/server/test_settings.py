@@ -26,7 +26,7 @@ def test_load_settings_without_anything_gives_the_defaults(tmp_path: Path) -> No
     assert settings.host == "127.0.0.1"
     assert settings.database_url == f"sqlite:///{settings.data_dir}/registry.db"
     assert settings.telemetry_url == f"sqlite:///{settings.data_dir}/telemetry.db"
-    assert settings.runtime_pythons == {"litert": Path(sys.executable)}
+    assert settings.runtime_pythons == dict.fromkeys(("litert", "onnx", "executorch"), Path(sys.executable))
 
 
 def test_load_settings_file_beats_default_environment_beats_file_flag_beats_environment(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compressors.errors import ArchiveError, ConversionError
-from compressors.inputs.protobuf import Field, Kind, Message, ProtobufError, Table, read
+from compressors.inputs.protobuf import Field, Kind, Message, Table, read
+from edge_agent.runtimes.protobuf import ProtobufError
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressors.errors import ArchiveError, ConversionError
-from compressors.inputs.protobuf import Field, Kind, Message, ProtobufError, Table, read
+from compressors.inputs.protobuf import Field, Kind, Message, Table, read
 from compressors.inputs.saved_model.operators import COMPUTING, FILES, KEEPING
+from edge_agent.runtimes.protobuf import ProtobufError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -93,9 +93,11 @@ def build_variants(model: Name, version: Name, build: BuildRequest, ports: Ports
 
 
 @router.get("/models/{model}/versions/{version}/variants", operation_id="list_variants")
-def list_variants(model: Name, version: Name, ports: PortsOf, profile: Name | None = None) -> list[Variant]:
-    """What was built and measured, the chosen one of each profile first."""
-    return versions.list_variants(ports.catalogue, model, version, profile=profile)
+def list_variants(
+    model: Name, version: Name, ports: PortsOf, profile: Name | None = None, *, steps: bool = False
+) -> list[Variant]:
+    """What was built and measured, the chosen one of each profile first; `steps`: with what each step did."""
+    return versions.list_variants(ports.catalogue, model, version, profile=profile, steps=steps)
 
 
 @router.get("/models/{model}/versions/{version}/choices", operation_id="list_choices")

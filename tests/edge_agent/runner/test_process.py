@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from edge_agent.protocol.profile import Limits, RuntimeName
+from edge_agent.protocol.profile import FileFormat, Limits, RuntimeName
 from edge_agent.protocol.states import Reason
 from edge_agent.runner.control import Beat, Drained, RunnerSpec, SetWindow, Window, line
 from edge_agent.supervisor.runners import address_space_for
@@ -33,10 +33,11 @@ def test_runner_on_each_runtime_proves_serves_and_drains(
     start: Callable[..., Runner],
     connect: Callable[..., Client],
     spec_of: Callable[..., RunnerSpec],
+    float_file_for: Callable[[RuntimeName], Path],
     runtime: RuntimeName,
 ) -> None:
     runner = start(python=str(tflite_python)) if runtime is RuntimeName.TFLITE else start()
-    report = runner.prove(spec_of(runtime=runtime)).report
+    report = runner.prove(spec_of(float_file_for(runtime), runtime=runtime)).report
     assert report.passed
     assert report.runtime is runtime
     assert report.runs == 30
@@ -271,7 +272,7 @@ def test_runner_given_garbage_instead_of_a_spec_ends(start: Callable[..., Runner
     assert runner.process.wait(10) != 0
 
 
-@pytest.mark.parametrize("runtime", list(RuntimeName))
+@pytest.mark.parametrize("runtime", FileFormat.TFLITE.runtimes)
 def test_runner_given_an_id_that_the_table_does_not_have_says_so_and_lives(
     workshop: Workshop,
     tflite_python: Path,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from edge_agent.errors import ModelInvokeError, ModelLoadError
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import Datatype
-from edge_agent.runtimes.interpreter import InterpretedModel
+from edge_agent.runtimes.interpreter import LIBRARIES, InterpretedModel
 from edge_agent.runtimes.registry import open_runtime
 
 if TYPE_CHECKING:
@@ -54,3 +55,14 @@ def test_load_of_something_else_is_one_sentence(tmp_path: Path, content: bytes) 
     path.write_bytes(content)
     with pytest.raises(ModelLoadError, match="can't load model"):
         open_runtime(RuntimeName.LITERT).load(path, threads=1, delegate=Delegate.XNNPACK)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("library", ["libnowhere_delegate.so", "libc.so.6"], ids=["missing", "no-delegate"])
+def test_load_through_a_library_that_is_no_delegate_is_one_sentence_and_leaves_nothing_to_finalize(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    monkeypatch.setitem(LIBRARIES, Delegate.ETHOS_U, library)
+    with pytest.raises(ModelLoadError, match=f"reached through {library}, which does not load here"):
+        open_runtime(RuntimeName.LITERT).load(workshop.float_file(), threads=1, delegate=Delegate.ETHOS_U)
+    gc.collect()  # where a finalizer raises, pytest turns it into a failure

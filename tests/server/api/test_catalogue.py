@@ -170,6 +170,7 @@ def test_versions_variants_and_choices_are_shown_as_the_workers_wrote_them(
     common = {"model": "net", "version": "1", "created_at": 1.0}
     names = {"variant_id": "v-a", "recipe": "int8", "runtime": "litert", "delegate": "none", "verdict": "fits"}
     document = {**common, **names, "profile": "pi-x", "chosen": False, "raw_bytes": 12}
+    document["steps"] = [{"step": "compile", "seconds": 1.0, "summary": "done", "layers": {"a": "on the NPU"}}]
     refusal = {"limit": "ram_bytes", "allowed": 1.0, "nearest": 2.0, "sentence": "It needs 2 B, 1 B is allowed."}
     with registry.catalogue.write() as connection:
         for profile_name, chosen in (("pi-x", True), ("pi-y", False)):
@@ -178,7 +179,9 @@ def test_versions_variants_and_choices_are_shown_as_the_workers_wrote_them(
         connection.execute(sa.insert(choices).values(**common, profile="pi-x", variant_id="v-a"))
         connection.execute(sa.insert(choices).values(**common, profile="pi-y", refusal=refusal))
     (found,) = http.get("/v1/models/net/versions/1/variants", params={"profile": "pi-x"}).json()
-    assert (found["chosen"], found["raw_bytes"]) == (True, 12)
+    assert (found["chosen"], found["raw_bytes"], found["steps"]) == (True, 12, [])
+    (found,) = http.get("/v1/models/net/versions/1/variants", params={"profile": "pi-x", "steps": True}).json()
+    assert [(one["summary"], one["layers"]) for one in found["steps"]] == [("done", {"a": "on the NPU"})]
     assert len(http.get("/v1/models/net/versions/1/variants").json()) == 2
     chosen_one, refused_one = http.get("/v1/models/net/versions/1/choices").json()
     assert (chosen_one["variant_id"], chosen_one["refusal"]) == ("v-a", None)

@@ -58,6 +58,9 @@ def document(profile: str, recipe: str, **changes: object) -> dict[str, Any]:
         "metric": {"value": 0.88215, "low": 0.85, "high": 0.91, **host},
         "metric_drop": {"value": -0.00012345, "origin": "predicted"},
         "agreement": {"value": 0.99, **host},
+        "steps": [
+            {"step": "export-litert", "seconds": 12.345, "summary": "64 operators", "layers": {"conv.0": "CONV_2D"}}
+        ],
         "created_at": 1.0,
         **changes,
     }
@@ -125,6 +128,7 @@ def test_wide_list_keeps_each_variant_on_one_line_with_its_id(run: Run, built: l
 def test_json_list_holds_every_variant_in_full(run: Run, built: list[dict[str, Any]]) -> None:
     found = json.loads(run("variant", "list", "net@1", "--json").stdout)
     assert len(found) == len(built)
+    assert {one["recipe"]: one["steps"] for one in found} == {"float32": [], "static-int8-floatio": []}
     assert found[0]["latency_p95_ms"] == {"value": 2345.6789, "origin": "device", "low": None, "high": None}
 
 
@@ -148,6 +152,15 @@ def test_show_says_why_the_profile_gets_what_it_gets(run: Run, text: str) -> Non
     assert WHY in run("variant", "show", "net@1", text, "--profile", "pi-4").stdout.splitlines()
     found = json.loads(run("variant", "choices", "net@1", "--json").stdout)
     assert {choice["profile"]: choice["reason"] for choice in found}["pi-4"] == WHY
+
+
+@pytest.mark.usefixtures("built")
+def test_show_tells_what_each_step_did_and_on_request_to_which_layer(run: Run) -> None:
+    lines = run("variant", "show", "net@1", "--profile", "pi-4").stdout.splitlines()
+    assert ["export-litert", "12.3", "64", "operators"] in [line.split() for line in lines]
+    assert not any("conv.0" in line for line in lines)
+    lines = run("variant", "show", "net@1", "--profile", "pi-4", "--layers").stdout.splitlines()
+    assert ["export-litert", "conv.0", "CONV_2D"] in [line.split() for line in lines]
 
 
 @pytest.mark.parametrize("text", ["float32", "float32-litert", "float32-litert-xnnpack-0123456789ab"])

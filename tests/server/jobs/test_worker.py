@@ -150,7 +150,11 @@ def test_worker_a_pushed_network_is_inspected_then_built_and_stored(
     assert chosen["variant_id"] == choices["any"]["variant_id"]
     assert choices["any"]["reason"].startswith(f"{chosen['variant_id'].rpartition('-')[0]} is ")
     assert choices["tiny"]["reason"] == ""
-    assert Variant.model_validate(chosen["document"]).latency_p95_ms is not None
+    variant = Variant.model_validate(chosen["document"])
+    assert variant.latency_p95_ms is not None
+    assert [(step.step, "FULLY_CONNECTED" in " ".join(step.layers.values())) for step in variant.steps] == [
+        ("export-litert", True)
+    ]
     manifest = VariantManifest.model_validate_json(object_store.get_bytes(chosen["manifest_sha256"]))
     assert manifest.object.sha256 == chosen["object_sha256"]
     assert object_store.size_bytes(chosen["object_sha256"]) == chosen["object_bytes"]
