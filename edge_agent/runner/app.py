@@ -34,9 +34,10 @@ from edge_agent.runner.http import (
     send_answer,
     send_refusal,
     server_metadata,
+    shown,
 )
 from edge_agent.runner.statistics import Statistics
-from edge_agent.runner.tensors import TensorCodec, shown
+from edge_agent.runner.tensors import TensorCodec
 from edge_agent.runtimes.convert import InputError, require_finite
 
 if TYPE_CHECKING:
