@@ -1,4 +1,4 @@
-"""The front process as the supervisor sees it: started when several models share the port, released when one is left."""
+"""The front process as the supervisor sees it: started when models begin to share the port, released when one stays."""
 
 from __future__ import annotations
 

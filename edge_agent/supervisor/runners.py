@@ -113,7 +113,7 @@ class Runners:
         self._runners: dict[str, _Runner] = {}
         self._served: dict[str, str] = {}  # model -> the deployment that answers
         self._unannounced: set[str] = set()  # runners that serve, but not yet on the shared port
-        self._window_s = 10.0
+        self.window_s = 10.0  # of telemetry
 
     @property
     def pids(self) -> dict[str, int]:
@@ -156,7 +156,7 @@ class Runners:
                 or self._settings.memory_budget_bytes
                 or board.memory_total_bytes(),
             ),
-            window_s=self._window_s,
+            window_s=self.window_s,
             journal_dir=self._layout.journal_dir,
         )
         if not action.proving:
@@ -191,7 +191,7 @@ class Runners:
 
     def set_window(self, window_s: float) -> None:
         """Cut telemetry into windows of this length."""
-        self._window_s = window_s
+        self.window_s = window_s
         for runner in self._runners.values():
             runner.child.send(SetWindow(window_s=window_s))
 
