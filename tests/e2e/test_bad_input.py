@@ -252,7 +252,7 @@ def test_strange_messages_and_requests_stop_neither_device_nor_registry(fleet: F
     good = agent.infer("tiny", tiny_model.rows)
     np.testing.assert_allclose(good["outputs"][0]["data"], tiny_model.expected("1").ravel(), atol=0.15)
     assert agent.status()["desired"] == wanted
-    fleet.wait_counted("till-1", len(tiny_model.rows))
+    fleet.wait_counted({"till-1": len(tiny_model.rows)})
     fleet.wait_for(fleet.roll_out("2", max_failures=1))
     assert agent.serves("tiny", "2")
 
