@@ -85,14 +85,18 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="what the agent here is doing")
     _data_dir(status)
-    status.add_argument("--json", action="store_true", help="for programs")
+    _json(status)
     status.set_defaults(command=_status)
 
     infer = commands.add_parser("infer", help="run a model of the agent here")
     infer.add_argument("model", metavar="MODEL")
-    infer.add_argument("file", nargs="?", type=Path, metavar="FILE.npz", help="one array for each input, by its name")
-    infer.add_argument("--json", metavar="TEXT", help='inputs as JSON: {"x": [[1, 2]]}, or - to read standard input')
+    infer.add_argument(
+        "inputs",
+        metavar="INPUTS",
+        help='by input name: an .npz or JSON file, - for standard input, or the JSON itself: {"x": [[1, 2]]}',
+    )
     _data_dir(infer)
+    _json(infer)
     infer.set_defaults(command=_infer)
 
     probe = commands.add_parser("probe", help="write a profile of this machine")
@@ -102,12 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     probe.set_defaults(command=_probe)
 
     profiles = commands.add_parser("profiles", help="the profiles that come with Shoal")
+    _json(profiles)
     profiles.set_defaults(command=_profiles)
     return parser
 
 
 def _data_dir(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="the agent's files (or SHOAL_AGENT_DIR)")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output, for programs")
 
 
 def _start(options: argparse.Namespace) -> int:
@@ -176,14 +185,12 @@ def _token(options: argparse.Namespace) -> str | None:
 
 
 def _status(options: argparse.Namespace) -> int:
-    import json  # noqa: PLC0415
-
     from edge_agent.layout import Layout, default_data_dir  # noqa: PLC0415
     from edge_agent.supervisor.control import ask  # noqa: PLC0415
 
     document = ask(Layout(options.data_dir or default_data_dir()).control_socket)
     if options.json:
-        _say(json.dumps(document, indent=2))
+        _say_json(document)
         return 0
     link = "connected to" if document["connected"] else "not connected to"
     _say(f"device {document['device_id']} ({document['profile']}), {link} {document['mqtt_url']}")
@@ -212,17 +219,15 @@ def _status(options: argparse.Namespace) -> int:
 def _infer(options: argparse.Namespace) -> int:
     import json  # noqa: PLC0415
 
-    from edge_agent.infer import infer, inputs_from_json, inputs_from_npz  # noqa: PLC0415
+    from edge_agent.infer import infer, read_inputs  # noqa: PLC0415
     from edge_agent.layout import Layout, default_data_dir  # noqa: PLC0415
 
-    if (options.file is None) == (options.json is None):
-        raise UsageError("give either FILE.npz or --json TEXT")
-    if options.file is not None:
-        inputs = inputs_from_npz(options.file)
-    else:
-        inputs = inputs_from_json(sys.stdin.read() if options.json == "-" else options.json)
+    inputs = read_inputs(options.inputs)
     model = _name(options.model, "MODEL") or ""
     answer = infer(Layout(options.data_dir or default_data_dir()).model_socket(model), model, inputs)
+    if options.json:
+        _say_json(answer)
+        return 0
     for output in answer["outputs"]:
         _say(f"{output['name']} {output['datatype']} {output['shape']}")
         _say(json.dumps(output["data"]))
@@ -252,9 +257,12 @@ def _probe(options: argparse.Namespace) -> int:
     return 0
 
 
-def _profiles(_: argparse.Namespace) -> int:
+def _profiles(options: argparse.Namespace) -> int:
     from edge_agent.profiles import well_known  # noqa: PLC0415
 
+    if options.json:
+        _say_json([profile.model_dump(mode="json", exclude_none=True) for profile in well_known().values()])
+        return 0
     for name, profile in well_known().items():
         _say(f"{name:<12} {profile.arch:<8} {profile.ram_bytes >> 20:>6} MiB  {profile.description}")
     return 0
@@ -293,6 +301,12 @@ def _size(text: str) -> int:
 
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
+
+
+def _say_json(document: object) -> None:
+    import json  # noqa: PLC0415  --help needs none of it
+
+    _say(json.dumps(document, indent=2))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class AgentSettings(StrictWire):
     ack_wait_s: Seconds = 60.0
     runner_start_s: Seconds = 120.0  # to load a file and prove it
     runner_silence_s: Seconds = 15.0  # without a beat: hung
-    invoke_limit_s: Seconds = 60.0  # one invoke longer than this: hung
+    invoke_limit_s: Seconds = 60.0  # a single one, not a whole batch; longer: hung
     drain_s: Seconds = 60.0
     runner_command: tuple[str, ...] = ()  # another Python's runner; empty: this Python's
     front_command: tuple[str, ...] = ()

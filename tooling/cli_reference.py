@@ -96,7 +96,7 @@ AGENT_MEANINGS = {
     "ack_wait_s": "telemetry that is not acknowledged is sent again after this",
     "runner_start_s": "to load a file and prove it",
     "runner_silence_s": "a runner without a beat for so long is hung",
-    "invoke_limit_s": "an invoke that takes longer is hung",
+    "invoke_limit_s": "a single invocation of the interpreter (not a whole batch) that takes longer is hung",
     "drain_s": "an old runner may take this long to answer what it has accepted",
     "runner_command": "command of another Python's runner, for example one with tflite-runtime; empty: this Python",
     "front_command": "the same for the front process that serves several models",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.backoff import Backoff
 from edge_agent.deployments.events import CancelTransfer, CollectGarbage, FetchManifest, StartTransfer, Unpack
-from edge_agent.deployments.records import FINAL_REASONS, UNFINISHED, DeploymentRecord
+from edge_agent.deployments.records import FETCHING, FINAL_REASONS, UNFINISHED, DeploymentRecord
 from edge_agent.protocol.profile import RuntimeName
 from edge_agent.protocol.states import DeploymentState, Reason
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import SelfTestReport
 
-_FETCHING = frozenset({DeploymentState.QUEUED, DeploymentState.DOWNLOADING, DeploymentState.VERIFYING})
 RETRY = Backoff(first_s=5.0, cap_s=600.0)
 RESTART = Backoff(first_s=0.5, cap_s=30.0)
 # what a runner takes before weights: interpreter and libraries; ExecuTorch's Python runtime needs torch
@@ -78,7 +77,7 @@ class Acquisition:
 
     def manifest_arrived(self, sha256: str, manifest: VariantManifest) -> None:
         """A manifest is here."""
-        waiting = [record for record in self.ledger.by_manifest(sha256) if record.state in _FETCHING]
+        waiting = [record for record in self.ledger.by_manifest(sha256) if record.state in FETCHING]
         if waiting:
             self.manifests[sha256] = manifest
         for record in waiting:
@@ -87,7 +86,7 @@ class Acquisition:
     def manifest_failed(self, sha256: str, reason: Reason, detail: str) -> None:
         """A manifest can't be had."""
         for record in self.ledger.by_manifest(sha256):
-            if record.state in _FETCHING:
+            if record.state in FETCHING:
                 self.fail(record, reason, detail)
 
     def transfer_done(self, object_sha256: str, bytes_received: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, assert_never
 from edge_agent.deployments import events as ev
 from edge_agent.deployments.acquire import Acquisition, Rules
 from edge_agent.deployments.ledger import Ledger
-from edge_agent.deployments.records import UNFINISHED, Accepted, DeploymentRecord, Snapshot
+from edge_agent.deployments.records import FETCHING, UNFINISHED, Accepted, DeploymentRecord, Snapshot
 from edge_agent.deployments.serving import Serving
 from edge_agent.protocol.messages import DeploymentStatus, Desired, DesiredDeployment
 from edge_agent.protocol.states import DeploymentState, Reason
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from edge_agent.protocol.manifest import VariantManifest
-
-_FETCHING = frozenset({DeploymentState.QUEUED, DeploymentState.DOWNLOADING, DeploymentState.VERIFYING})
 
 
 class DeviceCore:
@@ -63,7 +61,7 @@ class DeviceCore:
         self._ledger.act(ev.SetWindow(self.accepted.telemetry_window_s))
         self._serving.advance()  # first of all those that answered before
         for record in list(self._ledger.records.values()):
-            if record.state in _FETCHING:
+            if record.state in FETCHING:
                 self._acquisition.begin(record)
             elif record.state is DeploymentState.FAILED:
                 self._acquisition.schedule_retry(record)

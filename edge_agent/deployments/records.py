@@ -25,17 +25,13 @@ FINAL_REASONS = frozenset(
     }
 )
 
-# Work is still to be done in these.
-UNFINISHED = frozenset(
-    {
-        DeploymentState.QUEUED,
-        DeploymentState.DOWNLOADING,
-        DeploymentState.VERIFYING,
-        DeploymentState.STAGED,
-        DeploymentState.ALREADY_INSTALLED,
-        DeploymentState.SELF_TESTING,
-    }
-)
+# Its files are still to be fetched in these.
+FETCHING = frozenset({DeploymentState.QUEUED, DeploymentState.DOWNLOADING, DeploymentState.VERIFYING})
+
+# Its files are here and are still to be proven in these.
+TO_TEST = frozenset({DeploymentState.STAGED, DeploymentState.ALREADY_INSTALLED, DeploymentState.SELF_TESTING})
+
+UNFINISHED = FETCHING | TO_TEST
 
 
 class DeploymentRecord(Wire):

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from edge_agent.deployments.events import Activate, Deactivate, Leave, StartRunner, StopRunner
-from edge_agent.deployments.records import FINAL_REASONS, ModelSlot
+from edge_agent.deployments.records import FINAL_REASONS, TO_TEST, ModelSlot
 from edge_agent.protocol.profile import Limits
 from edge_agent.protocol.states import DeploymentState, Reason
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from edge_agent.deployments.records import DeploymentRecord
     from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import SelfTestReport
-
-_TO_TEST = frozenset({DeploymentState.STAGED, DeploymentState.ALREADY_INSTALLED, DeploymentState.SELF_TESTING})
 
 
 class Phase(Enum):
@@ -63,7 +61,7 @@ class Serving:
         if any(deployment_id not in self.running for deployment_id in self._room):
             return
         for record in list(self.ledger.records.values()):
-            waiting = record.state in _TO_TEST and not self.ledger.is_active(record)
+            waiting = record.state in TO_TEST and not self.ledger.is_active(record)
             if waiting and record.deployment_id not in self.running and self._begin_test(record):
                 return
 

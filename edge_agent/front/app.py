@@ -25,6 +25,7 @@ from edge_agent.runner.http import (
     send_answer,
     send_refusal,
     server_metadata,
+    shown,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ MAX_BODY_BYTES = 64 << 20  # held here until the runner has answered; each runne
 NOW_S = 1.0  # how long a question about the present may take
 FORWARDED = (b"content-type", JSON_LENGTH)
 RETURNED = (JSON_LENGTH, b"allow", b"retry-after")
-SHOWN_CHARS = 64
 
 
 class FrontApp:
@@ -82,7 +82,7 @@ class FrontApp:
             require_method(scope, "GET", "POST")
             return json_answer(await self._index())
         if path not in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats"):
-            raise NotFoundError(f"there is nothing at {_shown(path)}; the protocol begins at /v2")
+            raise NotFoundError(f"there is nothing at {shown(path)}; the protocol begins at /v2")
         require_method(scope, "GET")
         match path:
             case "/v2":
@@ -100,7 +100,7 @@ class FrontApp:
     async def _forward(self, path: ModelPath, scope: Scope, receive: Receive) -> Answer | None:
         upstream = self._upstreams.get(path.model)
         if upstream is None:
-            raise NotFoundError(f"there is no model {_shown(path.model)} here, but {sorted(self._upstreams)}")
+            raise NotFoundError(f"there is no model {shown(path.model)} here, but {sorted(self._upstreams)}")
         body = await read_body(scope["headers"], receive, self._held, MAX_BODY_BYTES)
         if body is None:
             return None
@@ -144,8 +144,3 @@ def _request(scope: Scope, body: bytes) -> list[bytes]:
     lines += [b"%b: %b" % (name, value) for name, value in scope["headers"] if name in FORWARDED]
     lines.append(b"content-length: %d\r\n\r\n" % len(body))
     return [b"\r\n".join(lines), body]
-
-
-def _shown(text: str) -> str:
-    quoted = repr(text)
-    return quoted if len(quoted) <= SHOWN_CHARS else quoted[:SHOWN_CHARS] + "..."

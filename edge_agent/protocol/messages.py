@@ -166,7 +166,7 @@ class TelemetryReport(Message):
     rss_bytes: Bytes = 0
     temperature_c: Annotated[float | None, Field(ge=-100, le=300, allow_inf_nan=False)] = None
     throttled: bool | None = None
-    dropped_reports: Count = 0  # reports that the spool had to drop since it was made
+    dropped_reports: Count = 0  # that the spool had to drop: a running total of its id
 
 
 class AckRange(Wire):

@@ -1,8 +1,9 @@
 """The Open Inference Protocol v2 over HTTP for the one model of this runner: a raw ASGI application.
 
 Decisions: NaN and infinity are refused in inputs (400), because an int8 variant could only guess what they mean; one
-request brings at most `MAX_SAMPLES` samples; a model of another name on a connection whose port has been handed to
-another process is 421, so that the client connects again.
+request brings at most `MAX_SAMPLES` samples, fewer where they are expected to take more than `BATCH_LIMIT_S`, as
+clients and the front wait for an answer only so long; a model of another name on a connection whose port has been
+handed to another process is 421, so that the client connects again.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ from edge_agent.runner.http import (
     send_answer,
     send_refusal,
     server_metadata,
+    shown,
 )
 from edge_agent.runner.statistics import Statistics
-from edge_agent.runner.tensors import TensorCodec, shown
+from edge_agent.runner.tensors import TensorCodec
 from edge_agent.runtimes.convert import InputError, require_finite
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from edge_agent.runner.windows import WindowMeter
 
 MAX_SAMPLES = 1024
+BATCH_LIMIT_S = 30.0  # by the median of the self-test; one invoke of the interpreter is always allowed
 JSON_NUMBER_BYTES = 25  # "-1.7976931348623157e+308,"
 LEAST_BODY_BYTES = 1 << 20
 
@@ -68,6 +71,9 @@ class RunnerApp:
         self.meter = meter
         self._manifest, self._engine = manifest, engine
         self._codec = TensorCodec(manifest.signature)
+        in_time = engine.samples_within(BATCH_LIMIT_S * 1e3)
+        self._most_samples = min(MAX_SAMPLES, in_time)
+        self._most_because = f", more would take over {BATCH_LIMIT_S:.0f} s here" if in_time < MAX_SAMPLES else ""
         # a proven model fails on floats for reasons of its own, on integers because one is beyond a table
         self._takes_integers = any("INT" in spec.datatype for spec in manifest.signature.inputs)
         self._body_limit_bytes = body_limit_bytes(manifest.signature)
@@ -120,8 +126,10 @@ class RunnerApp:
     async def _run(self, headers: Headers, body: bytes, began_s: float, *, waited_ms: float) -> Answer:
         request = self._codec.decode(body, header(headers, JSON_LENGTH))
         rows = self._engine.model.check(request.arrays)
-        if rows > MAX_SAMPLES:
-            raise BadRequestError(f"{rows} samples in one request, at most {MAX_SAMPLES} are allowed")
+        if rows > self._most_samples:
+            raise BadRequestError(
+                f"{rows} samples in one request, at most {self._most_samples} are allowed{self._most_because}"
+            )
         require_finite(request.arrays)
         decoded_s = time.perf_counter()
         outcome = await self._engine.run(request.arrays, rows)

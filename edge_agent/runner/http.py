@@ -26,6 +26,7 @@ MAX_HELD_BYTES = 64 << 20  # bodies of all requests together; a single one may b
 LINGER_S = 1.0  # a client that is still sending when it is refused gets this long to stop and read the answer
 LINGER_BYTES = 4 << 20
 COMPLETE_S = "complete_s"  # in the scope's state: when the whole request was read, as perf_counter says
+SHOWN_CHARS = 64  # of a client's text that an error repeats
 JSON = b"application/json"
 BINARY = b"application/octet-stream"
 JSON_LENGTH = b"inference-header-content-length"
@@ -106,6 +107,12 @@ class Answer(NamedTuple):
     content_type: bytes = JSON
     headers: tuple[tuple[bytes, bytes], ...] = ()
     close: bool = False
+
+
+def shown(value: object) -> str:
+    """A client's value as an error may repeat it: short, and quoted."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "..."
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:  # noqa: ANN401  whatever JSON can say

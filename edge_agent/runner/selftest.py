@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from edge_agent.protocol.manifest import Golden, VariantManifest
     from edge_agent.protocol.profile import Limits
+    from edge_agent.protocol.signature import ModelSignature
     from edge_agent.runner.control import RunnerSpec
     from edge_agent.runtimes.base import Array
 
@@ -213,7 +214,7 @@ def _golden_arrays(spec: RunnerSpec) -> tuple[dict[str, Array], dict[str, Array]
     """Inputs and expected outputs; without golden data one sample of zeros, to see that it runs."""
     manifest = spec.manifest
     if manifest.golden is None:
-        return _zeros(manifest), {}
+        return zeros(manifest.signature), {}
     if spec.golden_path is None:
         raise UnprovenError(Reason.MANIFEST_INVALID, "the manifest has golden data, but no golden file was given")
     verify_file(spec.golden_path, manifest, FileRole.GOLDEN)
@@ -226,12 +227,11 @@ def _golden_arrays(spec: RunnerSpec) -> tuple[dict[str, Array], dict[str, Array]
     return inputs, outputs
 
 
-def _zeros(manifest: VariantManifest) -> dict[str, Array]:
+def zeros(signature: ModelSignature) -> dict[str, Array]:
+    """One sample of zeros."""
     return {
-        tensor.name: np.zeros(
-            tuple(1 if length == FREE else length for length in tensor.shape), dtype=tensor.datatype.numpy_name
-        )
-        for tensor in manifest.signature.inputs
+        spec.name: np.zeros([1 if length == FREE else length for length in spec.shape], spec.datatype.numpy_name)
+        for spec in signature.inputs
     }
 
 

@@ -16,7 +16,15 @@ import numpy as np
 import orjson
 
 from edge_agent.protocol.signature import Datatype
-from edge_agent.runner.http import BINARY, JSON_LENGTH, Answer, BadRequestError, TooLargeError
+from edge_agent.runner.http import (
+    BINARY,
+    JSON_LENGTH,
+    SHOWN_CHARS,
+    Answer,
+    BadRequestError,
+    TooLargeError,
+    shown,
+)
 from edge_agent.runtimes.convert import fits
 
 if TYPE_CHECKING:
@@ -27,7 +35,6 @@ if TYPE_CHECKING:
 
 MAX_JSON_BYTES = 16 << 20  # parsing takes up to twelve times as much address space
 ID_LIMIT = 256
-SHOWN = 64  # characters of a client's text that an error repeats
 
 
 class InferRequest(NamedTuple):
@@ -68,7 +75,7 @@ class TensorCodec:
         except (orjson.JSONDecodeError, RecursionError) as exc:
             if "Not enough memory" in str(exc):  # the parser's own words for it
                 raise MemoryError(str(exc)) from exc
-            raise BadRequestError(f"the request is not JSON: {str(exc)[:SHOWN]}") from exc
+            raise BadRequestError(f"the request is not JSON: {str(exc)[:SHOWN_CHARS]}") from exc
         if not isinstance(document, dict):
             raise BadRequestError("the request must be a JSON object with a list of inputs")
         arrays = self._read_inputs(document.get("inputs"), tail)
@@ -153,12 +160,6 @@ class TensorCodec:
         if not binary:
             return Answer(200, head)
         return Answer(200, b"".join([head, *binary]), BINARY, ((JSON_LENGTH, b"%d" % len(head)),))
-
-
-def shown(value: object) -> str:
-    """A client's value as an error may repeat it: short, and quoted."""
-    text = repr(value)
-    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
 def _split(body: bytes, json_length: bytes | None) -> tuple[bytes | memoryview, memoryview | None]:

@@ -18,7 +18,7 @@ from edge_agent.protocol.manifest import TensorBinding
 from edge_agent.protocol.signature import FREE, Datatype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from edge_agent.protocol.signature import ModelSignature, TensorSpec
     from edge_agent.runtimes.base import Array, FileTensor, LoadedModel
@@ -179,9 +179,14 @@ class BoundModel:
         """How many samples these inputs hold; they must have passed `check`."""
         return 1 if self._app_batch is None else len(next(iter(arrays.values())))
 
+    @property
+    def samples_per_invocation(self) -> int:
+        """How many samples the interpreter takes at once."""
+        return 1 if self._app_batch is None or self._file_batch is None else self._file_batch
+
     def invocations(self, rows: int) -> int:
         """How often the interpreter is invoked for this many samples."""
-        return 1 if self._app_batch is None or self._file_batch is None else -(-rows // self._file_batch)
+        return -(-rows // self.samples_per_invocation)
 
     def check(self, arrays: Mapping[str, Array]) -> int:
         """Whether an app's tensors fit; the number of samples.
@@ -210,24 +215,36 @@ class BoundModel:
 
     def run_checked(self, arrays: Mapping[str, Array], rows: int) -> dict[str, Array]:
         """Infer on arrays that `check` has passed, with the number of samples that it gave."""
-        inputs = [convert(arrays[name]) for name, convert in self._to_file]
-        if self._app_batch is None or rows == self._file_batch:
-            results = self._model.invoke(inputs)
-        else:
-            results = self._run_in_pieces(inputs, rows)
-        return {name: convert(result) for (name, convert), result in zip(self._from_file, results, strict=True)}
+        return self.join(list(self.pieces(arrays, rows)))
 
-    def _run_in_pieces(self, whole: list[Array], rows: int) -> list[Array]:
-        """Feed the file as many samples as it takes at once; the last piece is filled up with its own last sample."""
-        step = self._file_batch or 1
-        pieces: list[list[Array]] = []
+    def pieces(self, arrays: Mapping[str, Array], rows: int) -> Iterator[list[Array]]:
+        """The same piece by piece: each step invokes the interpreter once, with as many samples as the file takes.
+
+        The last piece is filled up with its own last sample, and cut again. Pieces of several requests may alternate.
+
+        Args:
+            arrays: of `rows` samples; `check` has passed them.
+            rows: the number that `check` gave.
+
+        Returns:
+            `invocations(rows)` times the file's outputs, for `join`.
+        """
+        inputs = [convert(arrays[name]) for name, convert in self._to_file]
+        step = self.samples_per_invocation
+        if rows == step:
+            yield self._model.invoke(inputs)
+            return
         for start in range(0, rows, step):
-            part = [array[start : start + step] for array in whole]
+            part = [array[start : start + step] for array in inputs]
             missing = step - part[0].shape[0]
             if missing:
                 part = [np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) for array in part]
-            pieces.append([result[: step - missing] for result in self._model.invoke(part)])
-        return [np.concatenate(column) for column in zip(*pieces, strict=True)]
+            yield [result[: step - missing] for result in self._model.invoke(part)]
+
+    def join(self, pieces: Sequence[list[Array]]) -> dict[str, Array]:
+        """The app's outputs of a request, from all its pieces in order."""
+        whole = pieces[0] if len(pieces) == 1 else [np.concatenate(column) for column in zip(*pieces, strict=True)]
+        return {name: convert(result) for (name, convert), result in zip(self._from_file, whole, strict=True)}
 
 
 def fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:

@@ -28,12 +28,18 @@ UNFINISHED_PREFIX = ".new-"
 
 
 class VariantFolders:
-    """The folders `variants/`, `transfers/` and `active/`."""
+    """The folders `variants/`, `transfers/` and `active/`.
 
-    def __init__(self, layout: Layout) -> None:
+    Args:
+        layout: where they are.
+        budget_bytes: what they may hold; None: half of what they have and could have now.
+    """
+
+    def __init__(self, layout: Layout, *, budget_bytes: int | None = None) -> None:
         self._layout = layout
         for folder in (self._variants, self._transfers, self._active):
             folder.mkdir(parents=True, exist_ok=True)
+        self.budget_bytes = budget_bytes or (self.free_bytes() + self.used_bytes()) // 2
 
     @property
     def _variants(self) -> Path:

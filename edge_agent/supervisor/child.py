@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LINE_LIMIT_BYTES = 1 << 20
 SEND_TIMEOUT_S = 5.0
+STOP_PATIENCE_S = 3.0  # beyond the time in which a child should have left
 _OOM_SCORE = 500  # when memory ends, the kernel takes a runner before the supervisor
 
 

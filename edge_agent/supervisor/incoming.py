@@ -29,11 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edge_agent.deployments.core import DeviceCore
-    from edge_agent.link.asks import Asks
-    from edge_agent.link.connection import Connection
     from edge_agent.supervisor.complaints import Complaints
-    from edge_agent.transfer.manifests import ManifestFetches
-    from edge_agent.transfer.transfers import Transfers
+    from edge_agent.supervisor.line import Line
 
 DATAGRAMS_AT_ONCE = 64
 
@@ -46,16 +43,13 @@ class Incoming:
         device_id: str,
         *,
         core: DeviceCore,
-        asks: Asks,
-        connection: Connection,
-        manifests: ManifestFetches,
-        transfers: Transfers,
+        line: Line,
         complaints: Complaints,
         deliver: Callable[[Event], None],
     ) -> None:
-        self._device_id, self._core, self._asks, self._connection = device_id, core, asks, connection
-        self._manifests, self._transfers, self._complaints = manifests, transfers, complaints
-        self._deliver = deliver
+        self._device_id, self._core, self._complaints, self._deliver = device_id, core, complaints, deliver
+        self._asks, self._connection = line.asks, line.connection
+        self._manifests, self._transfers = line.manifests, line.transfers
 
     def take(self, item: object, moment: Moment) -> None:
         """One thing from the inbox."""

@@ -1,4 +1,4 @@
-"""The runners and the front: started, watched, swapped, stopped. What becomes of them is told to the core as events.
+"""The runners: started, watched, swapped, stopped. What becomes of them is told to the core as events.
 
 One model: its runner accepts on the shared TCP port. Several: the front process accepts there and forwards to each
 model's Unix socket. The descriptors are the supervisor's own and are inherited, so a port is never without a listener.
@@ -6,7 +6,6 @@ model's Unix socket. The descriptors are the supervisor's own and are inherited,
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
@@ -32,7 +31,6 @@ from edge_agent.runner.control import (
     FromRunner,
     Proven,
     Refused,
-    Routes,
     RunnerSpec,
     Serve,
     Serving,
@@ -40,7 +38,8 @@ from edge_agent.runner.control import (
     StopAccepting,
     Window,
 )
-from edge_agent.supervisor.child import Child
+from edge_agent.supervisor.child import STOP_PATIENCE_S, Child
+from edge_agent.supervisor.front import Front
 from edge_agent.supervisor.programs import environment, own_program
 from edge_agent.telemetry import board
 
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 RESTART_PROBE_RUNS = 3  # one that was proven here before only has to come up
-STOP_PATIENCE_S = 3.0
 HURRIED_DRAIN_S = 1.0  # a client that asks meanwhile is told to connect again, an idle one is cut off
 SERVING_SPACE_BYTES = 256 << 20
 
@@ -81,7 +79,7 @@ class _Runner:
 
 
 class Runners:
-    """Every living child.
+    """Every living child: the runners, and the front where they need one.
 
     Args:
         settings: how long to wait for what.
@@ -108,22 +106,21 @@ class Runners:
     ) -> None:
         self._settings, self._layout, self._folders, self._listeners = settings, layout, folders, listeners
         self._environment = environment(layout.bytecode_dir)
+        self._front = Front(
+            settings, environment=self._environment, watch=watch, unwatch=unwatch, on_serving=self._front_accepts
+        )
         self._watch, self._unwatch, self._deliver, self._on_window = watch, unwatch, deliver, on_window
         self._runners: dict[str, _Runner] = {}
         self._served: dict[str, str] = {}  # model -> the deployment that answers
-        self._front: Child | None = None
-        self._front_serves = False
-        self._leaving_fronts: list[Child] = []  # they answer whom they have, and accept nobody any more
         self._unannounced: set[str] = set()  # runners that serve, but not yet on the shared port
-        self._front_retry_s = 0.0
-        self._window_s = 10.0
+        self.window_s = 10.0  # of telemetry
 
     @property
     def pids(self) -> dict[str, int]:
         """Process ids, for people and for measurements."""
         found = {deployment_id: runner.child.process.pid for deployment_id, runner in self._runners.items()}
-        if self._front is not None:
-            found["front"] = self._front.process.pid
+        if self._front.pid is not None:
+            found["front"] = self._front.pid
         return found
 
     def beat(self, deployment_id: str) -> Beat | None:
@@ -159,7 +156,7 @@ class Runners:
                 or self._settings.memory_budget_bytes
                 or board.memory_total_bytes(),
             ),
-            window_s=self._window_s,
+            window_s=self.window_s,
             journal_dir=self._layout.journal_dir,
         )
         if not action.proving:
@@ -194,7 +191,7 @@ class Runners:
 
     def set_window(self, window_s: float) -> None:
         """Cut telemetry into windows of this length."""
-        self._window_s = window_s
+        self.window_s = window_s
         for runner in self._runners.values():
             runner.child.send(SetWindow(window_s=window_s))
 
@@ -209,19 +206,13 @@ class Runners:
                 runner.hung = why
                 log.warning("the runner of %s hangs and is ended: %s", runner.deployment_id, why)
                 child.kill()
-        for leaving in self._leaving_fronts:
-            if leaving.kill_at_s is not None and now_s >= leaving.kill_at_s:
-                leaving.kill()
-        front = self._front
-        if front is not None and now_s - front.heard_s > self._settings.runner_silence_s:
-            front.kill()
-        elif front is None and len(self._served) > 1 and now_s >= self._front_retry_s:
+        self._front.check(now_s)
+        if len(self._served) > 1 and self._front.is_due(now_s):
             self._arrange()
 
     def close(self, *, patience_s: float = STOP_PATIENCE_S) -> None:
         """Let all finish what they are answering, then end them."""
-        front = [self._front] if self._front is not None else []
-        children = [*front, *self._leaving_fronts, *(runner.child for runner in self._runners.values())]
+        children = [*self._front.children, *(runner.child for runner in self._runners.values())]
         for child in children:
             child.send(Drain(deadline_s=patience_s))
         give_up_at = time.monotonic() + patience_s
@@ -235,8 +226,7 @@ class Runners:
             child.kill()
             child.reap()
         self._runners.clear()
-        self._leaving_fronts.clear()
-        self._front = None
+        self._front.forget()
 
     def _hangs(self, runner: _Runner, now_s: float) -> str:
         silence_s = now_s - runner.child.heard_s
@@ -291,7 +281,7 @@ class Runners:
 
     def _announce(self) -> None:
         """Tell who serves by now: with several models that is so on the shared port only once the front serves."""
-        if len(self._served) > 1 and self._listeners.tcp is not None and not self._front_serves:
+        if len(self._served) > 1 and self._listeners.tcp is not None and not self._front.serves:
             return
         for deployment_id in self._unannounced & self._runners.keys():
             self._deliver(RunnerServing(deployment_id))
@@ -325,33 +315,25 @@ class Runners:
         """Decide who accepts where, and tell those for whom it changes."""
         tcp = None if self._listeners.tcp is None else self._listeners.tcp.fileno()
         several = len(self._served) > 1 and tcp is not None
+        sockets = {model: self._layout.model_socket(model) for model in self._served}
         if several and tcp is not None:
-            self._ensure_front(tcp)
+            self._front.start(tcp, sockets)
         for model, deployment_id in self._served.items():
             runner = self._runners.get(deployment_id)
             if runner is None or runner.leaving:
                 continue
             wanted: tuple[int, ...] = (self._listeners.unix(model).fileno(),)
-            if tcp is not None and not (several and self._front_serves):
+            if tcp is not None and not (several and self._front.serves):
                 # until the front serves whoever had the port keeps it
                 wanted = (*wanted, tcp) if not several or tcp in runner.descriptors else wanted
             self._tell(runner, wanted)
-        if (
-            not several
-            and self._front is not None
-            and all(self._runners[d].serving for d in self._served.values() if d in self._runners)
-        ):
-            self._release_front(self._front)
-        for front in (self._front, *self._leaving_fronts):
-            if front is not None:
-                self._send_routes(front)
+        if not several and all(self._runners[d].serving for d in self._served.values() if d in self._runners):
+            self._front.release()
+        self._front.route(sockets)
 
-    def _release_front(self, front: Child) -> None:
-        """Let the front leave. If several models come back meanwhile they get another: this one accepts no more."""
-        self._front, self._front_serves = None, False
-        self._leaving_fronts.append(front)
-        front.send(Drain(deadline_s=self._settings.drain_s))
-        front.kill_at_s = time.monotonic() + self._settings.drain_s + STOP_PATIENCE_S
+    def _front_accepts(self) -> None:
+        self._arrange()
+        self._announce()
 
     def _tell(self, runner: _Runner, wanted: tuple[int, ...]) -> None:
         added = tuple(fd for fd in wanted if fd not in runner.descriptors)
@@ -361,40 +343,3 @@ class Runners:
             runner.child.send(Serve(descriptors=added))
         if removed:
             runner.child.send(StopAccepting(descriptors=removed))
-
-    def _send_routes(self, front: Child) -> None:
-        front.send(Routes(sockets={model: self._layout.model_socket(model) for model in self._served}))
-
-    def _ensure_front(self, tcp: int) -> None:
-        if self._front is not None:
-            return
-        command = self._settings.front_command or own_program("edge_agent.front")
-        try:
-            front = Child(command, descriptors=[tcp], environment=self._environment, now_s=time.monotonic())
-        except OSError as exc:
-            log.warning("the front process can't be started: %s", exc)
-            self._front_retry_s = time.monotonic() + 1.0
-            return
-        self._front = front
-        self._watch(front.control.fileno(), lambda: self._front_readable(front))
-        self._send_routes(front)
-        front.send(Serve(descriptors=(tcp,)))
-
-    def _front_readable(self, front: Child) -> None:
-        messages: list[FromRunner] = []
-        with contextlib.suppress(ValueError, ValidationError):
-            messages = front.receive(FROM_RUNNER, now_s=time.monotonic())
-        told = any(isinstance(message, Serving) for message in messages)
-        if told and front is self._front and not self._front_serves:
-            self._front_serves = True
-            self._arrange()
-            self._announce()
-        if front.ended:
-            self._unwatch(front.control.fileno())
-            detail = front.reap()
-            if self._front is not front:
-                self._leaving_fronts.remove(front)
-                return
-            self._front, self._front_serves = None, False
-            self._front_retry_s = time.monotonic() + 1.0
-            log.warning("the front process ended (%s)", detail)

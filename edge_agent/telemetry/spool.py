@@ -2,6 +2,10 @@
 
 PUBACK means that the broker has a report, not that it is counted: only the registry's `Ack` frees one. What had to be
 dropped is counted, and later reports carry the count.
+
+A report is known by (spool id, sequence) for ever. A power cut, or a disk that is pulled out, can undo the last commits
+and with them the highest sequence; so every start has an id of its own, and what is left from earlier starts keeps the
+one under which it may have been sent.
 """
 
 from __future__ import annotations
@@ -20,29 +24,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 CLOCK_FLOOR = 1_600_000_000.0  # 2020: a clock before it has not been set, and tells nothing of age
+LAST_SEQUENCE = 1 << 62
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
   sequence INTEGER PRIMARY KEY AUTOINCREMENT, created REAL NOT NULL, size INTEGER NOT NULL, payload BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS spools (first INTEGER PRIMARY KEY, spool_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 
 
 class Spool:
-    """Reports on disk, in order. One thread uses it; a lost power supply may cost the last seconds, a kill nothing."""
+    """Reports on disk, in order. One thread uses it; a lost power supply may cost the last seconds, a kill nothing.
+
+    Opening writes nothing: an agent must start on a full disk, and one without reports needs no id.
+    """
 
     def __init__(self, path: Path, *, limit_bytes: int, limit_age_s: float) -> None:
         self._limit_bytes, self._limit_age_s = limit_bytes, limit_age_s
         self._connection = open_database(path, _SCHEMA, synchronous="NORMAL")
-        with transaction(self._connection) as connection:
-            connection.execute("INSERT OR IGNORE INTO facts VALUES ('spool_id', ?)", (secrets.token_hex(16),))
-            connection.execute("INSERT OR IGNORE INTO facts VALUES ('dropped', '0')")
-            facts = dict(connection.execute("SELECT name, value FROM facts"))
-            row = connection.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM reports").fetchone()
-        self.spool_id = str(facts["spool_id"])
-        self.dropped = int(facts["dropped"])
-        self.count, self.size_bytes = int(row[0]), int(row[1])
+        self.spool_id = secrets.token_hex(16)
+        self._id_is_kept = False  # in the file, with the first report that has it
+        row = self._connection.execute("SELECT value FROM facts WHERE name = 'untold'").fetchone()
+        self.dropped = self._untold = 0 if row is None else int(row[0])  # untold: no report carries it yet
+        self.count = self.size_bytes = 0
+        self._measure()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -67,13 +74,18 @@ class Spool:
                 if journals:
                     connection.execute("DELETE FROM taken")
                     connection.executemany("INSERT OR IGNORE INTO taken VALUES (?)", [(name,) for name in journals])
+                if not self._id_is_kept:
+                    self._keep_id(connection)
                 for report in reports:
                     self._insert(connection, report, unix_s)
+                if self._untold:
+                    connection.execute("DELETE FROM facts WHERE name = 'untold'")
         except sqlite3.OperationalError as exc:
             self.dropped += len(reports)  # counted in memory: the disk takes nothing
             log.warning("%d telemetry reports were dropped: %s", len(reports), exc)
             self._measure()
             return
+        self._id_is_kept, self._untold = True, 0
         self._trim(unix_s)
 
     def pending(self, *, after: int, limit: int) -> list[tuple[int, bytes]]:
@@ -85,9 +97,9 @@ class Spool:
 
     def free(self, ack: Ack) -> int:
         """Forget what the registry has committed; the number of reports freed."""
-        ours = [
-            (r.first, min(r.last, (1 << 62))) for r in ack.ranges if r.spool_id == self.spool_id and r.first <= r.last
-        ]
+        owned = self._owned()
+        named = [(r, owned[r.spool_id]) for r in ack.ranges if r.spool_id in owned]
+        ours = [(max(r.first, first), min(r.last, last)) for r, (first, last) in named]
         if not ours:
             return 0
         before = self.count
@@ -99,6 +111,21 @@ class Spool:
             return 0
         self._measure()
         return before - self.count
+
+    def _owned(self) -> dict[str, tuple[int, int]]:
+        """The first and the last sequence of each id; an ack may name later ones, whose commits were undone."""
+        spools = self._connection.execute("SELECT first, spool_id FROM spools ORDER BY first").fetchall()
+        lasts = [*(first - 1 for first, _ in spools[1:]), LAST_SEQUENCE]
+        return {str(spool_id): (int(first), last) for (first, spool_id), last in zip(spools, lasts, strict=False)}
+
+    def _keep_id(self, connection: sqlite3.Connection) -> None:
+        """From the next sequence on the id is ours; ids of which no report is left are forgotten."""
+        query = "SELECT COALESCE(MAX(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'reports'"
+        (first,) = connection.execute(query).fetchone()
+        connection.execute("INSERT OR REPLACE INTO spools VALUES (?, ?)", (first, self.spool_id))
+        (oldest,) = connection.execute("SELECT COALESCE(MIN(sequence), ?) FROM reports", (first,)).fetchone()
+        (kept,) = connection.execute("SELECT MAX(first) FROM spools WHERE first <= ?", (oldest,)).fetchone()
+        connection.execute("DELETE FROM spools WHERE first < ?", (kept,))
 
     def _insert(self, connection: sqlite3.Connection, report: TelemetryReport, unix_s: float) -> None:
         row = connection.execute("INSERT INTO reports (created, size, payload) VALUES (?, 0, x'')", (unix_s,))
@@ -136,15 +163,15 @@ class Spool:
 
     def _drop(self, sequences: Iterable[int]) -> None:
         rows = [(sequence,) for sequence in sequences]
-        dropped = self.dropped + len(rows)
+        untold = self._untold + len(rows)
         try:
             with transaction(self._connection) as connection:
                 connection.executemany("DELETE FROM reports WHERE sequence = ?", rows)
-                connection.execute("UPDATE facts SET value = ? WHERE name = 'dropped'", (str(dropped),))
+                connection.execute("INSERT OR REPLACE INTO facts VALUES ('untold', ?)", (str(untold),))
         except sqlite3.OperationalError as exc:
             log.warning("the telemetry spool is full or old, and can't be trimmed: %s", exc)
             return
-        self.dropped = dropped
+        self.dropped, self._untold = self.dropped + len(rows), untold
         self._measure()
         log.warning("the telemetry spool is full or old: %d reports were dropped", len(rows))
 

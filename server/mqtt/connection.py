@@ -7,13 +7,12 @@ thread calls `run` (or `run_once`) and is the only one that touches paho; others
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
-from paho.mqtt.client import MQTT_ERR_QUEUE_SIZE, MQTT_ERR_SUCCESS, Client, ConnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_ERR_SUCCESS, Client, ConnectFlags
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -25,6 +24,7 @@ from server.mqtt.messages import MAX_PACKET_BYTES, Incoming, Publication, Subscr
 from server.mqtt.outbox import Outbox, Outgoing
 from server.mqtt.pacing import Backoff
 from server.mqtt.poller import Poller
+from server.mqtt.traffic import MAX_INFLIGHT, Traffic
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +34,6 @@ CONNECT_TIMEOUT_S: Final = 5.0
 # A connection that held for this long was a good one: the next loss begins with the shortest pause again.
 STABLE_AFTER_S: Final = 10.0
 MAX_PENDING_BYTES: Final = 8 * 1024 * 1024
-MAX_INFLIGHT: Final = 100
-# Paho numbers messages up to 65,535 and starts again: far fewer may be in its hands.
-MAX_HANDED_OVER: Final = 1000
 LONGEST_SLEEP_S: Final = 1.0  # paho wants loop_misc about once a second
 
 
@@ -73,13 +70,7 @@ class BrokerConnection:
         self._backoff = backoff or Backoff()
 
         self._outbox = Outbox(max_pending_bytes)
-        self._acks: deque[tuple[int, int, int]] = deque()
-        self._inbox: deque[Incoming] = deque()
-        self._sent: dict[int, Publication] = {}
-        self._inflight = 0
-        self._inflight_limit = MAX_INFLIGHT
         self._ready = threading.Event()
-        self._generation = 0
         self._linked = False
         self._subscribed_once = False
         self._subscribe_mid: int | None = None
@@ -91,6 +82,7 @@ class BrokerConnection:
         """Why the last attempt or connection ended; for logs and health pages."""
 
         self._client = self._make_client(client_id, will)
+        self._traffic = Traffic(self._client, self._outbox, self._wake)
         self._poller = Poller(self._client)
 
     # -- for any thread --------------------------------------------------------------------------------------------
@@ -178,12 +170,12 @@ class BrokerConnection:
         wait_s = min(timeout_s, LONGEST_SLEEP_S)
         if not self._linked:
             wait_s = min(wait_s, max(0.0, self._connect_at_s - time.monotonic()))
-        if self._inbox:  # left over from a callback that raised
+        if self._traffic.inbox:  # left over from a callback that raised
             wait_s = 0.0
         self._poller.serve(wait_s)
         self._check_link()
-        while self._inbox:
-            self._on_message(self._inbox.popleft())
+        while self._traffic.inbox:
+            self._on_message(self._traffic.inbox.popleft())
         self._send_queued()
 
     def wake(self) -> None:
@@ -230,8 +222,6 @@ class BrokerConnection:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
-        client.on_publish = self._on_publish
-        client.on_message = self._on_paho_message
         if will is not None:
             properties = _properties(PacketTypes.WILLMESSAGE)
             properties.WillDelayInterval = will.delay_s
@@ -245,7 +235,7 @@ class BrokerConnection:
         properties.MaximumPacketSize = MAX_PACKET_BYTES
         # A clean start is for the first connection of this process; later ones go on where the link broke.
         clean = self._clean_start and not self._subscribed_once
-        self._generation += 1
+        self._traffic.begin_connection()
         try:
             self._client.connect(
                 self._host, self._port, keepalive=self._keepalive_s, clean_start=clean, properties=properties
@@ -280,17 +270,11 @@ class BrokerConnection:
         self._client._sock_close()  # noqa: SLF001 - see above
 
     def _forget_lost(self, *, everything: bool) -> None:
-        """QoS 0 messages in paho's queue died with the socket; QoS 1 ones are sent again by paho."""
         self._linked = False
         self._deadline_s = None
         self._subscribe_mid = None
         self._ready.clear()
-        self._acks.clear()
-        lost = [(mid, one) for mid, one in self._sent.items() if everything or one.qos == 0]
-        for mid, publication in lost:
-            del self._sent[mid]
-            self._inflight -= publication.qos
-            self._outbox.finish(publication, "the connection was lost before it was sent")
+        self._traffic.forget_lost(everything=everything)
 
     # -- paho's callbacks: in the loop's thread, and inside paho, so that they must not raise ----------------------
 
@@ -300,7 +284,7 @@ class BrokerConnection:
         if reason.is_failure:
             self.last_error = f"{self._url} refused the connection: {reason}"
             return
-        self._inflight_limit = min(MAX_INFLIGHT, int(getattr(properties, "ReceiveMaximum", MAX_INFLIGHT)))
+        self._traffic.limit(int(getattr(properties, "ReceiveMaximum", MAX_INFLIGHT)))
         if self._subscriptions:
             # Also where the session is still there: a Mosquitto that reads it back from its file after `kill -9` has
             # lost its shared subscriptions (seen in 2.0.11). What was retained comes again only where it is new.
@@ -339,67 +323,13 @@ class BrokerConnection:
         if self.last_error is None:
             self.last_error = f"{self._url}: {reason}"
 
-    def _on_publish(
-        self, _client: Client, _: object, mid: int, reason: ReasonCode, _properties: Properties | None
-    ) -> None:
-        publication = self._sent.pop(mid, None)
-        if publication is not None:
-            self._inflight -= publication.qos
-            self._outbox.finish(publication, str(reason) if reason.is_failure else None)
-
-    def _on_paho_message(self, _client: Client, _: object, message: MQTTMessage) -> None:
-        generation, mid, qos = self._generation, message.mid, message.qos
-
-        def acknowledge() -> None:
-            if qos:
-                self._acks.append((generation, mid, qos))
-                self._wake()
-
-        properties = message.properties
-        try:
-            topic = message.topic
-        except UnicodeDecodeError:  # no topic of ours; not acknowledging it would have it sent again for ever
-            acknowledge()
-            return
-        self._inbox.append(
-            Incoming(
-                topic=topic,
-                payload=bytes(message.payload),
-                qos=qos,
-                retain=message.retain,
-                correlation=getattr(properties, "CorrelationData", None),
-                response_topic=getattr(properties, "ResponseTopic", None),
-                is_repeated=message.dup,
-                _acknowledge=acknowledge,
-            )
-        )
-
     # -- queues ----------------------------------------------------------------------------------------------------
 
     def _send_queued(self) -> None:
-        while self._acks:
-            generation, mid, qos = self._acks.popleft()
-            # The number belongs to the connection that brought the message; on another it may name a different one.
-            if generation == self._generation and self._linked:
-                self._client.ack(mid, qos)
-        while (
-            self._ready.is_set()
-            and self._linked
-            and len(self._sent) < MAX_HANDED_OVER
-            and self._inflight < self._inflight_limit
-        ):
-            message = self._outbox.next()
-            if message is None:
-                return
-            publication = message.publication
-            info = self._client.publish(
-                publication.topic, message.payload, publication.qos, message.retain, message.properties
-            )
-            if info.rc == MQTT_ERR_QUEUE_SIZE:  # its number is still in use by a message that was not confirmed
-                self._outbox.put_back(message)
-                return
-            self._sent[info.mid] = publication
-            self._inflight += publication.qos
+        if self._linked:
+            self._traffic.send_acks()
+            if self._ready.is_set():
+                self._traffic.send()
 
     def _wake(self) -> None:
         if threading.get_ident() != self._loop_thread:

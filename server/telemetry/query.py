@@ -106,7 +106,7 @@ def _summarize_group(group: dict[GroupBy, str], rows: Iterator[sa.Row[tuple[Any,
                 temperature_c = max(row.temperature_c, temperature_c if temperature_c is not None else -273.15)
             throttled += bool(row.throttled)
             since, until = min(since, row.received_at), max(until, row.received_at)
-            # a running total since the spool was made: the highest of each spool counts, once
+            # a running total of the spool id: the highest of each counts, once
             known = dropped_of_spool.get(row.spool_id, 0)
             dropped_of_spool[row.spool_id] = max(known, row.dropped_reports)
         dropped += sum(dropped_of_spool.values())

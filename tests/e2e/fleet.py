@@ -14,6 +14,7 @@ from server.schemas.telemetry import GroupBy
 from tests.e2e.processes import COMMANDS, TELEMETRY_WINDOW_S, RunningAgent, RunningRegistry, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -116,15 +117,16 @@ class Fleet:
             rows = client.get_telemetry(by=("device",), version=version)
         return sum(row.inferences for row in rows if row.group[GroupBy.DEVICE] == device_id)
 
-    def wait_counted(self, device_id: str, expected: int, *, version: str | None = None) -> None:
-        """Wait until as many inferences are counted; then for two windows, so that one too many would be seen."""
-        wait_until(
-            lambda: self.counted(device_id, version) >= expected,
-            f"{expected} inferences of {device_id} are counted (the registry has {self.counted(device_id, version)})",
-            timeout_s=20.0,
-        )
-        time.sleep(1.5)
-        assert self.counted(device_id, version) == expected
+    def wait_counted(self, expected: Mapping[str, int], *, version: str | None = None) -> None:
+        """Wait until as many inferences of each device are counted; then for a while, so that one too many is seen."""
+        for device_id, inferences in expected.items():
+            wait_until(
+                partial(lambda d, n: self.counted(d, version) >= n, device_id, inferences),
+                f"{inferences} inferences of {device_id} are counted (it is {self.counted(device_id, version)})",
+                timeout_s=20.0,
+            )
+        time.sleep(1.5 * TELEMETRY_WINDOW_S)
+        assert {device_id: self.counted(device_id, version) for device_id in expected} == expected
 
     def settled_count(self, device_id: str) -> int:
         """What the registry has counted once nothing has come for three windows."""
@@ -135,9 +137,14 @@ class Fleet:
             time.sleep(0.1)
         return last
 
-    def close(self) -> None:
-        """Stop the agents, then the registry; all are stopped even if one does not like it."""
+    def stop_agents(self) -> None:
+        """Stop the agents; all are stopped even if one does not like it."""
         with contextlib.ExitStack() as stack:
-            stack.callback(self.registry.stop)
             for agent in self.agents:
                 stack.callback(agent.stop)
+
+    def close(self) -> None:
+        """Stop the agents, then the registry."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.registry.stop)
+            stack.callback(self.stop_agents)

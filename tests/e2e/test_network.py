@@ -29,31 +29,39 @@ print(urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=10)
 """
 
 
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=10)
+# where tooling/setup.sh looks for it too; "": not there
+IP = shutil.which("ip", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") or ""
+
+
+def ip(*arguments: str, may_be_refused: bool = False) -> None:
+    result = subprocess.run([IP, *arguments], check=False, capture_output=True, text=True, timeout=10)
+    if result.returncode and may_be_refused:
+        pytest.skip(f"not even root may make a network here (a container without CAP_NET_ADMIN?): {result.stderr}")
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.fixture
 def network() -> Iterator[tuple[str, str, str]]:
     """Two namespaces joined by a cable: (the registry's, its address, the device's). Nothing else is in them."""
     if os.geteuid() != 0:
-        pytest.skip("making network namespaces needs root")
-    if shutil.which("ip") is None:
-        pytest.skip("the command `ip` (Debian package iproute2) is not installed")
+        pytest.skip("making network namespaces needs root: run it once as root")
+    if not IP:
+        pytest.fail("the command `ip` is missing, which `make setup` installs: apt-get install iproute2")
     mark = f"{os.getpid():x}"
     ours, theirs = f"shoal-r{mark}", f"shoal-d{mark}"
     try:
         for namespace in (ours, theirs):
-            ip("netns", "add", namespace)
+            ip("netns", "add", namespace, may_be_refused=True)
             ip("-n", namespace, "link", "set", "lo", "up")
-        ip("-n", ours, "link", "add", "cable0", "type", "veth", "peer", "name", "cable1", "netns", theirs)
+        cable = ("cable0", "type", "veth", "peer", "name", "cable1", "netns", theirs)
+        ip("-n", ours, "link", "add", *cable, may_be_refused=True)
         for namespace, end, address in ((ours, "cable0", "10.203.0.1/30"), (theirs, "cable1", "10.203.0.2/30")):
             ip("-n", namespace, "address", "add", address, "dev", end)
             ip("-n", namespace, "link", "set", end, "up")
         yield ours, "10.203.0.1", theirs
     finally:
         for namespace in (ours, theirs):
-            subprocess.run(["ip", "netns", "delete", namespace], check=False, capture_output=True, timeout=10)
+            subprocess.run([IP, "netns", "delete", namespace], check=False, capture_output=True, timeout=10)
 
 
 def test_agents_in_another_network_join_fetch_over_both_transports_and_infer(
@@ -61,7 +69,7 @@ def test_agents_in_another_network_join_fetch_over_both_transports_and_infer(
 ) -> None:
     ours, address, theirs = network
     shutil.copytree(prepared, folder / "registry", ignore=shutil.ignore_patterns("*.sock"))
-    inside = ("ip", "netns", "exec", ours)
+    inside = (IP, "netns", "exec", ours)
     registry = RunningRegistry(folder / "registry", arguments=("--host", address), prefix=inside)
     devices = {"mqtt-1": "mqtt", "https-1": "https"}
     agents = []
@@ -71,7 +79,7 @@ def test_agents_in_another_network_join_fetch_over_both_transports_and_infer(
         for device, transport in devices.items():
             token = json.loads(said("token", "create", "--profile", "bench", "--json").stdout)["token"]
             agent = Fleet(registry, folder).device(
-                device, flags=("--transport", transport), prefix=("ip", "netns", "exec", theirs)
+                device, flags=("--transport", transport), prefix=(IP, "netns", "exec", theirs)
             )
             agents.append(agent)
             agent.start("--token", token, "--device-id", device)

@@ -76,7 +76,7 @@ def test_database_killed_during_a_rollout_costs_neither_a_request_nor_a_count(
         fleet.wait_for(rollout_id)
         wait_until(lambda: load.answered["2"] > 20, "it answers with version 2")
     assert load.failures == []
-    fleet.wait_counted(agent.device_id, load.total)
+    fleet.wait_counted({agent.device_id: load.total})
     assert not (registry.data_dir / "registry.db").exists()
 
 
@@ -115,7 +115,7 @@ def test_second_machine_shares_the_work_and_may_die(
         fleet.wait_for(rollout_id)
         wait_until(lambda: load.answered["2"] > 20, "it answers with version 2")
     assert load.failures == []
-    fleet.wait_counted(agent.device_id, load.total)
+    fleet.wait_counted({agent.device_id: load.total})
     for one in (registry, second):  # of two with one name each would throw the other out
         assert "connection lost" not in (one.data_dir / "logs" / "ingest.log").read_text()
 

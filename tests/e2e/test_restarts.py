@@ -43,7 +43,7 @@ def test_registry_restarted_as_a_whole_devices_reconnect_and_fetch_nothing_again
         wait_until(lambda: agent.status()["connected"], "the device is back")
     assert load.failures == []
     fleet.wait_online(agent)
-    fleet.wait_counted(agent.device_id, load.total)
+    fleet.wait_counted({agent.device_id: load.total})
     assert bytes_received(agent) == before
     fleet.wait_for(fleet.roll_out("2"))
     assert agent.serves("tiny", "2")
@@ -66,4 +66,4 @@ def test_agent_restarted_without_a_registry_serves_its_variant_and_reports_later
     assert bytes_received(agent) == before
     fleet.registry.start()
     fleet.wait_online(agent)
-    fleet.wait_counted(agent.device_id, len(tiny_model.rows))
+    fleet.wait_counted({agent.device_id: len(tiny_model.rows)})

@@ -42,7 +42,7 @@ def test_road_from_rollout_to_telemetry_over_both_runtimes_and_transports(fleet:
         wait_until(lambda: on_litert.total > 20 and on_tflite.total > 20, "both answer")
         fleet.wait_for(fleet.roll_out("2", waves="50%,100%"))
         wait_until(lambda: on_litert.answered["2"] > 20 and on_tflite.answered["2"] > 20, "both answer with version 2")
-    for agent, load in ((litert, on_litert), (tflite, on_tflite)):
-        assert load.failures == []
-        fleet.wait_counted(agent.device_id, load.total + len(tiny_model.rows))
-        fleet.wait_counted(agent.device_id, load.answered["2"], version="2")
+    loads = {litert.device_id: on_litert, tflite.device_id: on_tflite}
+    assert [load.failures for load in loads.values()] == [[], []]
+    fleet.wait_counted({device_id: load.total + len(tiny_model.rows) for device_id, load in loads.items()})
+    fleet.wait_counted({device_id: load.answered["2"] for device_id, load in loads.items()}, version="2")

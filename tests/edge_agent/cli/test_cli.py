@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -57,12 +58,13 @@ def test_help_answers_at_once() -> None:
         (["start", "--registry", "r", "--storage-budget", "lots"], "is no size"),
         (["start", "--registry", "r", "--transport", "pigeon"], "invalid choice"),
         (["status"], "no agent answers in"),
-        (["infer", "net"], "give either FILE.npz or --json"),
-        (["infer", "net", "--json", "{"], "--json is not JSON"),
-        (["infer", "net", "--json", "[]"], "--json is no object"),
-        (["infer", "net", "--json", '{"x": [1]}'], "no model net is served here"),
-        (["infer", "../net", "--json", '{"x": [1]}'], "MODEL is '../net'"),
-        (["infer", "net", "missing.npz"], "can't be read as an .npz"),
+        (["infer", "net"], "required: INPUTS"),
+        (["infer", "net", "{"], "the text is neither JSON nor an .npz"),
+        (["infer", "net", "[]"], "the text is no JSON object with the inputs"),
+        (["infer", "net", '{"x": [1]}'], "no model net is served here"),
+        (["infer", "../net", '{"x": [1]}'], "MODEL is '../net'"),
+        (["infer", "net", "missing.npz"], "'missing.npz' can't be read"),
+        (["infer", "net", "/dev/null"], "/dev/null is neither JSON nor an .npz"),
         (["probe", "--name", "a/b"], "--name is 'a/b'"),
         (["probe", "-o", "/nowhere/at/all.yaml"], "can't write"),
     ],
@@ -94,7 +96,9 @@ def test_probe_writes_a_profile_that_can_be_read(tmp_path: Path) -> None:
 
 
 def test_profiles_lists_the_well_known_ones() -> None:
-    assert {line.split()[0] for line in run("profiles").stdout.splitlines()} >= {"pi-4", "pi-zero-2w", "rk3588"}
+    names = {line.split()[0] for line in run("profiles").stdout.splitlines()}
+    assert names >= {"pi-4", "pi-zero-2w", "rk3588"}
+    assert {profile["name"] for profile in json.loads(run("profiles", "--json").stdout)} == names
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def infer(device: Device, workshop: Workshop, model: str = "tiny") -> list[float
     rows = workshop.network.samples(1).tolist()
     command = [sys.executable, "-m", "edge_agent.cli", "infer", model, "--data-dir", str(device.root)]
     text = json.dumps({"features": rows})
-    result = subprocess.run([*command, "--json", text], capture_output=True, text=True, timeout=30, check=False)
+    result = subprocess.run([*command, text], capture_output=True, text=True, timeout=30, check=False)
     assert result.returncode == 0, result.stderr
     values: list[float] = json.loads(result.stdout.splitlines()[1])
     return values

@@ -1,4 +1,4 @@
-"""A model inside an application's own process: it follows what the agent makes active, and reports its latency.
+"""A model that follows what the agent makes active.
 
 The agent is never waited for: without it the model goes on answering with what is loaded, and keeps its reports.
 Open it after a fork, not before: the thread that follows does not come along.
@@ -9,31 +9,21 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import socket
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from edge_agent.errors import DigestMismatchError, EdgeAgentError, ModelLoadError, ModelNotActiveError
+from edge_agent.errors import EdgeAgentError, ModelNotActiveError
+from edge_agent.inprocess.reports import Reports, failure
+from edge_agent.inprocess.variant import LoadedVariant, load, named
 from edge_agent.layout import Layout, default_data_dir
 from edge_agent.pointer import ActivePointer
 from edge_agent.protocol.base import Name
-from edge_agent.protocol.manifest import FileRole, VariantManifest
-from edge_agent.protocol.messages import MalformedMessageError, TelemetryReport, encode
-from edge_agent.protocol.signature import FREE
-from edge_agent.runner.journal import UNSPOOLED
-from edge_agent.runner.selftest import verify_file
-from edge_agent.runner.windows import WindowMeter
-from edge_agent.runtimes.convert import BoundModel, InputError, require_finite
+from edge_agent.runtimes.convert import InputError, require_finite
 from edge_agent.runtimes.measure import rss_bytes
-from edge_agent.runtimes.registry import open_runtime
-from edge_agent.supervisor.listeners import short_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,105 +31,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge_agent.protocol.signature import ModelSignature
+    from edge_agent.runner.windows import WindowMeter
 
     Array = NDArray[Any]
 
 log = logging.getLogger(__name__)
 RETRY_S = 60.0  # a variant that did not load is tried again: memory may have been short
 LONGEST_WAIT_S = 3600.0  # `Event.wait` refuses what no clock can count: a window may be given as any number
-KEPT_REPORTS = 60  # while the agent is away; the oldest goes first
-MANIFEST = "manifest.json"
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
-
-
-@dataclass
-class _Loaded:
-    pointer: ActivePointer
-    manifest: VariantManifest
-    model: BoundModel
-    meter: WindowMeter
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    retired: bool = False
-
-    def take_meter(self, *, retire: bool = False) -> WindowMeter:
-        """The window until now; with `retire` no inference runs here afterwards."""
-        with self.lock:
-            meter, self.meter = self.meter, _new_meter(self.pointer, self.manifest)
-            self.retired = self.retired or retire
-        return meter
-
-
-def _new_meter(pointer: ActivePointer, manifest: VariantManifest) -> WindowMeter:
-    return WindowMeter(
-        manifest,
-        deployment_id=pointer.deployment_id,
-        source="inprocess",
-        now_s=time.monotonic(),
-        unix_s=time.time(),
-    )
-
-
-def _load(pointer: ActivePointer, layout: Layout) -> _Loaded:
-    """Load the variant that a pointer names.
-
-    Raises:
-        EdgeAgentError: its files are not what they should be, or do not load here.
-    """
-    folder = (layout.root / pointer.variant_dir).resolve()
-    if not folder.is_relative_to(layout.root.resolve()):
-        raise ModelLoadError(f"the active variant of {pointer.model} lies outside the agent's data directory")
-    path = folder / FileRole.MODEL.value
-    try:
-        manifest = VariantManifest.model_validate_json((folder / MANIFEST).read_bytes())
-        if manifest.model_file.sha256 != pointer.model_sha256:
-            raise DigestMismatchError(expected_sha256=pointer.model_sha256, actual_sha256=manifest.model_file.sha256)
-        verify_file(path, manifest, FileRole.MODEL)
-        runtime = open_runtime(manifest.runtime)
-        loaded = runtime.load(path, threads=manifest.threads, delegate=manifest.delegate)
-        model = BoundModel(loaded, manifest.signature, manifest.inputs, manifest.outputs)
-        model.run(_zeros(manifest.signature))  # the first run is slow: it shall not be an application's
-    except (OSError, ValidationError) as exc:
-        raise ModelLoadError(f"the active variant of {pointer.model} can't be read: {str(exc)[:200]}") from exc
-    except MemoryError as exc:
-        raise ModelLoadError(f"there is not enough memory for the active variant of {pointer.model}") from exc
-    return _Loaded(pointer, manifest, model, _new_meter(pointer, manifest))
-
-
-def _zeros(signature: ModelSignature) -> dict[str, Array]:
-    return {
-        spec.name: np.zeros([1 if length == FREE else length for length in spec.shape], spec.datatype.numpy_name)
-        for spec in signature.inputs
-    }
-
-
-class _Reports:
-    """Sends windows to the agent by Unix datagram, without ever waiting for it."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._path = layout.report_socket
-        self._kept: deque[bytes] = deque(maxlen=KEPT_REPORTS)
-
-    def add(self, report: TelemetryReport | None) -> None:
-        """Take a report in."""
-        if report is None:
-            return
-        try:
-            self._kept.append(encode(report))
-        except MalformedMessageError as exc:
-            log.warning("a telemetry window was dropped: %s", exc)
-
-    def send(self) -> None:
-        """Send what is here; what the agent does not take stays for the next time."""
-        if not self._kept:
-            return
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, short_path(self._path) as address:
-                sender.setblocking(False)
-                while self._kept:
-                    sender.sendto(self._kept[0], address)
-                    self._kept.popleft()
-        except OSError as exc:  # away, or its queue is full
-            log.debug("the agent takes no reports now: %s", exc)
 
 
 class LiveModel:
@@ -157,9 +56,9 @@ class LiveModel:
         """
         self._layout, self._pointer_path = layout, str(layout.active_pointer(model))
         self._mark = self._read_mark()
-        self._loaded: _Loaded = _load(self._read_pointer(model), layout)
+        self._loaded: LoadedVariant = load(self._read_pointer(model), layout)
         self._model = model
-        self._reports = _Reports(layout)
+        self._reports = Reports(layout)
         self._load_error: EdgeAgentError | None = None
         self._retry_at_s: float | None = None
         self._closed = False
@@ -230,7 +129,7 @@ class LiveModel:
                     if self._closed:
                         raise ModelNotActiveError(f"model {self._model} has been closed")
                     continue
-                return _infer(loaded, arrays, rows, began_s=began_s, asked_s=asked_s)
+                return loaded.infer(arrays, rows, began_s=began_s, asked_s=asked_s)
 
     def close(self) -> None:
         """Send the last window and let go of the model."""
@@ -249,9 +148,9 @@ class LiveModel:
         """Close."""
         self.close()
 
-    def _checked(self, loaded: _Loaded, inputs: Mapping[str, Array] | Array) -> tuple[dict[str, Array], int]:
+    def _checked(self, loaded: LoadedVariant, inputs: Mapping[str, Array] | Array) -> tuple[dict[str, Array], int]:
         try:
-            arrays = _named(inputs, loaded.manifest.signature)
+            arrays = named(inputs, loaded.manifest.signature)
             rows = loaded.model.check(arrays)
             require_finite(arrays)
         except InputError:
@@ -303,12 +202,12 @@ class LiveModel:
         pointer = None
         try:
             pointer = self._read_pointer(self._model)
-            loaded = _load(pointer, self._layout)
+            loaded = load(pointer, self._layout)
         except EdgeAgentError as exc:
             log.warning("model %s stays with variant %s: %s", self._model, self.variant_id, exc)
             self._load_error, self._retry_at_s = exc, time.monotonic() + RETRY_S
             self._mark = mark
-            self._reports.add(_failure(pointer or self._loaded.pointer, exc))
+            self._reports.add(failure(pointer or self._loaded.pointer, exc))
             self._reports.send()
             return
         old, self._loaded = self._loaded, loaded
@@ -318,59 +217,3 @@ class LiveModel:
     def _report(self, meter: WindowMeter) -> None:
         self._reports.add(meter.cut(now_s=time.monotonic(), unix_s=time.time(), rss_bytes=rss_bytes()))
         self._reports.send()
-
-
-def _infer(loaded: _Loaded, arrays: dict[str, Array], rows: int, *, began_s: float, asked_s: float) -> dict[str, Array]:
-    started_s = time.perf_counter()
-    try:
-        outputs = loaded.model.run_checked(arrays, rows)
-    except EdgeAgentError as exc:
-        loaded.meter.fail(exc.code)
-        raise
-    loaded.meter.observe(
-        samples=rows,
-        queue_ms=(started_s - asked_s) * 1e3,
-        preprocess_ms=(asked_s - began_s) * 1e3,
-        invoke_ms=(time.perf_counter() - started_s) * 1e3,
-    )
-    if not all(np.isfinite(array).all() for array in outputs.values()):
-        loaded.meter.note("nonfinite_output")
-    return outputs
-
-
-def _named(inputs: Mapping[str, Array] | Array, signature: ModelSignature) -> dict[str, Array]:
-    """The inputs by name; floats of another width are converted, nothing else is."""
-    specs = signature.inputs
-    if not isinstance(inputs, np.ndarray):
-        arrays = dict(inputs)
-    elif len(specs) == 1:
-        arrays = {specs[0].name: inputs}
-    else:
-        raise InputError(f"the model has the inputs {[spec.name for spec in specs]}: give arrays by name")
-    for spec in specs:
-        array = arrays.get(spec.name)
-        if array is None:
-            continue
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"input {spec.name} is a {type(array).__name__}: give a numpy array")
-        wanted = np.dtype(spec.datatype.numpy_name)
-        if array.dtype != wanted and array.dtype.kind == wanted.kind == "f":
-            with np.errstate(over="ignore"):  # what becomes infinite is refused next
-                arrays[spec.name] = array.astype(wanted)
-    return arrays
-
-
-def _failure(pointer: ActivePointer, exc: EdgeAgentError) -> TelemetryReport:
-    """A window that says only that this deployment did not load."""
-    return TelemetryReport(
-        spool_id=UNSPOOLED,
-        sequence=0,
-        model=pointer.model,
-        version=pointer.version,
-        variant_id=pointer.variant_id,
-        deployment_id=pointer.deployment_id,
-        window_start=max(0.0, time.time()),
-        window_s=0.0,
-        source="inprocess",
-        errors={exc.code: 1},
-    )
