@@ -13,7 +13,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from edge_agent.protocol.base import Bytes, Milliseconds, Name, Sha256, Wire
+from edge_agent.protocol.base import Bytes, Name, Sha256, Wire
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import Datatype, Dimension, ModelSignature
 
@@ -116,7 +116,10 @@ class Golden(Wire):
 
 
 class VariantManifest(Wire):
-    """All that a device must know of a variant; fetched by its own sha256, so what it says can't change."""
+    """All that a device must know of a variant; fetched by its own sha256, so what it says can't change.
+
+    No latency that a build measured stands here: a variant that is built again shall not get another manifest for that.
+    """
 
     v: Annotated[int, Field(ge=1)] = 1
     variant_id: Name
@@ -134,7 +137,6 @@ class VariantManifest(Wire):
     payload_sha256: Sha256
     object: ObjectDescriptor
     golden: Golden | None = None
-    host_latency_p95_ms: Milliseconds | None = None
     labels: tuple[str, ...] = ()
 
     @model_validator(mode="after")

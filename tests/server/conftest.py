@@ -21,6 +21,7 @@ from server.database import tables
 from server.database.connect import Database
 from server.database.migrate import upgrade
 from server.fleet.join import Addresses
+from server.fleet.manifests import ManifestCache
 from server.settings import RegistrySettings
 from server.stack.broker import broker_command
 from server.stack.child import Child
@@ -254,6 +255,7 @@ def _running(settings: RegistrySettings) -> Iterator[RunningRegistry]:
         catalogue=catalogue,
         telemetry=telemetry,
         objects=objects,
+        manifests=ManifestCache(objects),
         addresses=Addresses(registry_url=url, mqtt_url=settings.mqtt_url or ""),
         clock=time.time,
     )

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from edge_agent.protocol.manifest import Encoding, FileRole, ObjectDescriptor, PayloadFile, TensorBinding
-from edge_agent.protocol.manifest import VariantManifest as Manifest
 from edge_agent.protocol.messages import Desired, DesiredDeployment
-from edge_agent.protocol.profile import Delegate, RuntimeName
-from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from server.database import tables
 from server.errors import StorageUnavailableError
 from server.retention.sweep import DAY_S, Sweep
 from server.settings import RegistrySettings
 from server.storage.prepare import prepare
+from tests.server.manifests import manifest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,26 +58,9 @@ def put(store: S3ObjectStore, text: str = "") -> str:
 
 def put_variant(store: S3ObjectStore, content: str) -> tuple[str, str]:
     """A manifest and its object."""
-    file = content.encode()
-    sha256 = store.put_bytes(file).sha256
-    tensor = TensorSpec(name="x", shape=(-1, 4))
-    binding = TensorBinding(name="x", index=0, datatype=Datatype.FP32, shape=(1, 4))
-    manifest = Manifest(
-        variant_id="v",
-        model="m",
-        version="1",
-        profile="pi",
-        recipe="float32",
-        runtime=RuntimeName.LITERT,
-        delegate=Delegate.XNNPACK,
-        signature=ModelSignature(inputs=(tensor,), outputs=(tensor,)),
-        inputs=(binding,),
-        outputs=(binding,),
-        files=(PayloadFile(role=FileRole.MODEL, sha256=sha256, size_bytes=len(file)),),
-        payload_sha256=sha256,
-        object=ObjectDescriptor.describe(file, encoding=Encoding.IDENTITY),
-    )
-    return store.put_bytes(manifest.model_dump_json().encode()).sha256, sha256
+    manifest = manifest_of(content.encode())
+    text = manifest.model_dump_json().encode()
+    return store.put_bytes(text).sha256, store.put_bytes(content.encode()).sha256
 
 
 def wanted(manifest_sha256: str) -> DesiredDeployment:
