@@ -345,6 +345,9 @@ def test_rollout_is_started_told_and_watched_to_its_end(
     assert told[-1] == "pi-4: v is the fastest of 2.", "of the profiles that this rollout has"
     assert told.count(told[-1]) == 1
     advance("stopped", "failed")
+    with registry.catalogue.write() as connection:
+        connection.execute(sa.update(deployments).values(variant_id="v-1", canary=True, reason="golden_mismatch"))
+    assert "lane pi-4 has stopped: dev-1 refuses v-1 (golden_mismatch)" in run("rollout", "status").stdout
     assert as_json("rollout", "list")[0]["state"] == "stopped"
     run("rollout", "status", "--watch", exit_code=1)
     assert "no telemetry" in run("telemetry", "--by", "profile,variant", "--since", "1h").stdout
