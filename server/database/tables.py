@@ -265,6 +265,15 @@ decisions = Table(
     Column("numbers", JSON, nullable=False),
 )
 
+# --- written by every process of the registry, each its own row
+heartbeats = Table(
+    "heartbeats",
+    catalogue,
+    Column("process", String(16), primary_key=True),  # server.heartbeats.Process
+    Column("instance", String(64), primary_key=True),
+    Column("beat_at", Float, nullable=False),
+)
+
 # --- telemetry, written by the ingest; a database of its own
 reports = Table(
     "reports",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from server.database.connect import Database
 from server.errors import RegistryError, SettingsError
+from server.heartbeats import Heart, Process
 from server.mqtt import BrokerConnection
 from server.retention.keeper import keep_sweeping
 from server.retention.sweep import Sweep
@@ -71,7 +72,8 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
     )
     sweeping.start()
     try:
-        controller.run(stop)
+        with Heart(database, Process.CONTROLLER) as heart:
+            controller.run(stop, pulse=heart.pulse)
     finally:
         stop.set()
         connection.wake()

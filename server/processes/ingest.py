@@ -16,6 +16,7 @@ from types import FrameType
 
 from server.database.connect import Database
 from server.errors import RegistryError, SettingsError
+from server.heartbeats import Heart, Process
 from server.ingest.service import BatchLimits, Ingest
 from server.ingest.store import IngestStore
 from server.settings import load_settings
@@ -51,7 +52,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         signal.signal(signal.SIGTERM, stop_soon)
         signal.signal(signal.SIGINT, stop_soon)
-        ingest.run(stop)
+        with Heart(catalogue, Process.INGEST) as heart:
+            ingest.run(stop, pulse=heart.pulse)
     except RegistryError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1

@@ -13,6 +13,7 @@ from types import FrameType
 
 from server.database.connect import Database
 from server.errors import RegistryError
+from server.heartbeats import Heart, Process
 from server.jobs.process import JobLimits
 from server.jobs.runner import JobRunner, JobSettings
 from server.jobs.worker import Worker
@@ -67,7 +68,8 @@ def main() -> int:
         threading.Thread(target=keep_sweeping, args=(partial(_sweep, settings), stop), daemon=True).start()
         # a new name for each start: a worker that comes back must not pass for the one that lost the job
         name = f"{socket.gethostname()[:32]}:{os.getpid()}:{os.urandom(4).hex()}"
-        Worker(catalogue, JobRunner(catalogue, store, jobs), name=name).run(stop)
+        with Heart(catalogue, Process.WORKER) as heart:
+            Worker(catalogue, JobRunner(catalogue, store, jobs), name=name, pulse=heart.pulse).run(stop)
     except RegistryError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1

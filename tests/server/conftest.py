@@ -22,6 +22,7 @@ from server.database.connect import Database
 from server.database.migrate import upgrade
 from server.fleet.join import Addresses
 from server.fleet.manifests import ManifestCache
+from server.heartbeats import Process
 from server.settings import RegistrySettings
 from server.stack.broker import broker_command
 from server.stack.child import Child
@@ -231,6 +232,15 @@ def registry(shared_registry: RunningRegistry) -> RunningRegistry:
             if table is not tables.registry:
                 connection.execute(table.delete())
     return shared_registry
+
+
+@pytest.fixture
+def all_work(registry: RunningRegistry) -> RunningRegistry:
+    """The registry, as if each of its processes had just said that it works."""
+    rows = [{"process": process.value, "instance": "here", "beat_at": time.time()} for process in Process]
+    with registry.catalogue.write() as connection:
+        connection.execute(tables.heartbeats.insert(), rows)
+    return registry
 
 
 def _settings(data_dir: Path, s3_server: S3Server, broker: str, changes: Mapping[str, object]) -> RegistrySettings:

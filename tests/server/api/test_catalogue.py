@@ -198,10 +198,12 @@ def test_versions_variants_and_choices_are_shown_as_the_workers_wrote_them(
     assert http.get("/v1/models/net/versions/2").json()["parameters"] == 6
 
 
+@pytest.mark.usefixtures("all_work")
 def test_health_of_a_whole_registry_is_ok(http: httpx.Client) -> None:
     healthy = http.get("/v1/health").json()
     assert healthy["status"] == "ok"
     assert {healthy[part] for part in ("database", "objects", "broker")} == {"ok"}
+    assert set(healthy["processes"].values()) == {"ok"}
 
 
 def test_health_without_s3_and_broker_is_degraded_and_still_answers(start_registry: Callable[..., Any]) -> None:

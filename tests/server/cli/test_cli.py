@@ -17,7 +17,16 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from server.cli.app import app
-from server.database.tables import choices, decisions, deployments, job_runs, jobs, model_versions, rollout_states
+from server.database.tables import (
+    choices,
+    decisions,
+    deployments,
+    heartbeats,
+    job_runs,
+    jobs,
+    model_versions,
+    rollout_states,
+)
 
 # The class behind this fixture lives in a conftest, which a test can't import.
 Registry = Any
@@ -143,10 +152,10 @@ def test_help_answers_quickly_and_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_client_commands_import_no_server_packages(registry: Registry) -> None:
+def test_client_commands_import_no_server_packages(all_work: Registry) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from server.cli.app import app;"
-        f"result = CliRunner().invoke(app, ['status', '--registry', '{registry.url}']);"
+        f"result = CliRunner().invoke(app, ['status', '--registry', '{all_work.url}']);"
         "assert result.exit_code == 0, result.output;"
         "print([name for name in ('sqlalchemy', 'fastapi', 'boto3', 'torch', 'server.stack') if name in sys.modules])"
     )
@@ -154,10 +163,21 @@ def test_client_commands_import_no_server_packages(registry: Registry) -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_status_is_a_table_or_json(run: Run, as_json: Callable[..., Any], registry: Registry) -> None:
-    assert registry.url in run("status").stdout
+def test_status_is_a_table_or_json(run: Run, as_json: Callable[..., Any], all_work: Registry) -> None:
+    assert all_work.url in run("status").stdout
     status = as_json("status")
-    assert (status["status"], status["broker"], status["url"]) == ("ok", "ok", registry.url)
+    assert (status["status"], status["broker"], status["url"]) == ("ok", "ok", all_work.url)
+
+
+def test_status_names_the_process_that_is_missing_and_exits_1(run: Run, all_work: Registry) -> None:
+    with all_work.catalogue.write() as connection:
+        connection.execute(sa.update(heartbeats).where(heartbeats.c.process == "ingest").values(beat_at=1.0))
+        connection.execute(sa.delete(heartbeats).where(heartbeats.c.process == "worker"))
+    told = run("status", exit_code=1).stdout
+    assert "degraded" in told
+    assert "no ingest has worked for" in told
+    assert "no worker runs" in told
+    assert "no controller" not in told
 
 
 def test_status_of_a_degraded_registry_exits_1(start_registry: Callable[..., Registry]) -> None:
@@ -418,8 +438,8 @@ def test_usage_errors_exit_2(run: Run, arguments: tuple[str, ...], words: str) -
     assert words in run(*arguments, exit_code=2).stderr
 
 
-def test_without_an_address_the_stack_of_this_machine_is_meant(registry: Registry, tmp_path: Path) -> None:
-    state = {"host": "h", "ports": {}, "api_url": registry.url, "mqtt_url": "", "s3_endpoint": "", "s3_bucket": ""}
+def test_without_an_address_the_stack_of_this_machine_is_meant(all_work: Registry, tmp_path: Path) -> None:
+    state = {"host": "h", "ports": {}, "api_url": all_work.url, "mqtt_url": "", "s3_endpoint": "", "s3_bucket": ""}
     environment = {"SHOAL_REGISTRY": None, "SHOAL_DATA_DIR": str(tmp_path / "here")}
     nothing = CliRunner().invoke(app, ["status"], env=environment)
     assert nothing.exit_code == 1

@@ -79,8 +79,8 @@ def test_export_of_what_torch_cannot_export_is_one_sentence(tmp_path: Path) -> N
     assert "\n" not in caught.value.message
 
 
-def test_everything_that_a_fleet_needs_goes_through_the_client(registry: Registry) -> None:
-    with RegistryClient(registry.url) as client:
+def test_everything_that_a_fleet_needs_goes_through_the_client(all_work: Registry) -> None:
+    with RegistryClient(all_work.url) as client:
         assert client.health().status == "ok"
         profile = well_known()["pi-4"]
         assert client.add_profile(profile) == profile
