@@ -336,7 +336,7 @@ class RegistryClient:
 
     # --- retention
     def sweep(self, *, dry_run: bool = False) -> SweepReport:
-        """Delete what the registry keeps no longer, or only ask what that is."""
+        """What the registry keeps no longer; unless `dry_run`, its processes delete it within seconds."""
         body = SweepRequest(dry_run=dry_run).model_dump(mode="json")
         return self._transport.ask("POST", "/v1/sweeps", json=body, answer=_SWEEP)
 

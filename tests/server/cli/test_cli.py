@@ -27,6 +27,7 @@ from server.database.tables import (
     model_versions,
     rollout_states,
 )
+from server.retention.requests import latest_request
 
 # The class behind this fixture lives in a conftest, which a test can't import.
 Registry = Any
@@ -403,7 +404,9 @@ def test_rollout_start_of_what_is_not_there_names_what_is(
     assert "no rollouts" in run("rollout", "list").stdout
 
 
-def test_gc_says_what_would_go_before_it_goes(run: Run, as_json: Callable[..., Any], registry: Registry) -> None:
+def test_gc_says_what_goes_and_leaves_the_deleting_to_the_owners(
+    run: Run, as_json: Callable[..., Any], registry: Registry
+) -> None:
     state = {"rollout_id": "r", "state": "finished", "wave": 0, "reason": "", "last_command_id": 0, "updated_at": 1.0}
     decision = {"rollout_id": "r", "at": 1.0, "action": "finished", "sentence": "s", "numbers": {}}
     with registry.catalogue.write() as connection:
@@ -412,12 +415,17 @@ def test_gc_says_what_would_go_before_it_goes(run: Run, as_json: Callable[..., A
     said = run("gc", "--dry-run").stdout
     assert "would go" in said
     assert "nothing was deleted" in said
-    for flags, count in ((("--dry-run",), 1), ((), 1), ((), 0)):
+    assert latest_request(registry.catalogue) == 0, "nobody was asked to delete anything"
+    for flags in (("--dry-run",), ()):
         told = as_json("gc", *flags)
         assert told["dry_run"] is bool(flags)
         assert {one["kind"] for one in told["swept"]} == {"reports", "decisions", "objects", "cache"}
-        assert next(one["count"] for one in told["swept"] if one["kind"] == "decisions") == count
-    assert "deleted" in run("gc").stdout
+        assert next(one["count"] for one in told["swept"] if one["kind"] == "decisions") == 1
+    first = latest_request(registry.catalogue)
+    assert "processes delete it now" in run("gc").stdout
+    assert latest_request(registry.catalogue) > first > 0
+    with registry.catalogue.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(decisions)).scalar() == 1, "not by the API"
 
 
 @pytest.mark.parametrize(
