@@ -17,6 +17,7 @@ from compressors.errors import CompressorError
 from compressors.formats import FORMATS, Target
 from compressors.golden import golden_file, sample_count
 from compressors.inputs import loading
+from compressors.kept import KeptMeasurements
 from compressors.kitchen import Kitchen
 from compressors.measure import Bench, Measurement
 from compressors.metrics import metric_for
@@ -69,7 +70,7 @@ class Build:
             pythons=self._request.pythons,
             folder=self._folder,
             golden_samples=self._samples,
-            cache_dir=self._request.cache_dir,
+            kept=KeptMeasurements(self._request.cache_dir, renew=self._request.measure_again),
         )
         self._say("scoring the float model")
         outputs = self._network.run(self._bench.inputs())

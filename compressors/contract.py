@@ -133,6 +133,7 @@ class BuildRequest(Part):
     cache_dir: Path | None = None
     host_cpu_model: str | None = None  # as a profile would name this machine's CPU
     device_figures: tuple[DeviceFigure, ...] = ()
+    measure_again: bool = False  # what earlier builds measured here is not believed, and replaced
     threads: int = 1
     seed: int = 0
 

@@ -26,14 +26,19 @@ FORMAT = "measurement-1"
 class KeptMeasurements:
     """A folder of results and outputs; without a folder nothing is kept."""
 
-    def __init__(self, folder: Path | None, data_path: Path) -> None:
-        self._folder, self._data_sha256 = folder, _sha256(data_path)
+    def __init__(self, folder: Path | None, *, renew: bool = False) -> None:
+        """`renew`: what stands there already is not read, and written anew."""
+        self._folder, self._renew = folder, renew
+        self._sha256_of_data: dict[Path, str] = {}
 
     def key(self, request: MeasureRequest, python: Path) -> str:
         """What decides a measurement: the file, the rows, the target, and the environment that runs it."""
+        data = request.data_path
+        if data not in self._sha256_of_data:
+            self._sha256_of_data[data] = _sha256(data)
         parts = [
             FORMAT,
-            self._data_sha256,
+            self._sha256_of_data[data],
             _sha256(request.model_path),
             request.runtime,
             request.delegate,
@@ -45,7 +50,7 @@ class KeptMeasurements:
 
     def read(self, key: str, outputs_path: Path) -> MeasureResult | None:
         """An earlier result; its outputs are put where the measuring process would have."""
-        if self._folder is None:
+        if self._folder is None or self._renew:
             return None
         try:
             result = MeasureResult.model_validate_json((self._folder / f"{key}.json").read_bytes())

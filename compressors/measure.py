@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressors.kept import KeptMeasurements
 from compressors.metrics import agreement, evaluate
 from edge_agent.runtimes.measure import MeasureRequest, MeasureResult
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from compressors.contract import Figure, Task
     from compressors.data import EvaluationData, Split
     from compressors.formats import Target
+    from compressors.kept import KeptMeasurements
     from compressors.metrics import Metric
     from edge_agent.protocol.profile import RuntimeName
     from edge_agent.protocol.signature import ModelSignature
@@ -66,16 +66,15 @@ class Bench:
         pythons: Mapping[RuntimeName, Path],
         folder: Path,
         golden_samples: int,
-        cache_dir: Path | None = None,
+        kept: KeptMeasurements,
     ) -> None:
         self._data, self._signature, self._task, self._metric = data, signature, task, metric
-        self._pythons, self._folder, self._golden_samples = pythons, folder, golden_samples
+        self._pythons, self._folder, self._golden_samples, self._kept = pythons, folder, golden_samples, kept
         self._inputs = folder / "inputs.npz"
         names = [spec.name for spec in signature.inputs]
         parts = (data.selection, data.test)
         joined = {name: np.concatenate([part.inputs[name] for part in parts]) for name in names}
         np.savez(self._inputs, allow_pickle=False, **joined)
-        self._kept = KeptMeasurements(cache_dir, self._inputs)
 
     def score(self, outputs: NDArray[np.generic]) -> Scores:
         """Score the outputs of selection and test rows, one after the other, as `run` sees them."""

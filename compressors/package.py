@@ -121,7 +121,6 @@ def manifest(
         payload_sha256=packed.payload_sha256,
         object=packed.descriptor,
         golden=packed.golden,
-        host_latency_p95_ms=None if target.npu else result.p95_ms,
         labels=labels,
     )
 

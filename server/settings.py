@@ -65,7 +65,7 @@ class RegistrySettings(BaseSettings):
     telemetry_interval_s: float = Field(60.0, gt=0, description="window of one TelemetryReport")
     presence_interval_s: float = Field(60.0, gt=0, description="a device unheard for two of these is `unknown`")
     ingest_batch_size: int = Field(200, ge=1, le=5000, description="reports committed in one transaction")
-    block_rate_bytes_s: float = Field(20e6, gt=0, description="pace of the first pass of an artifact over MQTT")
+    block_rate_bytes_s: float = Field(20e6, gt=0, description="pace of the first pass of an object over MQTT")
     presign_expiry_s: int = Field(3600, ge=1, le=7 * 24 * 3600)
     max_upload_bytes: int = Field(4 * 1024**3, ge=1)
 

@@ -13,7 +13,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from edge_agent.protocol.base import Bytes, Milliseconds, Name, Sha256, Wire
+from edge_agent.protocol.base import Bytes, Name, Sha256, Wire
 from edge_agent.protocol.profile import DELEGATES_OF, FORMAT_OF, Delegate, FileFormat, RuntimeName
 from edge_agent.protocol.signature import Datatype, Dimension, ModelSignature
 
@@ -117,7 +117,10 @@ class Golden(Wire):
 
 
 class VariantManifest(Wire):
-    """All that a device must know of a variant; fetched by its own sha256, so what it says can't change."""
+    """All that a device must know of a variant; fetched by its own sha256, so what it says can't change.
+
+    No latency that a build measured stands here: a variant that is built again shall not get another manifest for that.
+    """
 
     v: Annotated[int, Field(ge=1)] = 1
     variant_id: Name
@@ -135,7 +138,6 @@ class VariantManifest(Wire):
     payload_sha256: Sha256
     object: ObjectDescriptor
     golden: Golden | None = None
-    host_latency_p95_ms: Milliseconds | None = None
     labels: tuple[str, ...] = ()
 
     @model_validator(mode="after")

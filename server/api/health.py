@@ -1,8 +1,9 @@
-"""Whether the databases, S3 and the broker answer: each is really asked, side by side, within a short time."""
+"""Whether the databases, S3 and the broker answer, each really asked, side by side; and which processes work."""
 
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,7 @@ import sqlalchemy as sa
 from server.api.ports import Ports
 from server.database.tables import registry, reports
 from server.errors import RegistryError
+from server.heartbeats import Process, lacking, last_heard
 from server.schemas.common import Health
 from server.stack.probes import mqtt_url_answers
 
@@ -31,6 +33,7 @@ class HealthCheck:
             "database": lambda: _database(ports),
             "objects": lambda: _objects(ports),
             "broker": lambda: _broker(ports),
+            **{process: partial(_process, ports, process) for process in Process},
         }
         self._executor = ThreadPoolExecutor(max_workers=len(self._checks), thread_name_prefix="health")
         self._under_way: dict[str, Future[str]] = {}
@@ -49,7 +52,8 @@ class HealthCheck:
             futures = dict(self._under_way)
         answers = {name: self._answer(future) for name, future in futures.items()}
         status = OK if all(text == OK for text in answers.values()) else "degraded"
-        return Health(status=status, version=_version(), **answers)
+        processes = {process.value: answers.pop(process) for process in Process}
+        return Health(status=status, version=_version(), processes=processes, **answers)
 
     def _answer(self, future: Future[str]) -> str:
         try:
@@ -78,6 +82,10 @@ def _broker(ports: Ports) -> str:
     if not url:
         return "no MQTT URL is set: give mqtt_url, or run under `edge-registry up`"
     return OK if mqtt_url_answers(url) else f"the MQTT broker at {url} does not answer"
+
+
+def _process(ports: Ports, process: Process) -> str:
+    return lacking(process, last_heard(ports.catalogue, process), now=ports.clock()) or OK
 
 
 def _version() -> str:

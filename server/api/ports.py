@@ -8,18 +8,20 @@ from fastapi import Depends, Request
 
 from server.database.connect import Database
 from server.fleet.join import Addresses
+from server.fleet.manifests import ManifestCache
 from server.settings import RegistrySettings
 from server.storage import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Databases, objects, settings and the clock."""
+    """Databases, objects, the manifests among them, settings and the clock."""
 
     settings: RegistrySettings
     catalogue: Database
     telemetry: Database
     objects: ObjectStore
+    manifests: ManifestCache
     addresses: Addresses
     clock: Callable[[], float]
 

@@ -115,8 +115,12 @@ def request_builds(database: Database, model: str, version: str, request: BuildR
             if name not in known:
                 raise NotFoundError(f"There is no profile {name}: registered are {', '.join(known)}.")
         names = request.profiles or known
-        work = BuildWork(profiles=tuple(sorted(set(names))), recipes=tuple(sorted(set(request.recipes))))
-        return [_enqueue_build(connection, model, version, work, now=now, again=request.again)]
+        work = BuildWork(
+            profiles=tuple(sorted(set(names))),
+            recipes=tuple(sorted(set(request.recipes))),
+            measure_again=request.again,
+        )
+        return [_enqueue_build(connection, model, version, work, now=now)]
 
 
 def build_missing(
@@ -144,12 +148,11 @@ def _best_first(variant: Variant) -> tuple[str, bool, int, str]:
     return variant.profile, not variant.chosen, _VERDICTS.index(variant.verdict), variant.variant_id
 
 
-def _enqueue_build(
-    connection: sa.Connection, model: str, version: str, work: BuildWork, *, now: float, again: bool = False
-) -> Job:
+def _enqueue_build(connection: sa.Connection, model: str, version: str, work: BuildWork, *, now: float) -> Job:
+    # one that measures again is other work than one that need not, also while that one is still queued
     document = work.model_dump(mode="json")
     wanted = WantedJob(JobKind.BUILD, model, version, identity=document, request=document)
-    return enqueue(connection, wanted, now=now, again=again).job
+    return enqueue(connection, wanted, now=now, again=work.measure_again).job
 
 
 def _versions(database: Database, *conditions: sa.ColumnElement[bool]) -> list[ModelVersion]:

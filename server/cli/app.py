@@ -53,7 +53,7 @@ def up(
 
 @app.command()
 def status(registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
-    """Whether the registry and what it stands on answer; exit code 1 if a part does not."""
+    """Whether what the registry stands on answers, and which of its processes work; exit code 1 if a part does not."""
     with connected(registry) as client:
         health = client.health()
         if as_json:
@@ -61,7 +61,7 @@ def status(registry: RegistryOption = None, *, as_json: JsonOption = False) -> N
         else:
             say(f"registry {client.url}  version {health.version}  {health.status}")
             parts = [("database", health.database), ("objects", health.objects), ("broker", health.broker)]
-            show_table(("part", "state"), parts)
+            show_table(("part", "state"), [*parts, *health.processes.items()])
     if health.status != "ok":
         raise typer.Exit(1)
 

@@ -15,7 +15,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete now what the registry deletes by itself each hour: what is too old, and what nobody names any more."""
+    """Have deleted now what the registry deletes by itself each hour: what is too old, or named by nobody any more."""
     with connected(registry) as client:
         report = client.sweep(dry_run=dry_run)
     if as_json:
@@ -25,6 +25,8 @@ def gc(
         (swept.kind, str(swept.count), text_of_bytes(swept.size_bytes) if swept.size_bytes else "-", swept.rule)
         for swept in report.swept
     ]
-    show_table(("what", "would go" if dry_run else "deleted", "bytes", "rule"), rows)
+    show_table(("what", "would go" if dry_run else "goes", "bytes", "rule"), rows)
     if dry_run:
         say("nothing was deleted; what a device may fetch or go back to is never among it")
+    else:
+        say("the registry's processes delete it now; `edge-registry gc --dry-run` shows what is left")

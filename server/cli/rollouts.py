@@ -30,7 +30,7 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     to: Annotated[str, typer.Option("--to", help="Selector, for example site=berlin; empty: every device.")] = "",
     waves: Annotated[str, typer.Option("--waves", help="Shares or counts of devices, growing.")] = "100%",
     max_failures: Annotated[
-        int, typer.Option("--max-failures", min=0, help="Failed devices that still let a wave pass.")
+        int, typer.Option("--max-failures", min=0, help="Devices of a lane that may fail in one wave.")
     ] = 0,
     probe_inferences: Annotated[
         int, typer.Option("--probe-inferences", min=0, help="What a device must have answered to count.")
@@ -168,6 +168,8 @@ def _follow(client: "RegistryClient", rollout: "Rollout", *, silent: bool) -> "R
 def _show(rollout: "Rollout") -> None:
     say(f"rollout {rollout.rollout_id}  {rollout.model}@{rollout.version}  to {rollout.selector or 'every device'}")
     say(f"{rollout.state}  {rollout.reason}".rstrip())
+    for stop in rollout.stopped_lanes:
+        say(f"lane {stop.profile} has stopped: {stop.cause}")
     show_table(("", *_COLUMNS), _wave_rows(rollout), empty="no waves yet: the variants are being built")
     rows = [
         (

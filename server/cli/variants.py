@@ -25,7 +25,7 @@ def build(
     recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only this recipe; may be repeated.")] = None,
     registry: RegistryOption = None,
     *,
-    again: Annotated[bool, typer.Option("--again", help="Even if the same was built already.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Even if it was built already; measured again, too.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is built.")] = True,
     as_json: JsonOption = False,
 ) -> None:

@@ -42,6 +42,8 @@ POLL_S: Final = 0.3
 DocumentT = TypeVar("DocumentT", bound=RequestDocument)
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
+# The registry hashes what it got and copies it to S3 before it answers, three files of up to 4 GiB at the most.
+PUSH_ANSWER_S: Final = 1800.0
 _HEALTH: Final = TypeAdapter(Health)
 _PROFILE: Final = TypeAdapter(DeviceProfile)
 _PROFILES: Final = TypeAdapter(list[DeviceProfile])
@@ -130,14 +132,33 @@ class RegistryClient:
             progress: called with (bytes sent, bytes in all).
         """
         paths = {"source": source, "data": data, **({"train": train} if train else {})}
-        with open_parts(paths, progress) as files:
-            return self._transport.ask(
-                "POST",
-                _version_path(name, version),
-                data={"form": form.model_dump_json()},
-                files=files,
-                answer=_PUSHED,
-            )
+        path, sent, total = _version_path(name, version), 0, 1
+
+        def told(now_sent: int, now_total: int) -> None:
+            nonlocal sent, total
+            sent, total = now_sent, now_total
+            if progress is not None:
+                progress(sent, total)
+
+        with open_parts(paths, told) as files:
+            try:
+                return self._transport.ask(
+                    "POST",
+                    path,
+                    data={"form": form.model_dump_json()},
+                    files=files,
+                    answer=_PUSHED,
+                    patience_s=PUSH_ANSWER_S,
+                )
+            except RegistryClientError as exc:
+                if exc.code != "timeout" or sent < total:
+                    raise
+                sentence = (
+                    f"The registry at {self.url} has all of {name}@{version}, but has not answered for "
+                    f"{PUSH_ANSWER_S:g} s: it may still register it. `edge-registry job list` shows it then, and "
+                    "pushing the same files again does no harm."
+                )
+                raise RegistryClientError("timeout", sentence) from exc
 
     def push_module(
         self,
@@ -319,7 +340,7 @@ class RegistryClient:
 
     # --- retention
     def sweep(self, *, dry_run: bool = False) -> SweepReport:
-        """Delete what the registry keeps no longer, or only ask what that is."""
+        """What the registry keeps no longer; unless `dry_run`, its processes delete it within seconds."""
         body = SweepRequest(dry_run=dry_run).model_dump(mode="json")
         return self._transport.ask("POST", "/v1/sweeps", json=body, answer=_SWEEP)
 

@@ -43,6 +43,7 @@ class Transport:
         path: str,
         *,
         answer: TypeAdapter[T] | None = None,
+        patience_s: float | None = None,
         **request: Any,  # noqa: ANN401  httpx's own arguments, passed through
     ) -> T:
         """One request.
@@ -51,11 +52,17 @@ class Transport:
             method: HTTP method.
             path: with its names quoted already (see `segment`).
             answer: how to read the body; None: there is none to read.
+            patience_s: how long the answer may take once all is sent; None: as long as any.
             request: what httpx takes: json, params, headers, data, files.
 
         Raises:
             RegistryClientError: refused, failed, or not reached.
         """
+        if patience_s is not None:
+            usual = self._http.timeout
+            request["timeout"] = httpx.Timeout(
+                connect=usual.connect, read=patience_s, write=usual.write, pool=usual.pool
+            )
         content = self.raw(method, path, **request)
         if answer is None:
             return None  # type: ignore[return-value]  # callers without an adapter want none

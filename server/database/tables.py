@@ -1,6 +1,4 @@
-"""The tables. Each has ONE kind of process that writes it; everyone may read.
-
-Only the sweep of `server.retention` deletes from others' tables: rows so old that nobody writes them again.
+"""The tables. Each has ONE kind of process that writes it and deletes from it; everyone may read.
 
 Times are seconds since 1970 (UTC). JSON columns hold the documents of `server.schemas` or `edge_agent.protocol`.
 Telemetry has a file of its own on SQLite, so that its writes never wait for the catalogue's.
@@ -104,6 +102,13 @@ rollout_commands = Table(
     Column("command_id", Integer, primary_key=True, autoincrement=True),
     Column("rollout_id", String(32), nullable=False, index=True),
     Column("action", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+sweep_requests = Table(
+    "sweep_requests",  # one row: each owner of what is swept obeys when its number has grown
+    catalogue,
+    Column("request_id", Integer, primary_key=True, autoincrement=True),
     Column("created_at", Float, nullable=False),
 )
 
@@ -263,6 +268,15 @@ decisions = Table(
     Column("action", String(24), nullable=False),
     Column("sentence", Text, nullable=False),
     Column("numbers", JSON, nullable=False),
+)
+
+# --- written by every process of the registry, each its own row
+heartbeats = Table(
+    "heartbeats",
+    catalogue,
+    Column("process", String(16), primary_key=True),  # server.heartbeats.Process
+    Column("instance", String(64), primary_key=True),
+    Column("beat_at", Float, nullable=False),
 )
 
 # --- telemetry, written by the ingest; a database of its own

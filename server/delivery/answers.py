@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from pydantic import ValidationError
 
 from edge_agent.protocol import bitmap
-from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.messages import Ask, AskKind, Reply, ReplyStatus
 from edge_agent.protocol.topics import MAX_PAYLOAD_BYTES, DeviceTopic
-from server.database.tables import devices, variants
+from server.database.tables import devices
 from server.errors import (
     DatabaseUnavailableError,
     DigestMismatchError,
@@ -24,6 +21,7 @@ from server.errors import (
     StorageUnavailableError,
 )
 from server.fleet.entitlements import desired_of
+from server.fleet.manifests import ManifestCache, object_among
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,13 +29,13 @@ if TYPE_CHECKING:
     from edge_agent.protocol.manifest import ObjectDescriptor
     from server.database.connect import Database
     from server.delivery.sender import BlockSender
+    from server.fleet.manifests import KnownManifest
     from server.storage import ObjectStore
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 2.0
 DETAIL_CHARACTERS = 512
-KEPT_MANIFESTS = 256
 # what stands in a reply beside the manifest, and what JSON adds when it quotes one
 MANIFEST_BYTES = MAX_PAYLOAD_BYTES[DeviceTopic.REPLY] * 3 // 4
 
@@ -65,7 +63,7 @@ class Answers:
         self._sender = sender
         self._presign_expiry_s = presign_expiry_s
         self._clock = clock
-        self._manifests: OrderedDict[str, tuple[bytes, ObjectDescriptor]] = OrderedDict()
+        self._manifests = ManifestCache(store)
         self._store_away_until = 0.0
 
     def answer(self, device: str, ask: Ask) -> Reply:
@@ -108,7 +106,7 @@ class Answers:
         wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).deployments}
         if ask.sha256 is None or ask.sha256 not in wanted:
             raise _not_yours(ask.sha256)
-        text, _ = self._read_manifest(ask.sha256)
+        text = self._read_manifest(ask.sha256).text
         if len(text) > MANIFEST_BYTES:
             raise NotFoundError(f"Manifest {ask.sha256} has {len(text)} bytes: too large for MQTT, fetch it by HTTPS.")
         return _reply(ask, manifest=text.decode())
@@ -132,38 +130,20 @@ class Answers:
     def _descriptor(self, device: str, sha256: str | None) -> ObjectDescriptor:
         """How an object travels that some manifest of the device's desired state names."""
         wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).deployments}
-        query = sa.select(variants.c.manifest_sha256).where(
-            variants.c.object_sha256 == (sha256 or ""), variants.c.manifest_sha256.in_(sorted(wanted))
-        )
-        with self._database.read() as connection:
-            manifest_sha256 = connection.execute(query).scalar()
-        if manifest_sha256 is None:
-            raise _not_yours(sha256)
-        _, descriptor = self._read_manifest(manifest_sha256)
-        if descriptor.sha256 != sha256:
+        descriptor = object_among(wanted, sha256 or "", self._read_manifest)
+        if descriptor is None:
             raise _not_yours(sha256)
         return descriptor
 
-    def _read_manifest(self, sha256: str) -> tuple[bytes, ObjectDescriptor]:
-        known = self._manifests.get(sha256)
-        if known is None:
-            if self._clock() < self._store_away_until:
-                raise StorageUnavailableError("S3 did not answer a moment ago.")
-            try:
-                text = self._store.get_bytes(sha256)
-            except StorageUnavailableError:
-                # one that waits for S3 must not make all the others wait: they are told at once
-                self._store_away_until = self._clock() + RETRY_S
-                raise
-            try:
-                known = (text, VariantManifest.model_validate_json(text).object)
-            except ValidationError as exc:
-                raise ObjectNotFoundError(f"Object {sha256} is no manifest that this registry can read.") from exc
-            self._manifests[sha256] = known
-            if len(self._manifests) > KEPT_MANIFESTS:
-                self._manifests.popitem(last=False)
-        self._manifests.move_to_end(sha256)
-        return known
+    def _read_manifest(self, sha256: str) -> KnownManifest:
+        if sha256 not in self._manifests and self._clock() < self._store_away_until:
+            raise StorageUnavailableError("S3 did not answer a moment ago.")
+        try:
+            return self._manifests.read(sha256)
+        except StorageUnavailableError:
+            # one that waits for S3 must not make all the others wait: they are told at once
+            self._store_away_until = self._clock() + RETRY_S
+            raise
 
 
 def _reply(ask: Ask, status: ReplyStatus = ReplyStatus.OK, *, detail: str = "", **fields: object) -> Reply:

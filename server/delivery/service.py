@@ -65,8 +65,8 @@ class Delivery:
         self._sender = sender
         self.refusals = Refusals(log.warning, now_s=time.monotonic())
 
-    def run(self, stop: threading.Event) -> None:
-        """Serve until `stop` is set."""
+    def run(self, stop: threading.Event, *, pulse: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stop` is set; `pulse` is called in each round."""
         threads = [
             threading.Thread(target=self._guarded, args=(self._connection.run, stop, stop), name="mqtt"),
             threading.Thread(target=self._guarded, args=(self._sender.run, stop), name="sender"),
@@ -75,6 +75,7 @@ class Delivery:
             thread.start()
         try:
             while not stop.is_set():
+                pulse()
                 self.serve_one(IDLE_S)
         finally:
             stop.set()

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from edge_agent.protocol.messages import Desired
-from server.database.tables import desired, devices, variants
+from server.database.tables import desired, devices
 from server.errors import ObjectNotFoundError, UnauthorizedError
 from server.fleet.join import registry_epoch
+from server.fleet.manifests import object_among
 from server.fleet.secrets import is_secret_of
-from server.schemas.fleet import ObjectUrl
 
 if TYPE_CHECKING:
     from server.database.connect import Database
-    from server.storage import ObjectStore
+    from server.fleet.manifests import ManifestCache
 
 
 def authenticate(database: Database, authorization: str | None) -> str:
@@ -45,7 +45,7 @@ def desired_of(database: Database, device_id: str) -> Desired:
     return Desired.model_validate(document)
 
 
-def manifest_of(database: Database, store: ObjectStore, device_id: str, sha256: str) -> bytes:
+def manifest_of(database: Database, manifests: ManifestCache, device_id: str, sha256: str) -> bytes:
     """A manifest, verbatim: its sha256 is what desired named.
 
     Raises:
@@ -53,25 +53,17 @@ def manifest_of(database: Database, store: ObjectStore, device_id: str, sha256: 
     """
     if sha256 not in _manifests(database, device_id):
         raise _not_yours(sha256)
-    return store.get_bytes(sha256)
+    return manifests.read(sha256).text
 
 
-def object_url(
-    database: Database, store: ObjectStore, device_id: str, sha256: str, *, expires_s: int, now: float
-) -> ObjectUrl:
-    """A presigned address of an object.
+def require_entitled(database: Database, manifests: ManifestCache, device_id: str, sha256: str) -> None:
+    """Pass if a device may fetch an object.
 
     Raises:
         ObjectNotFoundError: no manifest of the device's desired state names this object.
     """
-    query = sa.select(variants.c.object_sha256).where(
-        variants.c.manifest_sha256.in_(_manifests(database, device_id)), variants.c.object_sha256 == sha256
-    )
-    with database.read() as connection:
-        entitled = connection.execute(query).first() is not None
-    if not entitled:
+    if object_among(_manifests(database, device_id), sha256, manifests.read) is None:
         raise _not_yours(sha256)
-    return ObjectUrl(url=store.presign_get(sha256, expires_s), expires_at=now + expires_s)
 
 
 def _manifests(database: Database, device_id: str) -> set[str]:

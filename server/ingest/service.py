@@ -91,10 +91,14 @@ class Ingest:
         """Make `run` look at its stop event; from any thread or signal handler."""
         self._connection.wake()
 
-    def run(self, stop: threading.Event) -> None:
-        """Serve until `stop` is set; what was received by then is committed if the database lets it."""
+    def run(self, stop: threading.Event, *, pulse: Callable[[], None] = lambda: None) -> None:
+        """Serve until `stop` is set; what was received by then is committed if the database lets it.
+
+        `pulse` is called in each round.
+        """
         try:
             while not stop.is_set():
+                pulse()
                 self._connection.run_once(self._patience_s())
                 self._commit_if_due()
                 self._save_heard_if_due()

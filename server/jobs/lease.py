@@ -27,12 +27,14 @@ class Lease:
         stop: threading.Event,
         lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.time,
+        pulse: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._claim = claim
         self._stop = stop
         self._lease_s = lease_s
         self._clock = clock
+        self._pulse = pulse
         self._held_until_s = time.monotonic() + lease_s
         self._progress: dict[str, Any] | None = None
         self._lost = False
@@ -68,6 +70,7 @@ class Lease:
     def _keep(self) -> None:
         renewed_s, written = time.monotonic(), None
         while not self._done.wait(PROGRESS_EVERY_S):
+            self._pulse()  # a job has a time limit of its own
             progress = self._progress
             now_s = time.monotonic()
             if progress == written and now_s - renewed_s < min(RENEW_EVERY_S, self._lease_s / 4):

@@ -148,6 +148,7 @@ class JobRunner:
             output_dir=output_dir,
             cache_dir=self._settings.cache_dir,
             host_cpu_model=self._settings.host_cpu_model,
+            measure_again=work.measure_again,
             device_figures=reading.read_figures(self._catalogue, claim.model, claim.version),
         )
         result = self._run(claim, lease, folder, request, BuildResult)

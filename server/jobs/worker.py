@@ -30,16 +30,20 @@ class Worker:
         name: str,
         lease_s: float = LEASE_S,
         clock: Callable[[], float] = time.time,
+        pulse: Callable[[], None] = lambda: None,
     ) -> None:
+        """`pulse` is called often while it waits for a job, and while it does one."""
         self._catalogue = catalogue
         self._runner = runner
         self._name = name
         self._lease_s = lease_s
         self._clock = clock
+        self._pulse = pulse
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set."""
         while not stop.is_set():
+            self._pulse()
             try:
                 found = self.run_one(stop)
             except DatabaseUnavailableError as exc:
@@ -60,7 +64,9 @@ class Worker:
             return False
         log.info("Job %s: %s %s %s, attempt %d", claim.job_id, claim.kind, claim.model, claim.version, claim.attempt)
         try:
-            with Lease(self._catalogue, claim, stop=stop, lease_s=self._lease_s, clock=self._clock) as lease:
+            with Lease(
+                self._catalogue, claim, stop=stop, lease_s=self._lease_s, clock=self._clock, pulse=self._pulse
+            ) as lease:
                 self._runner.run(claim, lease)
         except StopRequestedError:
             self._give_back(claim)

@@ -18,6 +18,7 @@ from server.database.connect import Database
 from server.database.migrate import upgrade
 from server.errors import RegistryError, SettingsError
 from server.fleet.join import Addresses
+from server.fleet.manifests import ManifestCache
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
 
@@ -58,6 +59,7 @@ def serve(settings: RegistrySettings) -> int:
         catalogue=catalogue,
         telemetry=telemetry,
         objects=objects,
+        manifests=ManifestCache(objects),
         addresses=addresses_of(settings, settings.api_port),
         clock=time.time,
     )

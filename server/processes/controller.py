@@ -11,13 +11,16 @@ import socket
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from server.database.connect import Database
 from server.errors import RegistryError, SettingsError
+from server.heartbeats import Heart, Process
 from server.mqtt import BrokerConnection
 from server.retention.keeper import keep_sweeping
-from server.retention.sweep import Sweep
+from server.retention.requests import latest_request
+from server.retention.sweep import sweep_decisions, sweep_objects
 from server.rollouts.controller import Controller, Pace
 from server.rollouts.doorbell import Doorbell
 from server.rollouts.manifests import ManifestFiles
@@ -27,7 +30,11 @@ from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
+
+    from server.schemas.retention import Swept
+    from server.storage import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -60,24 +67,22 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
         holder=holder,
         pace=pace,
     )
-    telemetry = Database(settings.telemetry_url)
-    sweep = Sweep(database, telemetry, store, settings)
     sweeping = threading.Thread(
         target=keep_sweeping,
-        args=(lambda: sweep.run(now=time.time()), stop),
-        kwargs={"is_due": lambda: controller.leads},
+        args=(partial(_sweep, database, store, settings), stop),
+        kwargs={"latest_request": partial(latest_request, database), "is_due": lambda: controller.leads},
         name="retention",
         daemon=True,  # listing a large store must not hold up the end
     )
     sweeping.start()
     try:
-        controller.run(stop)
+        with Heart(database, Process.CONTROLLER) as heart:
+            controller.run(stop, pulse=heart.pulse)
     finally:
         stop.set()
         connection.wake()
         link.join()
         sweeping.join(SWEEP_END_S)
-        telemetry.close()
         store.close()
         database.close()
 
@@ -102,6 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     return 0
+
+
+def _sweep(database: Database, store: ObjectStore, settings: RegistrySettings) -> Iterator[Swept]:
+    yield sweep_decisions(database, settings, now=time.time())
+    yield sweep_objects(database, store, settings, now=time.time())
 
 
 def _keep_link(connection: BrokerConnection, stop: threading.Event) -> None:

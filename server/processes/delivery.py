@@ -19,6 +19,7 @@ from server.delivery.schedule import DeliveryRules, Schedule
 from server.delivery.sender import BlockSender
 from server.delivery.service import Delivery, connect
 from server.errors import RegistryError, SettingsError
+from server.heartbeats import Heart, Process
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
 
@@ -42,7 +43,8 @@ def serve(settings: RegistrySettings, stop: threading.Event) -> None:
     sender = BlockSender(schedule, BlockCache(store), connection)
     answers = Answers(database, store, sender, presign_expiry_s=settings.presign_expiry_s, clock=time.monotonic)
     try:
-        Delivery(connection, asks, answers, sender).run(stop)
+        with Heart(database, Process.DELIVERY) as heart:
+            Delivery(connection, asks, answers, sender).run(stop, pulse=heart.pulse)
     finally:
         store.close()
         database.close()

@@ -11,14 +11,23 @@ import signal
 import socket
 import sys
 import threading
+import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Final
 
 from server.database.connect import Database
 from server.errors import RegistryError, SettingsError
+from server.heartbeats import Heart, Process
 from server.ingest.service import BatchLimits, Ingest
 from server.ingest.store import IngestStore
+from server.retention.keeper import keep_sweeping
+from server.retention.requests import latest_request
+from server.retention.sweep import sweep_reports
 from server.settings import load_settings
+
+SWEEP_END_S: Final = 2.0  # what it has not deleted by then goes the next time
 
 
 def name_of(machine: str, data_dir: Path) -> str:
@@ -51,7 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
 
         signal.signal(signal.SIGTERM, stop_soon)
         signal.signal(signal.SIGINT, stop_soon)
-        ingest.run(stop)
+        sweeping = threading.Thread(
+            target=keep_sweeping,
+            args=(lambda: [sweep_reports(telemetry, settings, now=time.time())], stop),
+            kwargs={"latest_request": partial(latest_request, catalogue)},
+            name="retention",
+            daemon=True,
+        )
+        sweeping.start()
+        with Heart(catalogue, Process.INGEST) as heart:
+            ingest.run(stop, pulse=heart.pulse)
+        sweeping.join(SWEEP_END_S)
     except RegistryError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1

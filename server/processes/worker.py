@@ -13,13 +13,15 @@ from types import FrameType
 
 from server.database.connect import Database
 from server.errors import RegistryError
+from server.heartbeats import Heart, Process
 from server.jobs.process import JobLimits
 from server.jobs.runner import JobRunner, JobSettings
 from server.jobs.worker import Worker
 from server.jobs.workspace import clear_abandoned
 from server.retention.keeper import keep_sweeping
+from server.retention.requests import latest_request
 from server.retention.sweep import sweep_cache
-from server.schemas.retention import SweepReport
+from server.schemas.retention import Swept
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
 
@@ -43,8 +45,8 @@ def host_cpu_model(cpuinfo: str) -> str | None:
     return None
 
 
-def _sweep(settings: RegistrySettings) -> SweepReport:
-    return SweepReport(dry_run=False, swept=(sweep_cache(settings, now=time.time()),))
+def _sweep(settings: RegistrySettings) -> list[Swept]:
+    return [sweep_cache(settings, now=time.time())]
 
 
 def main() -> int:
@@ -64,10 +66,16 @@ def main() -> int:
         jobs = job_settings(settings)
         clear_abandoned(jobs.work_dir)
         # each machine with workers has a cache of its own, and only they can reach it
-        threading.Thread(target=keep_sweeping, args=(partial(_sweep, settings), stop), daemon=True).start()
+        threading.Thread(
+            target=keep_sweeping,
+            args=(partial(_sweep, settings), stop),
+            kwargs={"latest_request": partial(latest_request, catalogue)},
+            daemon=True,
+        ).start()
         # a new name for each start: a worker that comes back must not pass for the one that lost the job
         name = f"{socket.gethostname()[:32]}:{os.getpid()}:{os.urandom(4).hex()}"
-        Worker(catalogue, JobRunner(catalogue, store, jobs), name=name).run(stop)
+        with Heart(catalogue, Process.WORKER) as heart:
+            Worker(catalogue, JobRunner(catalogue, store, jobs), name=name, pulse=heart.pulse).run(stop)
     except RegistryError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1

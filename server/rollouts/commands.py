@@ -11,6 +11,9 @@ from server.rollouts.going_back import roll_back
 from server.schemas.rollouts import RolloutAction, RolloutState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from server.rollouts.facts import Deployment
     from server.rollouts.ledger import Ledger
 
 OPEN = frozenset({RolloutState.PREPARING, RolloutState.RUNNING})
@@ -46,7 +49,7 @@ def _apply(action: RolloutAction, facts: Facts, ledger: Ledger, command_id: int,
         opened = ledger.standings[rollout_id].wave >= 0
         state, sentence = RolloutState.RUNNING if opened else RolloutState.PREPARING, "Resumed by command."
     elif action is RolloutAction.ABORT:
-        withdrawn = withdraw(facts, ledger, why=Why.ROLLOUT_STOPPED, now=now)
+        withdrawn = withdraw(ledger.rows_of(rollout_id), ledger, why=Why.ROLLOUT_STOPPED, now=now)
         state = RolloutState.ABORTED
         sentence = f"Aborted by command: {withdrawn} devices will not get it, who has it keeps it."
     else:
@@ -59,22 +62,33 @@ def _apply(action: RolloutAction, facts: Facts, ledger: Ledger, command_id: int,
     ledger.decide(facts.rollout, action, sentence, command_id=command_id)
 
 
-def withdraw(facts: Facts, ledger: Ledger, *, why: Why, now: float) -> int:
-    """Take the offer back from every device that does not have it yet; failed ones go back too, and stay failed."""
+def withdraw(rows: Iterable[Deployment], ledger: Ledger, *, why: Why, detail: str = "", now: float) -> int:
+    """Take the offer back from every device that does not have it yet; failed ones go back too, and stay failed.
+
+    Returns:
+        How many devices will not get it; those that failed are not among them.
+    """
     withdrawn = 0
-    for row in ledger.rows_of(facts.rollout.rollout_id):
-        if row.state in CLOSED_STATES or row.state in {RUNNING, DeploymentState.ACTIVE} or row.running_at is not None:
+    for row in rows:
+        if row.state in CLOSED_STATES or has_it(row):
             continue
-        if row.state == WAITING or ledger.restore(row, now=now):
-            withdrawn += 1
-        if row.state not in FAILED_STATES and bucket(row) != "failed":  # what failed keeps saying why
-            ledger.set_state(row, CANCELLED, reason=why)
-    restore_failed(facts, ledger, now=now)
+        taken = row.state == WAITING or ledger.restore(row, now=now)
+        if row.state in FAILED_STATES or bucket(row) == "failed":
+            continue  # what failed keeps saying why
+        withdrawn += taken
+        ledger.set_state(row, CANCELLED, reason=why, detail=detail)
     return withdrawn
 
 
-def restore_failed(facts: Facts, ledger: Ledger, *, now: float) -> None:
+def has_it(row: Deployment) -> bool:
+    """Whether a device runs it, or did when it was heard last, and has not failed with it."""
+    if row.state in FAILED_STATES or row.state in CLOSED_STATES:
+        return False
+    return row.state in {RUNNING, DeploymentState.ACTIVE} or row.running_at is not None
+
+
+def restore_failed(rows: Iterable[Deployment], ledger: Ledger, *, now: float) -> None:
     """The version is bad or unwanted: whoever failed with it shall run what was there before."""
-    for row in ledger.rows_of(facts.rollout.rollout_id):
+    for row in rows:
         if row.state in FAILED_STATES:
             ledger.restore(row, now=now)

@@ -76,9 +76,10 @@ class Controller:
         """Whether it held the lease when it last looked."""
         return self._term is not None
 
-    def run(self, stop: threading.Event) -> None:
-        """Tick until `stop` is set, then give the lease back."""
+    def run(self, stop: threading.Event, *, pulse: Callable[[], None] = lambda: None) -> None:
+        """Tick until `stop` is set, then give the lease back; `pulse` is called before each tick."""
         while not stop.is_set():
+            pulse()
             began = time.monotonic()
             try:
                 self.tick()

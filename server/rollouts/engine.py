@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, gate, going_back
+from server.rollouts import commands, gate, going_back, stopping
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
@@ -23,7 +23,7 @@ from server.rollouts.facts import (
     VariantFact,
     Why,
 )
-from server.rollouts.plan import cut_waves, order_devices, rank
+from server.rollouts.plan import cut_waves, in_plan_order, order_devices
 from server.rollouts.verify import judge, proven_on_device, retrying_since
 from server.schemas.rollouts import RolloutState
 
@@ -37,13 +37,15 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     if rollout_id not in ledger.standings:
         make_plan(facts, ledger)
     _drop_removed(facts, ledger)
+    said = stopping.stopped_lanes(facts, ledger)
     observe(facts, ledger, epoch=epoch, now=now)
     commands.obey(facts, ledger, now=now)
     state = ledger.standings[rollout_id].state
-    if state in {RolloutState.RUNNING, RolloutState.PAUSED} and _stop_if_bad(facts, ledger, now=now):
+    active = state in {RolloutState.RUNNING, RolloutState.PAUSED}
+    if active and stopping.stop_what_is_bad(facts, ledger, said=said, now=now):
         return
     if state in {RolloutState.STOPPED, RolloutState.ABORTED}:
-        commands.restore_failed(facts, ledger, now=now)
+        commands.restore_failed(ledger.rows_of(rollout_id), ledger, now=now)
     if state in {RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK}:
         going_back.follow(facts, ledger, epoch=epoch, now=now)
     if state not in {RolloutState.PREPARING, RolloutState.RUNNING}:
@@ -125,30 +127,6 @@ def _drop_removed(facts: Facts, ledger: Ledger) -> None:
             ledger.set_state(row, CANCELLED, reason=Why.REMOVED)
 
 
-def _stop_if_bad(facts: Facts, ledger: Ledger, *, now: float) -> bool:
-    rollout = facts.rollout
-    for wave in range(ledger.standings[rollout.rollout_id].wave + 1):
-        rows = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == wave]
-        counts = gate.count_wave(rows)
-        if not gate.too_many_failures(counts, max_failures=rollout.options.max_failures):
-            continue
-        worst = next(row for row in _in_order(facts, rows) if gate.bucket(row) == "failed")
-        why = f"{worst.device_id}: {worst.reason}" + (f", {worst.detail}" if worst.detail else "")
-        sentence = (
-            f"Stopped: {counts.failed} of {counts.devices} devices of wave {wave + 1} failed, "
-            f"{rollout.options.max_failures} are allowed; the first is {why}."
-        )
-        _stop(facts, ledger, sentence, {"wave": wave, **counts.numbers()}, now=now)
-        return True
-    return False
-
-
-def _stop(facts: Facts, ledger: Ledger, sentence: str, numbers: dict[str, float | int | str], *, now: float) -> None:
-    ledger.stand(facts.rollout.rollout_id, RolloutState.STOPPED, sentence)
-    ledger.decide(facts.rollout, "stopped", sentence, **numbers)
-    commands.withdraw(facts, ledger, why=Why.ROLLOUT_STOPPED, now=now)
-
-
 def _go_on(facts: Facts, ledger: Ledger, *, now: float) -> None:
     """Offer what is due, and open waves for as long as the one before is settled."""
     rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
@@ -178,7 +156,7 @@ def _variants_ready(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *,
         sentence = (
             f"Stopped: no variant of {rollout.model}@{rollout.version} for {failed}: {facts.build_failures[failed]}"
         )
-        _stop(facts, ledger, sentence, {"profile": failed}, now=now)
+        stopping.stop_rollout(facts, ledger, sentence, now=now)
         return False
     state = ledger.standings[rollout.rollout_id].state
     ledger.stand(rollout.rollout_id, state, f"Variants for {', '.join(missing)} are being built.")
@@ -215,8 +193,10 @@ def _finish(facts: Facts, ledger: Ledger) -> None:
     sentence = (
         f"Finished: {counts.running} of {counts.devices} devices run {rollout.model}@{rollout.version}, "
         f"{counts.failed + counts.refused} failed, {counts.timed_out} timed out, {counts.no_variant} have no variant"
-        + (f", {counts.left} were cancelled, removed or taken over by a newer rollout." if counts.left else ".")
+        + (f", {counts.left} were cancelled, removed or taken over by a newer rollout" if counts.left else "")
     )
+    stopped = sorted({lane.profile for lane in stopping.stopped_lanes(facts, ledger)})
+    sentence += f"; stopped lanes: {', '.join(stopped)}." if stopped else "."
     ledger.stand(rollout.rollout_id, RolloutState.FINISHED, sentence)
     ledger.decide(rollout, "finished", sentence, **counts.numbers())
 
@@ -224,10 +204,8 @@ def _finish(facts: Facts, ledger: Ledger) -> None:
 def _offer_lanes(facts: Facts, ledger: Ledger, *, now: float) -> None:
     wave = ledger.standings[facts.rollout.rollout_id].wave
     rows = ledger.rows_of(facts.rollout.rollout_id)
-    for verdict in [row for row in rows if gate.is_lane_verdict(row)]:
-        _stop_lane(facts, ledger, verdict, rows, now=now)
     lanes: dict[tuple[int, str], list[Deployment]] = {}
-    for row in _in_order(facts, rows):
+    for row in in_plan_order(rows, seed=facts.rollout.seed):
         if row.wave <= wave:
             lanes.setdefault((row.wave, row.profile), []).append(row)
     for (_, profile), lane in sorted(lanes.items()):
@@ -244,23 +222,6 @@ def _offer_lanes(facts: Facts, ledger: Ledger, *, now: float) -> None:
                     ledger.decide(facts.rollout, "lane_first", sentence, wave=row.wave, profile=profile)
 
 
-def _stop_lane(facts: Facts, ledger: Ledger, verdict: Deployment, rows: list[Deployment], *, now: float) -> None:
-    """The first device of a lane found the variant unfit: nobody else of its profile gets it, other lanes go on."""
-    waiting = [row for row in rows if row.profile == verdict.profile and row.state == WAITING]
-    for row in waiting:
-        ledger.set_state(row, CANCELLED, reason=Why.LANE_STOPPED, detail=f"{verdict.device_id}: {verdict.reason}")
-    if not ledger.restore(verdict, now=now) and not waiting:
-        return  # it was said before
-    sentence = (
-        f"Lane {verdict.profile} stops: {verdict.device_id} refuses {verdict.variant_id} ({verdict.reason}"
-        + (f": {verdict.detail}" if verdict.detail else "")
-        + f"); {len(waiting)} devices of this profile keep what they run."
-    )
-    ledger.decide(
-        facts.rollout, "lane_stopped", sentence, wave=verdict.wave, profile=verdict.profile, kept=len(waiting)
-    )
-
-
 def _has_proven(facts: Facts, row: Deployment, variant: VariantFact) -> bool:
     if row.variant_id != variant.variant_id or row.state in FAILED_STATES:
         return False
@@ -270,8 +231,3 @@ def _has_proven(facts: Facts, row: Deployment, variant: VariantFact) -> bool:
 def _variant_of(facts: Facts, row: Deployment) -> VariantFact | None:
     # not by today's choice: what was offered may have been chosen otherwise since
     return facts.variants.get((row.profile, row.variant_id or ""))
-
-
-def _in_order(facts: Facts, rows: list[Deployment]) -> list[Deployment]:
-    seed = facts.rollout.seed
-    return sorted(rows, key=lambda row: (row.wave, rank(row.device_id, seed=seed), row.device_id))

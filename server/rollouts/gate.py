@@ -1,9 +1,9 @@
-"""When a wave holds, when it opens, and when a rollout must stop. Pure."""
+"""When a wave holds, when it opens, and when a lane or a whole rollout must stop. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge_agent.protocol.states import DeploymentState
 from server.rollouts.facts import (
@@ -32,9 +32,9 @@ class WaveCounts:
     in_progress: int = 0
     running: int = 0
     failed: int = 0
-    """Failures that count against the rollout; devices lost or stuck after they took the offer are among them."""
+    """Failures that count against their lane; devices lost or stuck after they took the offer are among them."""
     refused: int = 0
-    """The first of a lane that found the variant unfit: this stops the lane, not the rollout."""
+    """The first of a lane that found the variant unfit: this stops the lane, whatever is allowed."""
     timed_out: int = 0
     """Never took the offer."""
     no_variant: int = 0
@@ -84,9 +84,72 @@ def is_lane_verdict(row: Deployment) -> bool:
     return row.canary and speaks_against_variant(row)
 
 
-def too_many_failures(counts: WaveCounts, *, max_failures: int) -> bool:
-    """Whether a wave must stop its rollout."""
-    return counts.failed > max_failures
+class Lane(NamedTuple):
+    """Devices of one kind that get the same file: what one of them meets, the others will."""
+
+    profile: str
+    variant_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStop:
+    """Why a lane may not go on."""
+
+    wave: int
+    cause: str
+    """Half a sentence."""
+
+
+def lane_of(row: Deployment) -> Lane:
+    """The lane of a deployment that was offered."""
+    return Lane(row.profile, row.variant_id or "")
+
+
+def stopped_lanes(rows: Iterable[Deployment], *, max_failures: int) -> dict[Lane, LaneStop]:
+    """The lanes in which the first device refused, or more devices of one wave failed than may.
+
+    Args:
+        rows: of one rollout, in the order of the plan.
+        max_failures: how many devices of a lane may fail in one wave.
+    """
+    stops: dict[Lane, LaneStop] = {}
+    offered: dict[tuple[Lane, int], list[Deployment]] = {}
+    for row in rows:
+        if row.variant_id is not None:
+            offered.setdefault((lane_of(row), row.wave), []).append(row)
+    for (lane, wave), members in offered.items():
+        verdict = next((row for row in members if is_lane_verdict(row)), None)
+        failed = [row for row in members if bucket(row) == "failed"]
+        if verdict is not None:
+            said = f"{verdict.reason}: {verdict.detail}" if verdict.detail else verdict.reason
+            stops.setdefault(lane, LaneStop(wave, f"{verdict.device_id} refuses {lane.variant_id} ({said})"))
+        elif len(failed) > max_failures:
+            cause = _told(failed, len(members), wave, f" in lane {lane.profile}", max_failures)
+            stops.setdefault(lane, LaneStop(wave, cause))
+    return stops
+
+
+def scattered_failures(rows: Iterable[Deployment], *, max_failures: int) -> str:
+    """Half a sentence if more devices of one wave failed than may, over all lanes that go on; else empty.
+
+    Where no lane has too many of them none is to blame: it is the version.
+    """
+    waves: dict[int, list[Deployment]] = {}
+    for row in rows:
+        waves.setdefault(row.wave, []).append(row)
+    for wave, members in sorted(waves.items()):
+        failed = [row for row in members if bucket(row) == "failed"]
+        if len(failed) > max_failures:
+            where = f" in {len({lane_of(row) for row in failed})} lanes"
+            return _told(failed, len(members), wave, where, max_failures)
+    return ""
+
+
+def _told(failed: list[Deployment], devices: int, wave: int, where: str, max_failures: int) -> str:
+    first = failed[0]
+    why = f"{first.device_id}: {first.reason}" + (f", {first.detail}" if first.detail else "")
+    number = f"{len(failed)} of {devices} devices of wave {wave + 1}{where} failed"
+    return f"{number}, {max_failures} are allowed; the first is {why}"
 
 
 def lane_turn(lane: list[Deployment], *, unproven: bool, proven: bool) -> tuple[list[Deployment], bool]:

@@ -14,6 +14,8 @@ from server.schemas.rollouts import Wave
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from server.rollouts.facts import Deployment
+
 MAX_WAVES = 32
 MAX_COUNT = 1_000_000
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
@@ -68,6 +70,11 @@ def order_devices(device_ids: Iterable[str], *, seed: int) -> list[str]:
 def rank(device_id: str, *, seed: int) -> bytes:
     """The place of a device in the order of a seed."""
     return hashlib.sha256(f"{seed}:{device_id}".encode()).digest()
+
+
+def in_plan_order(rows: Iterable[Deployment], *, seed: int) -> list[Deployment]:
+    """Deployments wave by wave, in each as the seed orders the devices."""
+    return sorted(rows, key=lambda row: (row.wave, rank(row.device_id, seed=seed), row.device_id))
 
 
 def cut_waves(ordered: Sequence[str], waves: Sequence[Wave]) -> list[list[str]]:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
 from server.database.tables import decisions, deployments, rollout_states, rollouts
 from server.rollouts.facts import Deployment
-from server.rollouts.gate import count_alike
+from server.rollouts.gate import count_alike, stopped_lanes
+from server.rollouts.plan import in_plan_order
 from server.rollouts.requests import unknown_rollout
-from server.schemas.rollouts import DecisionView, DeploymentView, Rollout, RolloutState, WaveView
+from server.schemas.rollouts import (
+    DecisionView,
+    DeploymentView,
+    LaneStopView,
+    Rollout,
+    RolloutOptions,
+    RolloutState,
+    WaveView,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,6 +82,7 @@ def get_rollout(database: Database, rollout_id: str) -> Rollout:
     view = _view(row, [(_alike(deployment), 1) for deployment in found])
     return view.model_copy(
         update={
+            "stopped_lanes": _stopped_lanes(row, found),
             "deployments": tuple(_deployment_view(deployment) for deployment in found),
             "decisions": tuple(DecisionView(at=at, action=action, sentence=told_) for at, action, told_ in told[::-1]),
         }
@@ -109,6 +120,26 @@ def _wave_view(wave: int, groups: list[Alike]) -> WaveView:
         no_variant=counts.no_variant,
         refused=counts.refused,
         left=counts.left,
+    )
+
+
+def _stopped_lanes(rollout: sa.Row[Any], found: Iterable[sa.Row[Any]]) -> tuple[LaneStopView, ...]:
+    offered = [
+        replace(
+            _alike(row),
+            device_id=row.device_id,
+            profile=row.profile,
+            variant_id=row.variant_id,
+            detail=row.detail,
+        )
+        for row in found
+        if row.variant_id is not None
+    ]
+    allowed = rollout.options.get("max_failures", RolloutOptions().max_failures)
+    stops = stopped_lanes(in_plan_order(offered, seed=rollout.seed), max_failures=allowed)
+    return tuple(
+        LaneStopView(profile=lane.profile, variant_id=lane.variant_id, wave=stop.wave, cause=stop.cause)
+        for lane, stop in sorted(stops.items())
     )
 
 

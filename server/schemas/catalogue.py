@@ -184,7 +184,7 @@ class BuildRequest(RequestDocument):
 
     profiles: tuple[Name, ...] = ()
     recipes: tuple[Name, ...] = ()
-    again: bool = Field(default=False, description="build even if the same work is done already")
+    again: bool = Field(default=False, description="build even if the same work is done already, and measure again")
 
 
 JsonObject = dict[str, Any]

@@ -50,10 +50,11 @@ class Figure(Document):
 
 
 class Health(Document):
-    """Whether the registry and what it stands on answer."""
+    """Whether the registry works: its own processes, and what it stands on."""
 
     status: str  # ok | degraded
     version: str
     database: str  # ok | a sentence
     objects: str
     broker: str
+    processes: dict[str, str] = {}  # by kind: ok | a sentence

@@ -1,4 +1,4 @@
-"""What a sweep deleted, or would delete."""
+"""What a sweep deletes, or would delete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from server.schemas.common import Document, RequestDocument
 
 
 class SweepRequest(RequestDocument):
-    """Sweep now."""
+    """Sweep now; `dry_run`: only say what would go."""
 
     dry_run: bool = False
 
@@ -24,7 +24,7 @@ class Swept(Document):
 
 
 class SweepReport(Document):
-    """A whole sweep."""
+    """All that goes; unless it is a dry run, the processes that own it were asked to delete it."""
 
     dry_run: bool
     swept: tuple[Swept, ...]

@@ -28,7 +28,9 @@ class RolloutOptions(RequestDocument):
     """How a rollout behaves."""
 
     probe_inferences: int = Field(default=0, ge=0, description="inferences a device must have answered to be running")
-    max_failures: int = Field(default=0, ge=0, description="failed devices in a wave that still let the next one open")
+    max_failures: int = Field(
+        default=0, ge=0, description="devices of a lane that may fail in one wave; one more stops the lane"
+    )
     silence_deadline_s: float = Field(
         default=600.0, gt=0, description="a device that is silent for so long is timed out"
     )
@@ -101,8 +103,17 @@ class WaveView(Document):
     failed: int
     timed_out: int
     no_variant: int
-    refused: int = 0  # the first of a lane found the variant unfit: stops the lane, not the rollout
+    refused: int = 0  # the first of a lane found the variant unfit: stops the lane, whatever is allowed
     left: int = 0  # cancelled, removed, or taken over by a newer rollout
+
+
+class LaneStopView(Document):
+    """A lane that goes no further: nobody else with this profile gets this variant in this rollout."""
+
+    profile: Name
+    variant_id: Name
+    wave: int
+    cause: str
 
 
 class DecisionView(Document):
@@ -124,6 +135,7 @@ class Rollout(Document):
     reason: str = ""
     wave: int = -1
     waves: tuple[WaveView, ...] = ()
+    stopped_lanes: tuple[LaneStopView, ...] = ()
     decisions: tuple[DecisionView, ...] = ()
     deployments: tuple[DeploymentView, ...] = ()
     created_at: float

@@ -39,3 +39,4 @@ class BuildWork(Document):
 
     profiles: tuple[Name, ...] = Field(min_length=1)
     recipes: tuple[Name, ...] = ()
+    measure_again: bool = False

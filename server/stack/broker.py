@@ -35,7 +35,7 @@ autosave_on_changes false
 # Per client, and the default of 1000 messages is too few for ourselves: of 5,000 reports sent faster than one ingest
 # took them 224 were acknowledged and dropped, and a whole fleet that reconnects sends three messages per device. The
 # number counts QoS 0 blocks for a slow device too (bytes do not): 4,000 blocks of 64 KiB for one client that stopped
-# reading took 254 MB, so that the artifact's size, not this limit, bounds what a slow device costs; blocks are paced.
+# reading took 254 MB, so that the object's size, not this limit, bounds what a slow device costs; blocks are paced.
 # Nothing counts on the queue all the same: a device asks again, and sends telemetry until it is committed.
 max_queued_messages 10000
 max_queued_bytes 33554432

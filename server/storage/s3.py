@@ -29,6 +29,9 @@ from server.storage.interface import ListedObject, StoredObject
 CHUNK_BYTES: Final = 1024 * 1024
 CONNECT_TIMEOUT_S: Final = 2.0
 READ_TIMEOUT_S: Final = 5.0
+# An answer to a write comes when all of it lies on the store's disks: 4 GiB at 15 MB/s. That the store is there at all
+# was seen just before, by the question whether it has the object.
+WRITE_TIMEOUT_S: Final = 300.0
 # One repeat hides a connection that the server closed while idle; more would hide an outage for longer than 5 s.
 MAX_ATTEMPTS: Final = 2
 MAX_CONNECTIONS: Final = 16
@@ -83,21 +86,11 @@ class S3ObjectStore:
         self._endpoint = endpoint
         self._bucket = bucket
         # A session of its own: boto3.client() shares a default session, which is not thread-safe to create from.
-        self._client: Any = boto3.session.Session().client(
-            "s3",
-            endpoint_url=endpoint,
-            aws_access_key_id=access_key,
-            aws_secret_access_key=secret_key,
-            region_name=region,
-            config=Config(
-                connect_timeout=CONNECT_TIMEOUT_S,
-                read_timeout=read_timeout_s,
-                retries={"total_max_attempts": MAX_ATTEMPTS, "mode": "standard"},
-                signature_version="s3v4",
-                s3={"addressing_style": "path"},
-                max_pool_connections=MAX_CONNECTIONS,
-            ),
+        session = boto3.session.Session(
+            aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region
         )
+        self._client: Any = session.client("s3", endpoint_url=endpoint, config=_patience(read_timeout_s))
+        self._writer: Any = session.client("s3", endpoint_url=endpoint, config=_patience(WRITE_TIMEOUT_S))
 
     @classmethod
     def from_settings(cls, settings: RegistrySettings) -> Self:
@@ -119,6 +112,7 @@ class S3ObjectStore:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+        self._writer.close()
 
     def ensure_bucket(self) -> None:
         """Create the bucket if it is not there; also proves that the keys are accepted."""
@@ -240,7 +234,7 @@ class S3ObjectStore:
             return False
         try:
             with self._errors(digest):
-                self._client.put_object(
+                self._writer.put_object(
                     Bucket=self._bucket, Key=key, Body=body, ContentLength=size_bytes, IfNoneMatch="*"
                 )
         except _AlreadyThereError:
@@ -252,7 +246,7 @@ class S3ObjectStore:
         key = object_key(digest)
         with self._errors(digest):
             source = {"Bucket": self._bucket, "Key": key}
-            self._client.copy_object(Bucket=self._bucket, Key=key, CopySource=source, MetadataDirective="REPLACE")
+            self._writer.copy_object(Bucket=self._bucket, Key=key, CopySource=source, MetadataDirective="REPLACE")
 
     def _stream(self, sha256: str) -> Iterator[bytes]:
         with self._errors(sha256):
@@ -283,6 +277,17 @@ class S3ObjectStore:
         if status in _REFUSED:
             return StorageRefusedError(f"S3 at {self._endpoint} refused the request ({code}); check the S3 keys.")
         return StorageUnavailableError(f"S3 at {self._endpoint} failed with {code or status}; try again.")
+
+
+def _patience(read_timeout_s: float) -> Config:
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=read_timeout_s,
+        retries={"total_max_attempts": MAX_ATTEMPTS, "mode": "standard"},
+        signature_version="s3v4",
+        s3={"addressing_style": "path"},
+        max_pool_connections=MAX_CONNECTIONS,
+    )
 
 
 def _verify(expected_sha256: str, actual_sha256: str) -> None:

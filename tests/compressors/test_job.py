@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -303,6 +304,25 @@ def test_build_again_gives_the_same_variants_bytes_and_choices(
     assert again.result == price_build.run.result
     before = {path.name for path in (price_build.folder / "output").iterdir()}
     assert {path.name for path in (tmp_path / "output").iterdir()} == before
+
+
+def test_build_that_shall_measure_again_believes_no_kept_figure_and_gives_the_same_manifests(
+    price_build: Built, price_request: Request, tmp_path: Path, job: Job
+) -> None:
+    shutil.copytree(price_build.folder / "cache", tmp_path / "cache")
+    kept = [path for path in (tmp_path / "cache").rglob("*.json") if "p95_ms" in path.read_text()]
+    for path in kept:  # as if they were measured while the machine stood nearly still
+        path.write_text(json.dumps({**json.loads(path.read_bytes()), "p50_ms": 8e6, "p95_ms": 9e6}))
+    folders = {"output_dir": str(tmp_path / "output"), "cache_dir": str(tmp_path / "cache")}
+    run = job("build", {**price_request, **folders, "measure_again": True})
+    assert run.code == 0, run.stderr
+    figures = [one["latency_p95_ms"]["value"] for one in run.result["variants"] if one["latency_p95_ms"] is not None]
+    assert figures
+    assert max(figures) < 8e6
+    assert not [path for path in kept if json.loads(path.read_bytes())["p95_ms"] == 9e6], "kept for later builds"
+    # a figure is no part of a variant: devices that have one of these need not fetch another manifest
+    before = {one["manifest_sha256"] for one in price_build.run.result["variants"]}
+    assert {one["manifest_sha256"] for one in run.result["variants"]} == before
 
 
 def test_figure_of_a_device_settles_what_was_unproven(

@@ -8,6 +8,7 @@ import numpy as np
 from compressors import data
 from compressors.contract import Figure, Task
 from compressors.formats import Target
+from compressors.kept import KeptMeasurements
 from compressors.measure import Bench, Scores
 from compressors.metrics import METRICS
 from edge_agent.protocol.profile import Delegate, RuntimeName
@@ -29,6 +30,7 @@ def test_measurement_whose_second_output_is_no_number_is_an_error(uploads: Path,
         pythons={RuntimeName.LITERT: Path(sys.executable)},
         folder=tmp_path,
         golden_samples=2,
+        kept=KeptMeasurements(None),
     )
     none = Figure(value=0.0)
     scores = Scores(selection=none, test=none, test_outputs=np.zeros((rows.test.rows, 1)))

@@ -192,6 +192,28 @@ def test_part_that_hangs_is_named_by_status_and_a_push_registers_nothing_meanwhi
         fleet.wait_for(rollout_id)
 
 
+@pytest.mark.slow  # a process is missed only after 40 s
+def test_processes_that_hang_are_named_by_status(fleet: Fleet) -> None:
+    registry, ours = fleet.registry, {"controller", "delivery", "ingest", "worker"}
+
+    def missed() -> set[str]:
+        states = json.loads(registry.cli("status", "--json").stdout)["processes"]
+        return {name for name, state in states.items() if state != "ok"}
+
+    wait_until(lambda: registry.cli("status").returncode == 0, "every process has said that it works")
+    for name in ours:
+        os.kill(registry.state.processes[name].pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: missed() == ours, "they are missed", timeout_s=90)
+        told = registry.cli("status")
+    finally:
+        for name in ours:
+            os.kill(registry.state.processes[name].pid, signal.SIGCONT)
+    assert told.returncode == 1
+    assert all(f"no {name} has worked for" in told.stdout for name in ours)
+    wait_until(lambda: registry.cli("status").returncode == 0, "they work again", timeout_s=30)
+
+
 def publish(mqtt_url: str, messages: list[tuple[str, bytes]]) -> None:
     """Publish as a stranger; what the broker does not take is not our concern."""
     host, port = mqtt_url.removeprefix("mqtt://").split(":")

@@ -41,4 +41,4 @@ def test_onnx_and_pte_variants_are_delivered_to_agents_that_run_them(fleet: Flee
         (deployment,) = agent.status()["deployments"]
         assert (deployment["state"], deployment["serving"]) == ("active", True)
         assert deployment["self_test"]["runtime"] == runtime
-        fleet.wait_counted(agent.device_id, len(tiny_model.rows))
+    fleet.wait_counted({agent.device_id: len(tiny_model.rows) for agent in agents.values()})

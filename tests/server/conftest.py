@@ -21,6 +21,8 @@ from server.database import tables
 from server.database.connect import Database
 from server.database.migrate import upgrade
 from server.fleet.join import Addresses
+from server.fleet.manifests import ManifestCache
+from server.heartbeats import Process
 from server.settings import RegistrySettings
 from server.stack.broker import broker_command
 from server.stack.child import Child
@@ -232,6 +234,15 @@ def registry(shared_registry: RunningRegistry) -> RunningRegistry:
     return shared_registry
 
 
+@pytest.fixture
+def all_work(registry: RunningRegistry) -> RunningRegistry:
+    """The registry, as if each of its processes had just said that it works."""
+    rows = [{"process": process.value, "instance": "here", "beat_at": time.time()} for process in Process]
+    with registry.catalogue.write() as connection:
+        connection.execute(tables.heartbeats.insert(), rows)
+    return registry
+
+
 def _settings(data_dir: Path, s3_server: S3Server, broker: str, changes: Mapping[str, object]) -> RegistrySettings:
     values: dict[str, Any] = {
         "data_dir": data_dir,
@@ -254,6 +265,7 @@ def _running(settings: RegistrySettings) -> Iterator[RunningRegistry]:
         catalogue=catalogue,
         telemetry=telemetry,
         objects=objects,
+        manifests=ManifestCache(objects),
         addresses=Addresses(registry_url=url, mqtt_url=settings.mqtt_url or ""),
         clock=time.time,
     )

@@ -34,18 +34,13 @@ def get_desired(device_id: Caller, ports: PortsOf) -> Desired:
 )
 def get_manifest(sha256: Sha256, device_id: Caller, ports: PortsOf) -> Response:
     """A manifest of this device's desired state, verbatim."""
-    content = entitlements.manifest_of(ports.catalogue, ports.objects, device_id, sha256)
+    content = entitlements.manifest_of(ports.catalogue, ports.manifests, device_id, sha256)
     return Response(content, media_type="application/json")
 
 
 @router.get("/objects/{sha256}", operation_id="get_object_url")
 def get_object_url(sha256: Sha256, device_id: Caller, ports: PortsOf) -> ObjectUrl:
     """Where to fetch an object of this device's desired state."""
-    return entitlements.object_url(
-        ports.catalogue,
-        ports.objects,
-        device_id,
-        sha256,
-        expires_s=ports.settings.presign_expiry_s,
-        now=ports.clock(),
-    )
+    entitlements.require_entitled(ports.catalogue, ports.manifests, device_id, sha256)
+    expires_s = ports.settings.presign_expiry_s
+    return ObjectUrl(url=ports.objects.presign_get(sha256, expires_s), expires_at=ports.clock() + expires_s)

@@ -88,7 +88,7 @@ def get_version(model: Name, version: Name, ports: PortsOf) -> ModelVersion:
     "/models/{model}/versions/{version}/variants", operation_id="build_variants", status_code=HTTPStatus.ACCEPTED
 )
 def build_variants(model: Name, version: Name, build: BuildRequest, ports: PortsOf) -> list[Job]:
-    """Ask for variants, for the profiles named or for all; what is built already is not built again."""
+    """Ask for variants, for the profiles named or for all; what is built already is built again only if asked for."""
     return versions.request_builds(ports.catalogue, model, version, build, now=ports.clock())
 
 

@@ -41,6 +41,9 @@ class Watched:
         finally:
             self._inside.release()
 
+    def delegate_partitions(self) -> int | None:
+        return self._model.delegate_partitions()
+
 
 class Clock:
     """The engine's time: it passes only when a test says so."""

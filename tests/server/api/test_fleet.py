@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from server.database.tables import desired, device_states, devices, join_tokens, variants
 from tests.postgresql import ON_BOTH_DATABASES
+from tests.server.manifests import manifest_of
 
 pytestmark = ON_BOTH_DATABASES
 
@@ -218,8 +219,11 @@ def test_device_fetches_what_its_desired_state_names_and_nothing_else(
 ) -> None:
     identities = [joined("dev-1"), joined("dev-2")]
     proofs = [{"Authorization": f"Device {who['device_id']}:{who['key']}"} for who in identities]
-    content, manifest = b"the bytes of a variant " * 1000, b'{"manifest": 1}'
+    content = b"the bytes of a variant " * 1000
+    manifest = manifest_of(content).model_dump_json().encode()
     object_sha, manifest_sha = (object_store.put_bytes(data).sha256 for data in (content, manifest))
+    # built again since the device was given it: the table of variants names another manifest
+    newest = object_store.put_bytes(manifest_of(content, recipe="built-again").model_dump_json().encode()).sha256
     nothing_yet = http.get("/v1/device/desired", headers=proofs[0]).json()
     assert (nothing_yet["generation"], nothing_yet["deployments"]) == (0, [])
     assert nothing_yet["epoch"] == identities[0]["epoch"]
@@ -248,7 +252,7 @@ def test_device_fetches_what_its_desired_state_names_and_nothing_else(
         "delegate": "none",
         "verdict": "fits",
         "chosen": True,
-        "manifest_sha256": manifest_sha,
+        "manifest_sha256": newest,
         "object_sha256": object_sha,
         "document": {},
         "created_at": 1.0,
@@ -265,6 +269,7 @@ def test_device_fetches_what_its_desired_state_names_and_nothing_else(
     assert hashlib.sha256(httpx.get(address["url"]).content).hexdigest() == object_sha
     for path in (f"manifests/{manifest_sha}", f"objects/{object_sha}"):
         assert http.get(f"/v1/device/{path}", headers=proofs[1]).status_code == 404
+    assert http.get(f"/v1/device/manifests/{newest}", headers=proofs[0]).status_code == 404
     assert http.get(f"/v1/device/objects/{manifest_sha}", headers=proofs[0]).status_code == 404
     assert http.get(f"/v1/device/manifests/{object_sha}", headers=proofs[0]).status_code == 404
     assert http.get("/v1/device/objects/short", headers=proofs[0]).status_code == 422

@@ -17,7 +17,17 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from server.cli.app import app
-from server.database.tables import choices, decisions, deployments, job_runs, jobs, model_versions, rollout_states
+from server.database.tables import (
+    choices,
+    decisions,
+    deployments,
+    heartbeats,
+    job_runs,
+    jobs,
+    model_versions,
+    rollout_states,
+)
+from server.retention.requests import latest_request
 
 # The class behind this fixture lives in a conftest, which a test can't import.
 Registry = Any
@@ -143,10 +153,10 @@ def test_help_answers_quickly_and_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_client_commands_import_no_server_packages(registry: Registry) -> None:
+def test_client_commands_import_no_server_packages(all_work: Registry) -> None:
     code = (
         "import sys; from typer.testing import CliRunner; from server.cli.app import app;"
-        f"result = CliRunner().invoke(app, ['status', '--registry', '{registry.url}']);"
+        f"result = CliRunner().invoke(app, ['status', '--registry', '{all_work.url}']);"
         "assert result.exit_code == 0, result.output;"
         "print([name for name in ('sqlalchemy', 'fastapi', 'boto3', 'torch', 'server.stack') if name in sys.modules])"
     )
@@ -154,10 +164,21 @@ def test_client_commands_import_no_server_packages(registry: Registry) -> None:
     assert found.stdout.strip() == "[]"
 
 
-def test_status_is_a_table_or_json(run: Run, as_json: Callable[..., Any], registry: Registry) -> None:
-    assert registry.url in run("status").stdout
+def test_status_is_a_table_or_json(run: Run, as_json: Callable[..., Any], all_work: Registry) -> None:
+    assert all_work.url in run("status").stdout
     status = as_json("status")
-    assert (status["status"], status["broker"], status["url"]) == ("ok", "ok", registry.url)
+    assert (status["status"], status["broker"], status["url"]) == ("ok", "ok", all_work.url)
+
+
+def test_status_names_the_process_that_is_missing_and_exits_1(run: Run, all_work: Registry) -> None:
+    with all_work.catalogue.write() as connection:
+        connection.execute(sa.update(heartbeats).where(heartbeats.c.process == "ingest").values(beat_at=1.0))
+        connection.execute(sa.delete(heartbeats).where(heartbeats.c.process == "worker"))
+    told = run("status", exit_code=1).stdout
+    assert "degraded" in told
+    assert "no ingest has worked for" in told
+    assert "no worker runs" in told
+    assert "no controller" not in told
 
 
 def test_status_of_a_degraded_registry_exits_1(start_registry: Callable[..., Registry]) -> None:
@@ -345,6 +366,9 @@ def test_rollout_is_started_told_and_watched_to_its_end(
     assert told[-1] == "pi-4: v is the fastest of 2.", "of the profiles that this rollout has"
     assert told.count(told[-1]) == 1
     advance("stopped", "failed")
+    with registry.catalogue.write() as connection:
+        connection.execute(sa.update(deployments).values(variant_id="v-1", canary=True, reason="golden_mismatch"))
+    assert "lane pi-4 has stopped: dev-1 refuses v-1 (golden_mismatch)" in run("rollout", "status").stdout
     assert as_json("rollout", "list")[0]["state"] == "stopped"
     run("rollout", "status", "--watch", exit_code=1)
     assert "no telemetry" in run("telemetry", "--by", "profile,variant", "--since", "1h").stdout
@@ -380,7 +404,9 @@ def test_rollout_start_of_what_is_not_there_names_what_is(
     assert "no rollouts" in run("rollout", "list").stdout
 
 
-def test_gc_says_what_would_go_before_it_goes(run: Run, as_json: Callable[..., Any], registry: Registry) -> None:
+def test_gc_says_what_goes_and_leaves_the_deleting_to_the_owners(
+    run: Run, as_json: Callable[..., Any], registry: Registry
+) -> None:
     state = {"rollout_id": "r", "state": "finished", "wave": 0, "reason": "", "last_command_id": 0, "updated_at": 1.0}
     decision = {"rollout_id": "r", "at": 1.0, "action": "finished", "sentence": "s", "numbers": {}}
     with registry.catalogue.write() as connection:
@@ -389,12 +415,17 @@ def test_gc_says_what_would_go_before_it_goes(run: Run, as_json: Callable[..., A
     said = run("gc", "--dry-run").stdout
     assert "would go" in said
     assert "nothing was deleted" in said
-    for flags, count in ((("--dry-run",), 1), ((), 1), ((), 0)):
+    assert latest_request(registry.catalogue) == 0, "nobody was asked to delete anything"
+    for flags in (("--dry-run",), ()):
         told = as_json("gc", *flags)
         assert told["dry_run"] is bool(flags)
         assert {one["kind"] for one in told["swept"]} == {"reports", "decisions", "objects", "cache"}
-        assert next(one["count"] for one in told["swept"] if one["kind"] == "decisions") == count
-    assert "deleted" in run("gc").stdout
+        assert next(one["count"] for one in told["swept"] if one["kind"] == "decisions") == 1
+    first = latest_request(registry.catalogue)
+    assert "processes delete it now" in run("gc").stdout
+    assert latest_request(registry.catalogue) > first > 0
+    with registry.catalogue.read() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(decisions)).scalar() == 1, "not by the API"
 
 
 @pytest.mark.parametrize(
@@ -415,8 +446,8 @@ def test_usage_errors_exit_2(run: Run, arguments: tuple[str, ...], words: str) -
     assert words in run(*arguments, exit_code=2).stderr
 
 
-def test_without_an_address_the_stack_of_this_machine_is_meant(registry: Registry, tmp_path: Path) -> None:
-    state = {"host": "h", "ports": {}, "api_url": registry.url, "mqtt_url": "", "s3_endpoint": "", "s3_bucket": ""}
+def test_without_an_address_the_stack_of_this_machine_is_meant(all_work: Registry, tmp_path: Path) -> None:
+    state = {"host": "h", "ports": {}, "api_url": all_work.url, "mqtt_url": "", "s3_endpoint": "", "s3_bucket": ""}
     environment = {"SHOAL_REGISTRY": None, "SHOAL_DATA_DIR": str(tmp_path / "here")}
     nothing = CliRunner().invoke(app, ["status"], env=environment)
     assert nothing.exit_code == 1

@@ -17,9 +17,12 @@ from server.database.tables import job_runs
 from server.schemas.catalogue import JobState, PushForm, Task
 from server.schemas.fleet import JoinRequest
 from server.schemas.rollouts import RolloutRequest
+from tests.server.slow_s3 import slow_writes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tests.server.conftest import S3Server
 
 # The class behind this fixture lives in a conftest, which a test can't import.
 Registry = Any
@@ -79,8 +82,8 @@ def test_export_of_what_torch_cannot_export_is_one_sentence(tmp_path: Path) -> N
     assert "\n" not in caught.value.message
 
 
-def test_everything_that_a_fleet_needs_goes_through_the_client(registry: Registry) -> None:
-    with RegistryClient(registry.url) as client:
+def test_everything_that_a_fleet_needs_goes_through_the_client(all_work: Registry) -> None:
+    with RegistryClient(all_work.url) as client:
         assert client.health().status == "ok"
         profile = well_known()["pi-4"]
         assert client.add_profile(profile) == profile
@@ -108,9 +111,7 @@ def test_everything_that_a_fleet_needs_goes_through_the_client(registry: Registr
 
 
 def test_wait_for_job_ends_with_it(registry: Registry, data: Path, tmp_path: Path) -> None:
-    source = tmp_path / "m.pt2"
-    with zipfile.ZipFile(source, "w") as archive:
-        archive.writestr("m/archive_format", "pt2")
+    source = archive(tmp_path)
     row = {"worker": "w", "attempt": 1, "lease_until": 0.0, "started_at": 1.0, "progress": {"stage": "load"}}
 
     def set_run(job_id: str, state: str, error: dict[str, str] | None = None) -> None:
@@ -135,6 +136,37 @@ def test_wait_for_job_ends_with_it(registry: Registry, data: Path, tmp_path: Pat
         with pytest.raises(RegistryClientError, match=r"No rows\.") as failed:
             client.wait_for_job(job_id)
         assert failed.value.code == "bad_data"
+
+
+def archive(folder: Path) -> Path:
+    source = folder / "m.pt2"
+    with zipfile.ZipFile(source, "w") as entries:
+        entries.writestr("m/archive_format", "pt2")
+    return source
+
+
+def test_push_that_takes_longer_to_store_than_an_answer_may_take_succeeds(
+    start_registry: "Callable[..., Registry]", s3_server: "S3Server", data: Path, tmp_path: Path
+) -> None:
+    with slow_writes(s3_server.endpoint, delay_s=1.5) as endpoint:
+        slow = start_registry(s3_endpoint=endpoint)
+        with RegistryClient(slow.url, timeout_s=1.0) as client:
+            pushed = client.push_model(archive(tmp_path), name="net", version="1", data=data, form=FORM)
+            assert client.get_job(pushed.job_id).state is JobState.QUEUED
+
+
+def test_push_that_is_never_answered_does_not_say_that_it_failed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.client.client.PUSH_ANSWER_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with (
+            RegistryClient(url) as client,
+            pytest.raises(RegistryClientError, match=r"has all of net@1.*may still register it.*job list") as late,
+        ):
+            client.push_model(archive(tmp_path), name="net", version="1", data=data, form=FORM)
+        assert late.value.code == "timeout"
 
 
 @pytest.mark.parametrize("name", ["../x", "a b", "a+b", "a#b", "n" * 300, "🐟", "", "..", "a/b"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import threading
 import time
@@ -14,17 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from edge_agent.protocol import bitmap
-from edge_agent.protocol.manifest import (
-    Encoding,
-    FileRole,
-    ObjectDescriptor,
-    PayloadFile,
-    TensorBinding,
-    VariantManifest,
-)
 from edge_agent.protocol.messages import Ask, AskKind, Desired, DesiredDeployment, Reply, decode, encode
-from edge_agent.protocol.profile import Delegate, RuntimeName
-from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from edge_agent.protocol.topics import (
     DeviceTopic,
     ParsedBlockTopic,
@@ -35,15 +24,14 @@ from edge_agent.protocol.topics import (
 )
 from server.database import tables
 from server.mqtt import BrokerConnection, Incoming, Subscription
+from tests.server.manifests import manifest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_agent.protocol.manifest import ObjectDescriptor, VariantManifest
     from server.database.connect import Database
     from server.storage import S3ObjectStore
-
-TENSOR = TensorSpec(name="x", shape=(-1, 4))
-BINDING = TensorBinding(name="x", index=0, datatype=Datatype.FP32, shape=(1, 4))
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
@@ -64,24 +52,10 @@ class Shelf:
     salt: str = field(default_factory=lambda: f"t{uuid.uuid4().hex[:8]}")
     manifest: VariantManifest = field(init=False)
     manifest_sha256: str = ""
+    also_wanted: tuple[str, ...] = ()  # manifests of other models
 
     def __post_init__(self) -> None:
-        sha256 = hashlib.sha256(self.data).hexdigest()
-        self.manifest = VariantManifest(
-            variant_id="v1",
-            model="m",
-            version="1",
-            profile="pi",
-            recipe="float32",
-            runtime=RuntimeName.LITERT,
-            delegate=Delegate.XNNPACK,
-            signature=ModelSignature(inputs=(TENSOR,), outputs=(TENSOR,)),
-            inputs=(BINDING,),
-            outputs=(BINDING,),
-            files=(PayloadFile(role=FileRole.MODEL, sha256=sha256, size_bytes=len(self.data)),),
-            payload_sha256=sha256,
-            object=ObjectDescriptor.describe(self.data, encoding=Encoding.IDENTITY),
-        )
+        self.manifest = manifest_of(self.data)
         self.store.put_bytes(self.data)
         text = self.manifest.model_dump_json().encode()
         self.manifest_sha256 = self.store.put_bytes(text).sha256
@@ -107,21 +81,31 @@ class Shelf:
             connection.execute(sa.insert(tables.registry).values(registry_id="r", epoch=7, created_at=0.0))
             connection.execute(sa.insert(tables.variants).values(variant))
 
+    def build_again(self) -> None:
+        """The same object gets another manifest, and the table of variants knows the newest only."""
+        text = manifest_of(self.data, recipe="built-again").model_dump_json().encode()
+        newest = {"manifest_sha256": self.store.put_bytes(text).sha256, "manifest_bytes": len(text)}
+        with self.database.write() as connection:
+            connection.execute(sa.update(tables.variants).values(newest))
+
     @property
     def object(self) -> ObjectDescriptor:
         return self.manifest.object
 
     def add_device(self, number: int, *, wanted: bool = True, removed: bool = False) -> str:
         device = f"{self.salt}-{number}"
-        entry = DesiredDeployment(
-            deployment_id=f"dep-{number}",
-            model="m",
-            version="1",
-            variant_id="v1",
-            manifest_sha256=self.manifest_sha256,
-            manifest_bytes=100,
+        entries = tuple(
+            DesiredDeployment(
+                deployment_id=f"dep-{number}-{place}",
+                model=f"m{place}",
+                version="1",
+                variant_id="v1",
+                manifest_sha256=sha256,
+                manifest_bytes=100,
+            )
+            for place, sha256 in enumerate((*self.also_wanted, self.manifest_sha256))
         )
-        desired = Desired(epoch=7, generation=1, deployments=(entry,))
+        desired = Desired(epoch=7, generation=1, deployments=entries)
         row = {
             "device_id": device,
             "profile": "pi",

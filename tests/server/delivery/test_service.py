@@ -173,6 +173,27 @@ def test_delivery_desired_manifest_and_url_come_from_database_and_store(
         assert shelf.object.sha256 in reply.url
 
 
+def test_delivery_variant_that_was_built_again_is_served_by_the_manifest_that_is_wanted(
+    make_shelf: MakeShelf, make_device: MakeDevice
+) -> None:
+    shelf = make_shelf(200_000)
+    shelf.build_again()
+    with serving(shelf), make_device(shelf, shelf.add_device(0)) as device:
+        url = device.ask(AskKind.URL, sha256=shelf.object.sha256)
+        fetch(device)
+    assert url.status is ReplyStatus.OK
+    assert device.data == shelf.data
+
+
+def test_delivery_wanted_manifest_that_is_spoiled_holds_up_no_other(
+    make_shelf: MakeShelf, make_device: MakeDevice
+) -> None:
+    shelf = make_shelf(1000)
+    shelf.also_wanted = ("0" * 64, shelf.store.put_bytes(b"no manifest").sha256)
+    with serving(shelf), make_device(shelf, shelf.add_device(0)) as device:
+        assert device.ask(AskKind.URL, sha256=shelf.object.sha256).status is ReplyStatus.OK
+
+
 @pytest.mark.parametrize("kind", [AskKind.MANIFEST, AskKind.URL, AskKind.BLOCKS])
 def test_delivery_what_desired_does_not_name_is_not_found(
     make_shelf: MakeShelf, make_device: MakeDevice, kind: AskKind

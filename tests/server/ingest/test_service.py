@@ -13,7 +13,9 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.messages import Presence, Status, TelemetryReport, encode
 from edge_agent.protocol.topics import DeviceTopic
+from server.database import tables
 from server.database.connect import Database
+from server.retention.requests import ask_for_sweep
 from server.stack.child import Child
 
 SESSION = "a" * 32
@@ -71,6 +73,26 @@ def test_ingest_reports_are_committed_and_acknowledged_once_each(
     assert len(databases.reports(device_id)) == 300
     process.send_signal(signal.SIGTERM)
     assert process.wait(5) == 0
+
+
+def test_ingest_asked_for_a_sweep_deletes_the_reports_that_are_too_old(
+    url: str,
+    databases: Databases,
+    connect: Connect,
+    start_ingest: StartIngest,
+    device_id: str,
+    eventually: Eventually,
+) -> None:
+    start_ingest(url)
+    device = connect(url, device_id)
+    device.report(0, 1, 2)
+    eventually(lambda: device.acked == {0, 1, 2})
+    reports = tables.reports.c
+    with databases.telemetry.write() as connection:
+        old = sa.and_(reports.device_id == device_id, reports.sequence < 2)
+        connection.execute(sa.update(tables.reports).where(old).values(received_at=1.0))
+    ask_for_sweep(databases.catalogue, now=2.0)
+    eventually(lambda: [row["sequence"] for row in databases.reports(device_id)] == [2])
 
 
 def test_ingest_several_processes_share_the_reports(

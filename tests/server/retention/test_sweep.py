@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 
-from edge_agent.protocol.manifest import Encoding, FileRole, ObjectDescriptor, PayloadFile, TensorBinding
-from edge_agent.protocol.manifest import VariantManifest as Manifest
 from edge_agent.protocol.messages import Desired, DesiredDeployment
-from edge_agent.protocol.profile import Delegate, RuntimeName
-from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from server.database import tables
 from server.errors import StorageUnavailableError
-from server.retention.sweep import DAY_S, Sweep
+from server.retention.sweep import DAY_S, preview, sweep_cache, sweep_decisions, sweep_objects, sweep_reports
 from server.settings import RegistrySettings
 from server.storage.prepare import prepare
+from tests.server.manifests import manifest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,16 +40,37 @@ def store(s3_server: S3Server) -> Iterator[S3ObjectStore]:
     own.close()
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What is swept."""
+
+    catalogue: Database
+    telemetry: Database
+    objects: S3ObjectStore
+    settings: RegistrySettings
+
+
 @pytest.fixture
-def sweep(tmp_path: Path, store: S3ObjectStore, new_database: Callable[[str], Database]) -> Sweep:
+def parts(tmp_path: Path, store: S3ObjectStore, new_database: Callable[[str], Database]) -> Parts:
     catalogue, telemetry = (new_database(name) for name in ("registry", "telemetry"))
     tables.catalogue.create_all(catalogue.engine)
     tables.telemetry.create_all(telemetry.engine)
-    return Sweep(catalogue, telemetry, store, RegistrySettings(data_dir=tmp_path))
+    return Parts(catalogue, telemetry, store, RegistrySettings(data_dir=tmp_path))
 
 
-def swept(sweep: Sweep, kind: str, *, now: float = LATER, dry_run: bool = False) -> Swept:
-    return next(one for one in sweep.run(now=now, dry_run=dry_run).swept if one.kind == kind)
+def swept(parts: Parts, kind: str, *, now: float = LATER, dry_run: bool = False) -> Swept:
+    told = preview(parts.catalogue, parts.telemetry, parts.objects, parts.settings, now=now)
+    match kind:
+        case "reports":
+            found = sweep_reports(parts.telemetry, parts.settings, now=now, dry_run=dry_run)
+        case "decisions":
+            found = sweep_decisions(parts.catalogue, parts.settings, now=now, dry_run=dry_run)
+        case "objects":
+            found = sweep_objects(parts.catalogue, parts.objects, parts.settings, now=now, dry_run=dry_run)
+        case _:
+            found = sweep_cache(parts.settings, now=now, dry_run=dry_run)
+    assert found in told, "what was said before is what goes"
+    return found
 
 
 def put(store: S3ObjectStore, text: str = "") -> str:
@@ -61,26 +79,9 @@ def put(store: S3ObjectStore, text: str = "") -> str:
 
 def put_variant(store: S3ObjectStore, content: str) -> tuple[str, str]:
     """A manifest and its object."""
-    file = content.encode()
-    sha256 = store.put_bytes(file).sha256
-    tensor = TensorSpec(name="x", shape=(-1, 4))
-    binding = TensorBinding(name="x", index=0, datatype=Datatype.FP32, shape=(1, 4))
-    manifest = Manifest(
-        variant_id="v",
-        model="m",
-        version="1",
-        profile="pi",
-        recipe="float32",
-        runtime=RuntimeName.LITERT,
-        delegate=Delegate.XNNPACK,
-        signature=ModelSignature(inputs=(tensor,), outputs=(tensor,)),
-        inputs=(binding,),
-        outputs=(binding,),
-        files=(PayloadFile(role=FileRole.MODEL, sha256=sha256, size_bytes=len(file)),),
-        payload_sha256=sha256,
-        object=ObjectDescriptor.describe(file, encoding=Encoding.IDENTITY),
-    )
-    return store.put_bytes(manifest.model_dump_json().encode()).sha256, sha256
+    manifest = manifest_of(content.encode())
+    text = manifest.model_dump_json().encode()
+    return store.put_bytes(text).sha256, store.put_bytes(content.encode()).sha256
 
 
 def wanted(manifest_sha256: str) -> DesiredDeployment:
@@ -110,9 +111,9 @@ def add_inspection(database: Database, job_id: str, files: list[str], state: str
         insert(database, tables.job_runs, **run, progress={})
 
 
-def name_everything(sweep: Sweep, store: S3ObjectStore) -> set[str]:
+def name_everything(parts: Parts, store: S3ObjectStore) -> set[str]:
     """Every way in which an object can be needed; what is named."""
-    catalogue = sweep.catalogue
+    catalogue = parts.catalogue
     source, data, train = (put(store) for _ in range(3))
     version = {"model": "m", "version": "1", "task": "classification", "metric": "top1", "source_bytes": 1}
     digests = {"source_sha256": source, "eval_sha256": data, "train_sha256": train}
@@ -139,25 +140,25 @@ def name_everything(sweep: Sweep, store: S3ObjectStore) -> set[str]:
     return named | set(queued) | set(running) | set(given_back)
 
 
-def test_sweep_objects_deletes_what_nobody_names_and_nothing_else(sweep: Sweep, store: S3ObjectStore) -> None:
-    named = name_everything(sweep, store)
+def test_sweep_objects_deletes_what_nobody_names_and_nothing_else(parts: Parts, store: S3ObjectStore) -> None:
+    named = name_everything(parts, store)
     failed = [put(store) for _ in range(3)]
-    add_inspection(sweep.catalogue, "j3", failed, "failed")
+    add_inspection(parts.catalogue, "j3", failed, "failed")
     unnamed = {put(store), *failed}
-    assert swept(sweep, "objects", now=NOW + 6 * DAY_S).count == 0, "a push may still be on its way to name them"
-    told = swept(sweep, "objects", dry_run=True)
+    assert swept(parts, "objects", now=NOW + 6 * DAY_S).count == 0, "a push may still be on its way to name them"
+    told = swept(parts, "objects", dry_run=True)
     # tests before this one may have left some, too
     assert unnamed <= set(told.names)
     assert not named & set(told.names)
     assert all(store.exists(sha256) for sha256 in unnamed), "only asked"
-    assert set(swept(sweep, "objects").names) == set(told.names)
+    assert set(swept(parts, "objects").names) == set(told.names)
     assert not any(store.exists(sha256) for sha256 in unnamed)
     assert all(store.exists(sha256) for sha256 in named)
-    assert swept(sweep, "objects").count == 0
+    assert swept(parts, "objects").count == 0
 
 
-def test_sweep_objects_keeps_everything_while_a_manifest_cannot_be_read(sweep: Sweep, store: S3ObjectStore) -> None:
-    name_everything(sweep, store)
+def test_sweep_objects_keeps_everything_while_a_manifest_cannot_be_read(parts: Parts, store: S3ObjectStore) -> None:
+    name_everything(parts, store)
     unnamed = put(store)
 
     class Flaky:
@@ -171,7 +172,7 @@ def test_sweep_objects_keeps_everything_while_a_manifest_cannot_be_read(sweep: S
 
     flaky: Any = Flaky()
     with pytest.raises(StorageUnavailableError):
-        replace(sweep, objects=flaky).run(now=LATER)
+        sweep_objects(parts.catalogue, flaky, parts.settings, now=LATER)
     assert store.exists(unnamed)
 
 
@@ -191,54 +192,54 @@ def test_put_of_old_bytes_makes_them_new_so_that_no_sweep_takes_them_away(
     assert [listed for listed in store.list_objects() if listed.sha256 == first.sha256] == [after]
 
 
-def add_reports(sweep: Sweep, received_at: list[float]) -> None:
+def add_reports(parts: Parts, received_at: list[float]) -> None:
     row = {"device_id": "d", "spool_id": "5" * 32, "window_start": 0, "window_s": 10, "profile": "pi", "model": "m"}
     row |= {"version": "1", "variant_id": "v", "deployment_id": "dep", "requests": 1, "inferences": 1, "errors": {}}
     row |= {"error_count": 0, "sketches": b"", "rss_bytes": 0, "dropped_reports": 0}
-    with sweep.telemetry.write() as connection:
+    with parts.telemetry.write() as connection:
         rows = [{**row, "sequence": number, "received_at": at} for number, at in enumerate(received_at)]
         connection.execute(sa.insert(tables.reports), rows)
 
 
-def sequences(sweep: Sweep) -> list[int]:
-    with sweep.telemetry.read() as connection:
+def sequences(parts: Parts) -> list[int]:
+    with parts.telemetry.read() as connection:
         return list(connection.execute(sa.select(tables.reports.c.sequence).order_by("sequence")).scalars())
 
 
-def test_sweep_reports_deletes_by_age_in_batches(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_reports_deletes_by_age_in_batches(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.retention.sweep.BATCH_ROWS", 3)
     old = NOW - 91 * DAY_S
     # many of one moment, as a batch of the ingest makes them
-    add_reports(sweep, [old, old, old, old, old + 1, old + 2, old + 3, NOW - 89 * DAY_S, NOW])
-    assert swept(sweep, "reports", now=NOW, dry_run=True).count == 7
-    assert len(sequences(sweep)) == 9
-    assert swept(sweep, "reports", now=NOW).count == 7
-    assert sequences(sweep) == [7, 8]
-    assert swept(sweep, "reports", now=NOW).count == 0
+    add_reports(parts, [old, old, old, old, old + 1, old + 2, old + 3, NOW - 89 * DAY_S, NOW])
+    assert swept(parts, "reports", now=NOW, dry_run=True).count == 7
+    assert len(sequences(parts)) == 9
+    assert swept(parts, "reports", now=NOW).count == 7
+    assert sequences(parts) == [7, 8]
+    assert swept(parts, "reports", now=NOW).count == 0
 
 
 def test_sweep_decisions_keeps_those_of_open_rollouts_whatever_their_age(
-    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.retention.sweep.BATCH_ROWS", 2)
     for state in ("finished", "running", "rolling_back"):
         standing = {"rollout_id": state, "state": state, "wave": 0, "reason": "", "last_command_id": 0}
-        insert(sweep.catalogue, tables.rollout_states, **standing, updated_at=NOW)
+        insert(parts.catalogue, tables.rollout_states, **standing, updated_at=NOW)
         for at in (NOW - 400 * DAY_S, NOW - 399 * DAY_S, NOW - 398 * DAY_S, NOW):
             decision: dict[str, Any] = {"rollout_id": state, "at": at, "action": "a", "sentence": "s", "numbers": {}}
-            insert(sweep.catalogue, tables.decisions, **decision)
-    assert swept(sweep, "decisions", now=NOW).count == 3
-    with sweep.catalogue.read() as connection:
+            insert(parts.catalogue, tables.decisions, **decision)
+    assert swept(parts, "decisions", now=NOW).count == 3
+    with parts.catalogue.read() as connection:
         left = [row.rollout_id for row in connection.execute(sa.select(tables.decisions))]
     assert sorted(left) == ["finished", *["rolling_back"] * 4, *["running"] * 4]
 
 
-def test_sweep_cache_says_and_then_deletes(sweep: Sweep) -> None:
-    folder = sweep.settings.cache_dir
+def test_sweep_cache_says_and_then_deletes(parts: Parts) -> None:
+    folder = parts.settings.cache_dir
     folder.mkdir()
     (folder / "a.model").write_bytes(b"x" * 100)
-    told = swept(sweep, "cache", now=NOW + 31 * DAY_S, dry_run=True)
+    told = swept(parts, "cache", now=NOW + 31 * DAY_S, dry_run=True)
     assert (told.count, told.size_bytes) == (1, 100)
     assert list(folder.iterdir())
-    swept(sweep, "cache", now=NOW + 31 * DAY_S)
+    swept(parts, "cache", now=NOW + 31 * DAY_S)
     assert list(folder.iterdir()) == []

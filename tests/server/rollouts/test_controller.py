@@ -21,6 +21,7 @@ from server.errors import StorageUnavailableError
 from server.ingest.intake import StatusNews
 from server.ingest.store import IngestStore
 from server.mqtt import BrokerConnection, Incoming, Subscription
+from server.retention.requests import ask_for_sweep
 from server.rollouts.controller import Controller, Pace
 from server.rollouts.doorbell import Doorbell
 from server.rollouts.lease import LeaseLostError
@@ -174,6 +175,11 @@ def test_controller_process_killed_at_any_moment_goes_on_and_decides_nothing_twi
                 process = subprocess.Popen(command, env=environment, stderr=log)
             wait_for(lambda: registry.state("r1") == "finished")
             wait_for(lambda: {row.published_generation for row in registry.rows(tables.desired)} == {1})
+            old = {"rollout_id": "r1", "at": 1.0, "action": "old", "sentence": "", "numbers": {}}
+            with registry.database.write() as connection:
+                connection.execute(sa.insert(tables.decisions).values(old))
+            ask_for_sweep(registry.database, now=2.0)
+            wait_for(lambda: "old" not in actions(registry))
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
         finally:

@@ -95,7 +95,7 @@ def test_advance_failure_beyond_the_threshold_stops_and_the_failed_go_back(make_
     paper.tick()
     assert paper.ledger.standings[new].state is RolloutState.STOPPED
     assert f"{bad}: runner_crashed" in paper.sentence("stopped")
-    assert "1 of 4 devices of wave 1 failed, 0 are allowed" in paper.sentence("stopped")
+    assert "1 of 4 devices of wave 1 in lane pi failed, 0 are allowed" in paper.sentence("stopped")
     assert [(paper.wanted(d) or pytest.fail(d)).version for d in (good, bad, busy, quiet)] == ["2", "1", "1", "1"]
     assert paper.states(new)[bad] == "failed"
     assert {paper.states(new)[d] for d in wave(paper, new, 1)} == {"cancelled"}
@@ -366,7 +366,9 @@ def test_advance_canary_that_refuses_stops_its_lane_and_no_other(make_paper: Mak
     paper.report(canary, DeploymentState.REJECTED, reason=Reason.LATENCY_LIMIT, detail="p95 61 ms, 40 allowed")
     paper.tick()
     assert paper.ledger.standings[r].state is RolloutState.RUNNING
-    assert f"{canary} refuses 2-pi (latency_limit: p95 61 ms, 40 allowed); 3 devices" in paper.sentence("lane_stopped")
+    assert f"{canary} refuses 2-pi (latency_limit: p95 61 ms, 40 allowed); 3 other devices" in paper.sentence(
+        "lane_stopped"
+    )
     assert (paper.wanted(canary) or pytest.fail("nothing")).version == "1"
     for _ in range(3):
         for device in offered(paper, r) - {canary}:
@@ -380,6 +382,100 @@ def test_advance_canary_that_refuses_stops_its_lane_and_no_other(make_paper: Mak
     assert {state for device, state in states.items() if device.startswith("z")} == {"running"}
     assert paper.ledger.standings[r].state is RolloutState.FINISHED
     assert paper.actions.count("lane_stopped") == 1
+
+
+def two_lanes(make_paper: Make, *, max_failures: int = 0) -> tuple[Paper, str]:
+    """Version 1 runs on four `pi` and four `zero`; version 2, which fits both, is offered to six of them first."""
+    paper = make_paper({f"p{i}": "pi" for i in range(4)} | {f"z{i}": "zero" for i in range(4)})
+    old = paper.start("old")
+    paper.tick()
+    paper.all_run(old)
+    r = paper.start("r", version="2", waves="6,8", max_failures=max_failures)
+    paper.tick()
+    assert len(offered(paper, r)) == 6, "at least two of each"
+    return paper, r
+
+
+def test_advance_proven_variant_that_fails_stops_its_lane_and_no_other(make_paper: Make) -> None:
+    paper, r = two_lanes(make_paper)
+    good, bad, *busy = sorted(device for device in offered(paper, r) if device.startswith("p"))
+    paper.report(good)
+    paper.tick()
+    paper.report(bad, DeploymentState.ROLLED_BACK, reason=Reason.CRASH_LOOP, detail="3 crashes in 60 s")
+    paper.tick()
+    assert paper.ledger.standings[r].state is RolloutState.RUNNING
+    told = paper.sentence("lane_stopped")
+    assert told.startswith("Lane pi stops: 1 of ")
+    assert f"0 are allowed; the first is {bad}: crash_loop, 3 crashes in 60 s" in told
+    assert told.endswith("1 that run it keep it.")
+    versions = {device: (paper.wanted(device) or pytest.fail(device)).version for device in paper.devices}
+    assert versions[bad] == "1"
+    assert versions[good] == "2", "it was verified there"
+    assert {versions[device] for device in busy} <= {"1"}, "the offer was taken back"
+    for _ in range(3):
+        for device in offered(paper, r):
+            if device.startswith("z"):
+                paper.report(device)
+        paper.tick()
+    states = paper.states(r)
+    assert {states[device] for device in states if device.startswith("z")} == {"running"}
+    assert sorted(states[device] for device in states if device.startswith("p")) == [
+        "cancelled",
+        "cancelled",
+        "rolled_back",
+        "running",
+    ]
+    assert "; stopped lanes: pi." in paper.ledger.standings[r].reason
+    assert paper.ledger.standings[r].state is RolloutState.FINISHED
+    assert paper.actions.count("lane_stopped") == 1
+
+
+def test_advance_device_that_fails_in_a_stopped_lane_goes_back_without_another_word(make_paper: Make) -> None:
+    paper, r = two_lanes(make_paper)
+    good, bad, *_ = sorted(device for device in offered(paper, r) if device.startswith("p"))
+    paper.report(good)
+    paper.report(bad, DeploymentState.FAILED, reason=Reason.RUNNER_CRASHED)
+    paper.tick()
+    paper.report(good, DeploymentState.ROLLED_BACK, reason=Reason.CRASH_LOOP)
+    paper.tick()
+    assert (paper.wanted(good) or pytest.fail("nothing")).version == "1"
+    assert paper.actions.count("lane_stopped") == 1
+
+
+def test_advance_failures_in_every_lane_stop_the_rollout(make_paper: Make) -> None:
+    paper, r = two_lanes(make_paper)
+    for kind in ("p", "z"):
+        bad = min(device for device in offered(paper, r) if device.startswith(kind))
+        paper.report(bad, DeploymentState.FAILED, reason=Reason.RUNNER_CRASHED)
+        paper.tick()
+    assert paper.ledger.standings[r].state is RolloutState.STOPPED
+    assert paper.sentence("stopped").startswith("Stopped: no lane goes on; 1 of ")
+    assert "lane zero" in paper.sentence("stopped")
+    assert paper.actions.count("lane_stopped") == 1
+    assert not {"offered", "waiting"} & set(paper.states(r).values())
+
+
+def test_advance_failures_scattered_over_lanes_stop_the_rollout(make_paper: Make) -> None:
+    paper, r = two_lanes(make_paper, max_failures=1)
+    for kind, state in (("p", RolloutState.RUNNING), ("z", RolloutState.STOPPED)):
+        bad = min(device for device in offered(paper, r) if device.startswith(kind))
+        paper.report(bad, DeploymentState.FAILED, reason=Reason.RUNNER_CRASHED)
+        paper.tick()
+        assert paper.ledger.standings[r].state is state
+    assert "2 of 6 devices of wave 1 in 2 lanes failed, 1 are allowed" in paper.sentence("stopped")
+
+
+def test_advance_lane_that_stopped_while_paused_stays_so_when_it_goes_on(make_paper: Make) -> None:
+    paper, r = two_lanes(make_paper)
+    paper.say(r, "pause")
+    bad = min(device for device in offered(paper, r) if device.startswith("p"))
+    paper.report(bad, DeploymentState.FAILED, reason=Reason.RUNNER_CRASHED)
+    paper.tick()
+    paper.say(r, "resume")
+    paper.tick()
+    states = paper.states(r)
+    assert {state for device, state in states.items() if device.startswith("p")} == {"failed", "cancelled"}
+    assert "offered" in states.values()
 
 
 def test_advance_silent_canary_is_followed_by_another(make_paper: Make) -> None:

@@ -68,3 +68,22 @@ def test_list_counts_as_the_single_view_does_and_reads_no_single_deployment(data
     for rollout_id in ("r1", "r2"):
         assert listed[rollout_id].waves == get_rollout(database, rollout_id).waves
         assert [wave.devices for wave in listed[rollout_id].waves] == [len(STATES) * len(REASONS) * 2 * COPIES] * 2
+
+
+def test_get_tells_which_lane_has_stopped_and_why(database: Database) -> None:
+    common = {"rollout_id": "r3", "wave": 0, "model": "m", "version": "1", "canary": False, "updated_at": 0.0}
+    rows = [
+        ("pi", "crash_loop", "rolled_back", "3 crashes in 60 s"),
+        ("pi", "none", "running", ""),
+        ("zero", "none", "running", ""),
+    ]
+    with database.write() as connection:
+        for number, (profile, reason, state, detail) in enumerate(rows):
+            row = {"deployment_id": f"x{number}", "device_id": f"x{number}", "profile": profile, "reason": reason}
+            row |= {"state": state, "detail": detail, "variant_id": f"v-{profile}"}
+            connection.execute(sa.insert(tables.deployments).values(**common, **row))
+    (stop,) = get_rollout(database, "r3").stopped_lanes
+    assert (stop.profile, stop.variant_id, stop.wave) == ("pi", "v-pi", 0)
+    assert stop.cause == (
+        "1 of 2 devices of wave 1 in lane pi failed, 0 are allowed; the first is x0: crash_loop, 3 crashes in 60 s"
+    )

@@ -20,6 +20,8 @@ from server.errors import (
 from server.settings import RegistrySettings
 from server.storage import S3ObjectStore
 from server.storage.s3 import object_key
+from tests.server.conftest import S3Server
+from tests.server.slow_s3 import slow_writes
 
 ABSENT = "0" * 64
 
@@ -187,6 +189,20 @@ def test_s3_that_accepts_and_never_answers_is_a_clear_error() -> None:
         with pytest.raises(StorageUnavailableError, match="does not answer"):
             store.get_bytes(ABSENT)
         assert time.monotonic() - began_s < 4
+        store.close()
+
+
+def test_s3_that_writes_slower_than_it_reads_is_waited_for(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(1000)
+    with slow_writes(s3_server.endpoint, delay_s=1.5) as endpoint:
+        store = store_at(endpoint, s3_server.secret_key, s3_server.access_key)
+        stored = store.put_bytes(content)
+        assert stored.created
+        monkeypatch.setattr("server.storage.s3.RENEW_AFTER_S", -3600.0)
+        assert not store.put_bytes(content).created, "copied within S3, which takes as long"
+        assert store.get_bytes(stored.sha256) == content
         store.close()
 
 

@@ -1,0 +1,86 @@
+"""What failures stop: the lane that they are in, or the whole rollout (docs/adr/0004-what-a-failure-stops.md). Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from server.rollouts import commands, gate
+from server.rollouts.facts import CLOSED_STATES, WAITING, ChoiceFact, Deployment, Facts, Why
+from server.rollouts.plan import in_plan_order
+from server.schemas.rollouts import RolloutState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from server.rollouts.gate import Lane, LaneStop
+    from server.rollouts.ledger import Ledger
+
+
+def stopped_lanes(facts: Facts, ledger: Ledger) -> Mapping[Lane, LaneStop]:
+    """The lanes that may not go on, by what is written now."""
+    rows = [row for row in ledger.rows_of(facts.rollout.rollout_id) if row.variant_id is not None]
+    if not any(gate.bucket(row) in {"failed", "refused"} for row in rows):
+        return {}  # nearly always, and then a large fleet need not be sorted
+    rows = in_plan_order(rows, seed=facts.rollout.seed)
+    return gate.stopped_lanes(rows, max_failures=facts.rollout.options.max_failures)
+
+
+def stop_what_is_bad(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneStop], now: float) -> bool:
+    """Stop what may not go on; whether that is the whole rollout.
+
+    Args:
+        facts: of this rollout.
+        ledger: with what its devices said last.
+        said: the lanes that had stopped when this tick began: that was told then.
+        now: seconds since 1970.
+    """
+    stops = stopped_lanes(facts, ledger)
+    lanes: dict[Lane, list[Deployment]] = {}
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if row.state not in CLOSED_STATES:
+            lanes.setdefault(_lane_of(row, facts), []).append(row)
+    reason = _reason_to_stop(facts, lanes, stops, new=[stop for lane, stop in stops.items() if lane not in said])
+    if reason:
+        stop_rollout(facts, ledger, f"Stopped: {reason}.", now=now)
+        return True
+    for lane, stop in stops.items():
+        members = lanes.get(lane, [])
+        running = sum(commands.has_it(row) for row in members)
+        others = commands.withdraw(members, ledger, why=Why.LANE_STOPPED, detail=stop.cause, now=now)
+        if lane not in said:
+            sentence = f"Lane {lane.profile} stops: {stop.cause}; {others} other devices will not get it"
+            sentence += f", {running} that run it keep it." if running else "."
+            ledger.decide(
+                facts.rollout, "lane_stopped", sentence, wave=stop.wave, profile=lane.profile, withdrawn=others
+            )
+    return False
+
+
+def _reason_to_stop(
+    facts: Facts, lanes: Mapping[Lane, list[Deployment]], stops: Mapping[Lane, LaneStop], *, new: list[LaneStop]
+) -> str:
+    """Why nobody at all may go on, as half a sentence; empty where somebody may."""
+    if new and lanes.keys() <= stops.keys():
+        return ("no lane goes on; " if len(stops) > 1 else "") + "; ".join(stop.cause for stop in new)
+    rows = [row for lane, members in lanes.items() if lane not in stops for row in members]
+    allowed = facts.rollout.options.max_failures
+    if sum(gate.bucket(row) == "failed" for row in rows) <= allowed:
+        return ""
+    return gate.scattered_failures(in_plan_order(rows, seed=facts.rollout.seed), max_failures=allowed)
+
+
+def stop_rollout(facts: Facts, ledger: Ledger, sentence: str, *, now: float) -> None:
+    """Nobody else gets it; who runs it keeps it."""
+    rows = ledger.rows_of(facts.rollout.rollout_id)
+    reached = [row for row in rows if row.wave <= ledger.standings[facts.rollout.rollout_id].wave]
+    ledger.stand(facts.rollout.rollout_id, RolloutState.STOPPED, sentence)
+    ledger.decide(facts.rollout, "stopped", sentence, **gate.count_wave(reached).numbers())
+    commands.withdraw(rows, ledger, why=Why.ROLLOUT_STOPPED, now=now)
+
+
+def _lane_of(row: Deployment, facts: Facts) -> Lane:
+    """Where a device has its variant from, or would get it from if its turn came now."""
+    if row.state != WAITING:
+        return gate.lane_of(row)
+    variant = facts.choices.get(row.profile, ChoiceFact()).variant
+    return gate.Lane(row.profile, variant.variant_id if variant else "")
