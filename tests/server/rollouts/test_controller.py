@@ -454,6 +454,7 @@ def test_controller_s3_down_verifies_nobody_until_it_is_back(make_registry: Call
     with linked(registry) as connection, Fleet(registry) as fleet:
         one = controller(registry, connection, store=store, clock=clock)
         tick_until(one, lambda: bool(fleet.received))
+        tick_until(one, lambda: registry.rows(tables.deployments)[0].state == "active")
         for _ in range(3):
             one.tick()
         (row,) = registry.rows(tables.deployments)
