@@ -32,12 +32,12 @@ class Application:
 
 APPLICATIONS = {
     "price": Application("price", Task.REGRESSION, "r2", data="houses"),
-    "films": Application("recommendation", Task.RANKING, "hr@10", epochs=2, embeds=True),
-    "ratings": Application("recommendation", Task.REGRESSION, "rmse", epochs=3, embeds=True),
+    "films": Application("recommendation", Task.RANKING, "hr@10", epochs=5, embeds=True),
+    "ratings": Application("recommendation", Task.REGRESSION, "rmse", epochs=5, embeds=True),
     "phishing": Application("risk", Task.CLASSIFICATION, "accuracy", epochs=30),
     "credit": Application("risk", Task.CLASSIFICATION, "accuracy", epochs=30),
     "vision": Application("vision", Task.CLASSIFICATION, "top1", data="photos", trains=False, pictures=True),
-    "fashion": Application("fashion", Task.CLASSIFICATION, "top1", epochs=3, pictures=True),
+    "fashion": Application("fashion", Task.CLASSIFICATION, "top1", epochs=5, pictures=True),
 }
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CURVATURE_ROWS = 128  # the mean curvature of a layer is known well before
 BATCH_ROWS = 64
+LOOKUP_ROWS = 65_536  # cheap, and a large table has many rows that a few hundred lookups miss
 
 
 class PruneWeightsHessianParameters(Parameters):
@@ -59,7 +60,7 @@ def prune(model: Model, context: Context, parameters: PruneWeightsHessianParamet
     moments = patch_moments(model.network, context.calibration, max_rows=parameters.rows)
     possible = prunable(module, parameters.skip)
     tables = [name for name, layer in possible.items() if isinstance(layer, nn.Embedding)]
-    lookups = input_moments(model.network, context.calibration, max_rows=parameters.rows, layers=tables)
+    lookups = _lookups(model, context, tables)
     layers = {name: layer for name, layer in possible.items() if name in moments or name in lookups}
     if not layers:
         raise NoEffectError("there is no closed form for any layer of this network: use prune-weights instead")
@@ -89,6 +90,16 @@ def _curvature(model: Model, context: Context) -> dict[str, Curvature]:
     network, rows = model.network.module, context.calibration
     few = loss_batches(network, rows, context.task, context.metric, max_rows=CURVATURE_ROWS, batch_size=BATCH_ROWS)
     return curvature_of(network, list(few), seed=context.seed)
+
+
+def _lookups(model: Model, context: Context, tables: list[str]) -> dict[str, torch.Tensor]:
+    """How often each row of the embeddings is looked up; one that these rows never ask for counts as asked for once.
+
+    The splits are made of whole groups: the calibration rows know none of the users of the other splits.
+    """
+    rows = context.train or context.calibration
+    found = input_moments(model.network, rows, max_rows=LOOKUP_ROWS, layers=tables)
+    return {name: share + 1.0 / min(rows.rows, LOOKUP_ROWS) for name, share in found.items()}
 
 
 def _rarely_looked_up(weight: torch.Tensor, lookups: torch.Tensor, count: int) -> torch.Tensor:

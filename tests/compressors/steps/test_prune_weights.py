@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 
+from compressors.data import Split
 from compressors.errors import NoEffectError
 from compressors.layers import weight_of
+from compressors.program import from_exported
 from compressors.pruning.weights import prunable, sizes_of, zeros_of
 from compressors.steps.base import Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
@@ -19,7 +22,7 @@ from tests.compressors.steps.applying import apply, first_output
 
 if TYPE_CHECKING:
     from compressors.program import FloatModel
-    from compressors.steps.base import AnyStep
+    from compressors.steps.base import AnyStep, Context
 
 STEPS = pytest.mark.parametrize("step", [MAGNITUDE, HESSIAN], ids=lambda step: step.name)
 
@@ -127,3 +130,50 @@ def test_network_without_weights_has_nothing_to_prune(step: AnyStep) -> None:
     network = network_of(Grouped())
     with pytest.raises(NoEffectError, match="no layer of this network has weights that may go"):
         apply(step, Model(network), context_for(network), skip=("stem", "grouped", "head"))
+
+
+class Users(torch.nn.Module):
+    """Whom the calibration rows know, and as many whom they don't."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.score = torch.nn.Embedding(200, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        score: torch.Tensor = self.score(torch.tanh(self.users(x)))
+        return score
+
+
+@pytest.fixture
+def users() -> tuple[FloatModel, Context]:
+    torch.manual_seed(0)
+    free = {"x": {0: torch.export.Dim("batch", max=4096)}}
+    network = from_exported(torch.export.export(Users().eval(), (torch.arange(2),), dynamic_shapes=free))
+    known = np.tile(np.arange(100), 4)
+    return network, replace(context_for(network_of(Residual())), calibration=split_of(known), train=None)
+
+
+def split_of(ids: Any) -> Split:  # noqa: ANN401  an array
+    rows = np.arange(len(ids))
+    return Split({"x": ids}, ids % 3, rows, None, rows)
+
+
+def kept_of(network: FloatModel, ids: slice) -> float:
+    return float((weight_of(network.module.get_submodule("users"))[ids] != 0).float().mean())
+
+
+def test_rows_of_a_table_that_calibration_never_asks_for_keep_their_largest_weights(
+    users: tuple[FloatModel, Context],
+) -> None:
+    network, context = users
+    pruned = apply(HESSIAN, Model(network), context, sparsity=0.6).model.network
+    assert kept_of(pruned, slice(100)) > kept_of(pruned, slice(100, 200)) > 0.05
+
+
+def test_rows_of_a_table_are_weighed_by_the_training_rows_where_there_are_some(
+    users: tuple[FloatModel, Context],
+) -> None:
+    network, context = users
+    taught = replace(context, train=split_of(np.tile(np.arange(200), 50)))
+    pruned = apply(HESSIAN, Model(network), taught, sparsity=0.6).model.network
+    assert kept_of(pruned, slice(100, 200)) == pytest.approx(kept_of(pruned, slice(100)), abs=0.05)
