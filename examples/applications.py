@@ -24,6 +24,7 @@ class Application:
     task: Task
     metric: str
     data: str = ""  # the evaluation set, where it is not called like the application
+    version: str = "1"  # of the network, where its module writes several
     trains: bool = True
     epochs: int = 10  # of each step that trains
     pictures: bool = False
@@ -31,7 +32,7 @@ class Application:
 
 
 APPLICATIONS = {
-    "price": Application("price", Task.REGRESSION, "r2", data="houses"),
+    "price": Application("price", Task.REGRESSION, "r2", data="houses", version="2"),
     "films": Application("recommendation", Task.RANKING, "hr@10", epochs=5, embeds=True),
     "ratings": Application("recommendation", Task.REGRESSION, "rmse", epochs=5, embeds=True),
     "phishing": Application("risk", Task.CLASSIFICATION, "accuracy", epochs=30),
@@ -92,7 +93,7 @@ def recipes_for(application: Application) -> tuple[Recipe, ...]:
 def make(name: str, application: Application, folder: Path) -> Inputs:
     """The files of an application, written by its module if they are not there."""
     data = application.data or name
-    files = {"model": f"{name}-1.pt2", "data": f"{data}.npz"}
+    files = {"model": f"{name}-{application.version}.pt2", "data": f"{data}.npz"}
     if application.trains:
         files["train"] = f"{data}-train.npz"
     if not all((folder / file).exists() for file in files.values()):
@@ -100,7 +101,7 @@ def make(name: str, application: Application, folder: Path) -> Inputs:
         subprocess.run(command, check=True, cwd=REPOSITORY)
     return Inputs(
         model=name,
-        version="1",
+        version=application.version,
         model_path=folder / files["model"],
         data_path=folder / files["data"],
         train_path=folder / files["train"] if "train" in files else None,
