@@ -104,6 +104,8 @@ def _names(variant: "Variant") -> list[tuple[str, str]]:
 def _figure_row(name: str, figure: "Figure", unit: str) -> tuple[str, ...]:
     has_interval = figure.low is not None and figure.high is not None
     interval = f"{text_of_number(figure.low, 4)} to {text_of_number(figure.high, 4)}" if has_interval else ""
+    if interval and figure.origin == "predicted":
+        interval += " (spread)"  # of the model that predicts: how often it holds is not known
     return (name, f"{text_of_number(figure.value, 4)}{unit}", interval, figure.origin)
 
 
