@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 RECIPES = ("onnx-static-int8", "executorch-static-int8")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_onnx_and_pte_variants_are_delivered_to_agents_that_run_them(fleet: Fleet, tiny_model: TinyModel) -> None:
     host = probe(data_dir=fleet.registry.data_dir, runtimes=(RuntimeName.ONNX,), name="bench-onnx")
