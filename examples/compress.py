@@ -101,8 +101,8 @@ def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant) ->
         macs=found.macs,
         p50_ms=latency.value,
         p50_share=share,
-        label=told.label,
-        sentence=told.sentence,
+        label="the float model" if found is plain else told.label,
+        sentence="" if found is plain else told.sentence,
     )
 
 
