@@ -21,7 +21,6 @@ from compressors.quiet import quiet
 XNNPACK = "XnnpackBackend"
 _CONVERSIONS = {"Convert", "Copy"}
 _WEIGHTED = {"Conv2d", "DepthwiseConv2d", "ConvTranspose2d", "FullyConnected"}
-_READ = ("input_id", "input1_id", "input2_id", "filter_id")  # fields of a node that name what it reads, the data first
 _KINDS = {
     "fp32": "float32",
     "fp16": "float16",

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from edge_agent.errors import EdgeAgentError
 from edge_agent.layout import default_data_dir
 from edge_agent.protocol.base import Bytes, Seconds, StrictWire
 
@@ -18,12 +17,6 @@ class Transport(StrEnum):
 
     MQTT = "mqtt"
     HTTPS = "https"
-
-
-class AgentSettingsError(EdgeAgentError):
-    """A setting makes no sense; the text says which and what to write instead."""
-
-    code = "bad_settings"
 
 
 class AgentSettings(StrictWire):

@@ -264,7 +264,7 @@ def encode(message: Message) -> bytes:
     payload = message.model_dump_json(exclude_none=True).encode()
     cap = MAX_PAYLOAD_BYTES[message.topic]
     if len(payload) > cap:
-        raise MalformedMessageError(f"a {message.topic} payload may have {cap} bytes, this one has {len(payload)}")
+        raise MalformedMessageError(f"the {message.topic} payload may have {cap} bytes, this one has {len(payload)}")
     return payload
 
 
@@ -277,13 +277,13 @@ def decode(kind: type[MessageT], payload: bytes) -> MessageT:
     """
     cap = MAX_PAYLOAD_BYTES[kind.topic]
     if len(payload) > cap:
-        raise MalformedMessageError(f"a {kind.topic} payload may have {cap} bytes, this one has {len(payload)}")
+        raise MalformedMessageError(f"the {kind.topic} payload may have {cap} bytes, this one has {len(payload)}")
     try:
         document = json.loads(payload)
     except (ValueError, RecursionError) as exc:
-        raise MalformedMessageError(f"a {kind.topic} payload is not JSON") from exc
+        raise MalformedMessageError(f"the {kind.topic} payload is not JSON") from exc
     if not isinstance(document, dict):
-        raise MalformedMessageError(f"a {kind.topic} payload is not a JSON object")
+        raise MalformedMessageError(f"the {kind.topic} payload is not a JSON object")
     version = document.get("v")
     if isinstance(version, int) and version > PROTOCOL_VERSION:
         raise _unsupported(kind, version)
@@ -293,11 +293,13 @@ def decode(kind: type[MessageT], payload: bytes) -> MessageT:
     except ValidationError as exc:
         first = exc.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise MalformedMessageError(f"a {kind.topic} payload does not fit: {where}: {first['msg']}") from exc
+        raise MalformedMessageError(f"the {kind.topic} payload does not fit: {where}: {first['msg']}") from exc
     if message.v > PROTOCOL_VERSION:  # written as "2" or 2.0, which validation takes for a number
         raise _unsupported(kind, message.v)
     return message
 
 
 def _unsupported(kind: type[Message], version: int) -> UnsupportedVersionError:
-    return UnsupportedVersionError(f"a {kind.topic} payload has version {version}, this side speaks {PROTOCOL_VERSION}")
+    return UnsupportedVersionError(
+        f"the {kind.topic} payload has version {version}, this side speaks {PROTOCOL_VERSION}"
+    )

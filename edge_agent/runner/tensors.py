@@ -198,7 +198,9 @@ def _read_shape(raw: Any, spec: TensorSpec) -> tuple[int, ...]:  # noqa: ANN401 
     if not isinstance(raw, list) or any(type(length) is not int for length in raw):
         raise BadRequestError(f"the shape of input {spec.name} must be a list of whole numbers")
     shape = tuple(raw)
-    if not fits(shape, spec) or min(shape, default=1) < 1:
+    if min(shape, default=1) < 1:
+        raise BadRequestError(f"the shape of input {spec.name} must be a list of numbers above 0, got {shown(raw)}")
+    if not fits(shape, spec):
         raise BadRequestError(f"input {spec.name} has the shape {list(spec.shape)}, got {shown(raw)}")
     return shape
 

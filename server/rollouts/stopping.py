@@ -37,7 +37,7 @@ def stop_what_is_bad(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneSt
     stops = stopped_lanes(facts, ledger)
     lanes: dict[Lane, list[Deployment]] = {}
     for row in ledger.rows_of(facts.rollout.rollout_id):
-        if row.state not in CLOSED_STATES:
+        if row.state not in CLOSED_STATES and not _is_refused(row, facts):
             lanes.setdefault(_lane_of(row, facts), []).append(row)
     reason = _reason_to_stop(facts, lanes, stops, new=[stop for lane, stop in stops.items() if lane not in said])
     if reason:
@@ -76,6 +76,12 @@ def stop_rollout(facts: Facts, ledger: Ledger, sentence: str, *, now: float) -> 
     ledger.stand(facts.rollout.rollout_id, RolloutState.STOPPED, sentence)
     ledger.decide(facts.rollout, "stopped", sentence, **gate.count_wave(reached).numbers())
     commands.withdraw(rows, ledger, why=Why.ROLLOUT_STOPPED, now=now)
+
+
+def _is_refused(row: Deployment, facts: Facts) -> bool:
+    """Whether nothing fits its profile, though its wave has not opened and nobody has written so yet."""
+    choice = facts.choices.get(row.profile)
+    return row.state == WAITING and choice is not None and choice.variant is None
 
 
 def _lane_of(row: Deployment, facts: Facts) -> Lane:

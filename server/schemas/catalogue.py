@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
 
 from pydantic import Field
 
@@ -187,6 +186,3 @@ class BuildRequest(RequestDocument):
     profiles: tuple[Name, ...] = ()
     recipes: tuple[Name, ...] = ()
     again: bool = Field(default=False, description="build even if the same work is done already, and measure again")
-
-
-JsonObject = dict[str, Any]

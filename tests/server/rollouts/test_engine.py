@@ -455,6 +455,21 @@ def test_advance_failures_in_every_lane_stop_the_rollout(make_paper: Make) -> No
     assert not {"offered", "waiting"} & set(paper.states(r).values())
 
 
+def test_advance_rollout_of_which_only_refused_profiles_are_left_stops(make_paper: Make) -> None:
+    paper = make_paper(3)
+    r = paper.start("r", waves="1,100%")
+    paper.tick()
+    (first,) = offered(paper, r)
+    paper = make_paper({device: "pi" if device == first else "small" for device in paper.devices})
+    paper.start(r, waves="1,100%")
+    paper.choices["1"]["small"] = ChoiceFact(refusal="0.3 MB needed")
+    paper.tick()
+    paper.report(first, DeploymentState.FAILED, reason=Reason.RUNNER_CRASHED)
+    paper.tick()
+    assert paper.ledger.standings[r].state is RolloutState.STOPPED
+    assert paper.actions == ["planned", "wave_opened", "stopped"]
+
+
 def test_advance_failures_scattered_over_lanes_stop_the_rollout(make_paper: Make) -> None:
     paper, r = two_lanes(make_paper, max_failures=1)
     for kind, state in (("p", RolloutState.RUNNING), ("z", RolloutState.STOPPED)):
