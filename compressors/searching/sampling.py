@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from compressors.contract import Recipe
-    from compressors.search.trials import Trial
+    from compressors.contract import Recipe, Trial
 
     Suggest = Callable[[optuna.trial.BaseTrial], Recipe]
     Choices = dict[str, JsonValue]

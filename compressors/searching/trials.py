@@ -1,68 +1,27 @@
-"""What a trial was and gave, and the journal that survives a kill: one JSON line for each finished trial."""
+"""The journal of a search, which survives a kill: one JSON line for each finished trial."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from typing import TYPE_CHECKING
 
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import ValidationError
 
-from compressors.contract import Part, Recipe
+from compressors.contract import Part, Trial
 from compressors.errors import SearchError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class TrialFigures(Part):
-    """What was measured of a recipe; the metric on the selection split, the latency on the profile's runtime."""
-
-    latency_p50_ms: float
-    download_bytes: int
-    ram_bytes: int | None
-    metric: float
-    metric_drop: float  # against the float model, in units of the metric; negative is better
-
-    @property
-    def objectives(self) -> tuple[float, float, float]:
-        """What a search makes small."""
-        return self.latency_p50_ms, float(self.download_bytes), self.metric_drop
-
-
-class Trial(Part):
-    """One recipe that was tried."""
-
-    number: int
-    parameters: dict[str, JsonValue]  # what was chosen of the space
-    recipe: Recipe
-    figures: TrialFigures | None = None
-    excesses: dict[str, float] = Field(
-        default_factory=dict
-    )  # limits of the profile that it misses: its value as a multiple of the limit
-    refusal: str = ""  # why there are no figures
-    seconds: float = 0.0
-
-    @property
-    def fits(self) -> bool:
-        """Whether every limit is met."""
-        return self.figures is not None and not self.excesses
-
-
 class Plan(Part):
     """What decides which recipes a search tries: with another one its journal is of no use."""
 
     inputs_sha256: str
-    profile: str
+    profile_sha256: str
     seed: int
     space_sha256: str
-
-
-def recipe_hash(recipe: Recipe) -> str:
-    """The same for the same steps, whatever the recipe is called."""
-    steps = [spec.model_dump(mode="json") for spec in recipe.steps]
-    return hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()
+    replay_sha256: str = ""  # of the latency table; empty where latencies are measured
 
 
 class Journal:
