@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from compressors.steps.base import Context
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compressors.contract import BuildRequest, Inputs, Recipe
+    from compressors.contract import BuildRequest, Recipe
     from compressors.steps.base import ModelFile
 
     Progress = Callable[[ProgressLine], None]
@@ -108,7 +107,7 @@ class Build:
         kitchen = Kitchen(
             self._network,
             context,
-            inputs_sha256=_sha256_of(self._request.inputs),
+            inputs_sha256=loading.sha256_of(self._request.inputs),
             cache_dir=self._request.cache_dir,
             score=lambda model: score(model, self._data.selection, self._metric),
         )
@@ -162,13 +161,3 @@ class Build:
         if not FORMATS[file.form].npus:
             return file
         return kitchen.cook(recipe.model_copy(update={"steps": recipe.steps[:-1]}))[0]
-
-
-def _sha256_of(inputs: Inputs) -> str:
-    """What the files of a build depend on: the network, and the data that calibrate and train it."""
-    digest = hashlib.sha256()
-    for path in filter(None, (inputs.model_path, inputs.data_path, inputs.train_path)):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(inputs.task.encode())
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ from torch import nn
 
 from compressors.contract import Part, Task
 from compressors.errors import CompressorError
-from compressors.layers import weighted_layers
+from compressors.layers import weight_of, weighted_layers
 from compressors.macs import layer_macs
 from compressors.repairs.batch_norm import norms_of
 from compressors.sensitivity import sensitivity
@@ -34,6 +34,7 @@ TABLE_ENTRIES = 256  # from which on an embedding is worth sharing
 SHARES = (25, 35, 50, 65, 80)  # per cent of the multiplications that pruning may be asked to leave
 ENERGIES = (98, 95, 90, 85)  # per cent of a layer's energy that low-rank factors may be asked to keep
 WIDTHS = (100, 75, 50, 25)  # per cent of the channels of a student
+CLUSTERED_WEIGHTS = 2048  # of a layer, from which on shared values pay, even where pruning takes most of them first
 WORTHWHILE = 0.8  # of the model's multiplications: a larger student gains nothing
 MOST_SPARED = 2  # layers that pruning may be told to leave alone
 MOST_FLOAT = 6  # layers that may stay in float
@@ -51,6 +52,7 @@ class Facts(Part):
 
     has_layers: bool  # a model that was pushed as a file has none, and its numbers alone can be changed
     has_norms: bool = False
+    has_wide_layers: bool = False  # with weights enough for a codebook
     has_tables: bool = False  # embeddings that are worth sharing
     sensitive: tuple[str, ...] = ()  # the layers that quantization costs most, the worst first
     outstanding: int = 0  # of them that cost far more than the median layer
@@ -80,6 +82,9 @@ def facts_of(network: FloatModel, context: Context) -> Facts:
     return Facts(
         has_layers=True,
         has_norms=bool(norms_of(network.module)),
+        has_wide_layers=any(
+            weight_of(layer).numel() >= CLUSTERED_WEIGHTS for _, layer in weighted_layers(network.module)
+        ),
         has_tables=any(
             isinstance(layer, nn.Embedding) and layer.num_embeddings >= TABLE_ENTRIES
             for _, layer in weighted_layers(network.module)

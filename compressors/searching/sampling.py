@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import optuna
 
+from compressors.recipes import recipe_hash
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -22,12 +24,13 @@ if TYPE_CHECKING:
     Choices = dict[str, JsonValue]
 
 STARTUP_TRIALS = 8  # at random, before the estimator knows enough
+ATTEMPTS = 8  # at a recipe that was not tried before
 REFUSED = 10.0  # a recipe without figures counts as this far beyond every limit
 OBJECTIVES = 3
 
 
 def propose(suggest: Suggest, before: Sequence[Trial], *, seed: int, number: int) -> tuple[Recipe, Choices]:
-    """A recipe, and what the sampler chose to make it.
+    """A recipe, and what the sampler chose to make it; one that was tried already only where it has no other left.
 
     Args:
         suggest: makes a recipe out of what it asks a trial for.
@@ -35,8 +38,17 @@ def propose(suggest: Suggest, before: Sequence[Trial], *, seed: int, number: int
         seed: of the search.
         number: of this trial.
     """
+    tried = {recipe_hash(trial.recipe) for trial in before}
+    for attempt in range(ATTEMPTS):
+        recipe, choices = _proposed(suggest, before, _seed(seed, number, attempt))
+        if recipe_hash(recipe) not in tried:
+            break
+    return recipe, choices
+
+
+def _proposed(suggest: Suggest, before: Sequence[Trial], seed: int) -> tuple[Recipe, Choices]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=_seed(seed, number), n_startup_trials=STARTUP_TRIALS, multivariate=True)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True)
     study = optuna.create_study(directions=["minimize"] * OBJECTIVES, sampler=sampler)
     worst = _worst(before)
     for trial in before:
@@ -55,8 +67,8 @@ def told(suggest: Suggest, choices: Mapping[str, JsonValue]) -> tuple[Recipe, Ch
     return suggest(fixed), dict(fixed.params)
 
 
-def _seed(seed: int, number: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"shoal-search-{seed}-{number}".encode()).digest()[:4])
+def _seed(seed: int, number: int, attempt: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"shoal-search-{seed}-{number}-{attempt}".encode()).digest()[:4])
 
 
 def _worst(trials: Sequence[Trial]) -> list[float]:

@@ -78,7 +78,7 @@ def _steps(ask: Ask, facts: Facts) -> Iterator[StepSpec]:
     is_damaged = not is_taught and {shrink, tables, zeros} != {NOTHING}
     if is_damaged and facts.epochs and _one_of(ask, "fine_tune", (True, False)):
         yield StepSpec(step="fine-tune", parameters={"epochs": facts.epochs})
-    codebook = _one_of(ask, "codebook", CODEBOOKS)
+    codebook = _one_of(ask, "codebook", CODEBOOKS) if facts.has_wide_layers else 0
     if codebook:
         yield StepSpec(step="cluster", parameters={"values": codebook})
     yield from _rounded(ask, facts, may_move=zeros == NOTHING and not codebook)

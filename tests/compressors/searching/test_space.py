@@ -20,6 +20,7 @@ LAYERS = ("features.0", "features.3", "classifier")
 EVERYTHING = Facts(
     has_layers=True,
     has_norms=True,
+    has_wide_layers=True,
     has_tables=True,
     sensitive=LAYERS,
     outstanding=2,
