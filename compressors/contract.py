@@ -300,6 +300,7 @@ class SearchResult(Part):
 
     metric: str
     float_metric: Figure  # of the float model, on the selection split
+    seed: int
     trials: tuple[Trial, ...]
     front: tuple[int, ...]  # numbers of the trials that no other beats; those that meet the limits, if any does
     best: int | None  # the trial that the profile would get

@@ -11,6 +11,7 @@ from compressors.contract import Latency, TrialFigures
 from compressors.errors import ModelRunError, SearchError
 from compressors.formats import FORMATS, Target
 from compressors.golden import golden_file, sample_count
+from compressors.kept import KeptMeasurements
 from compressors.kitchen import Kitchen
 from compressors.measure import Failure, Measurement, Rig
 from compressors.metrics import evaluate
@@ -92,7 +93,7 @@ class Evaluation:
             materials.network.signature,
             pythons=request.pythons,
             folder=folder,
-            cache_dir=request.cache_dir,
+            kept=KeptMeasurements(request.cache_dir),
             timed=request.replay is None,
         )
 

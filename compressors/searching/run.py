@@ -81,6 +81,7 @@ class Search:
         result = SearchResult(
             metric=metric.name,
             float_metric=materials.float_metric,
+            seed=request.seed,
             trials=tuple(journal.trials),
             front=tuple(trial.number for trial in front_of(journal.trials)),
             best=best,
