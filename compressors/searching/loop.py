@@ -42,7 +42,7 @@ def search(
     seed: int,
     on_trial: Callable[[Trial, Sequence[Trial]], None] = lambda _trial, _front: None,
 ) -> list[Trial]:
-    """The front of all trials that the journal holds at the end.
+    """The front of the trials that the journal holds at the end; of one that holds more, of as many as were asked for.
 
     Args:
         space: what may be tried.
@@ -68,7 +68,7 @@ def search(
             break
         journal.add(trial)
         on_trial(trial, front_of(journal.trials))
-    return front_of(journal.trials)
+    return front_of(journal.trials[: budget.trials])
 
 
 def front_of(trials: Sequence[Trial]) -> list[Trial]:

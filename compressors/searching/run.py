@@ -77,17 +77,18 @@ class Search:
             seed=request.seed,
             on_trial=self._tried,
         )
-        best, reason, refusal = bar.choose(journal.trials)
+        trials = journal.trials[: request.budget.trials]  # an earlier run may have tried more
+        best, reason, refusal = bar.choose(trials)
         result = SearchResult(
             metric=metric.name,
             float_metric=materials.float_metric,
             seed=request.seed,
-            trials=tuple(journal.trials),
-            front=tuple(trial.number for trial in front_of(journal.trials)),
+            trials=tuple(trials),
+            front=tuple(trial.number for trial in front_of(trials)),
             best=best,
             reason=reason,
             refusal=refusal,
-            latencies={recipe_hash(one.recipe): one.figures.latency for one in journal.trials if one.figures},
+            latencies={recipe_hash(one.recipe): one.figures.latency for one in trials if one.figures},
             notes=tuple(_notes(request, facts)),
         )
         return result if request.output_dir is None else result.model_copy(update={"build": self._build(result)})
@@ -114,7 +115,8 @@ class Search:
 
     def _take_up(self, journal: Journal) -> None:
         """Begin where an earlier run of the same search has ended."""
-        self._front, self._trials = front_of(journal.trials), len(journal.trials)
+        trials = journal.trials[: self._request.budget.trials]
+        self._front, self._trials = front_of(trials), len(trials)
         self._seconds_before, self._began = sum(trial.seconds for trial in journal.trials), time.monotonic()
 
     def _tried(self, trial: Trial, front: Sequence[Trial]) -> None:

@@ -130,6 +130,12 @@ def test_search_that_goes_on_has_the_seconds_that_are_left(tmp_path: Path) -> No
     assert len(journal.trials) == 2
 
 
+def test_fewer_trials_than_were_tried_give_the_front_of_the_fewer(tmp_path: Path) -> None:
+    few = run(tmp_path / "few", 6)
+    run(tmp_path / "more", 20)
+    assert shown(run(tmp_path / "more", 6)) == shown(few)
+
+
 def test_search_that_cannot_go_on_ends_with_the_sentence_and_keeps_no_trial(tmp_path: Path) -> None:
     def hopeless(_recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
         raise SearchError("there is no latency of this recipe")
