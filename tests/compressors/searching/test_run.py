@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +19,10 @@ import compressors
 from compressors.contract import Recipe, SearchBudget, SearchRequest, SearchResult, StepSpec
 from compressors.errors import SearchError
 from compressors.recipes import recipe_hash
-from tests.compressors.conftest import HOST_CPU, board, inputs_of
+from tests.compressors.conftest import HOST_CPU, REPOSITORY, board, inputs_of
+from tests.compressors.searching import searcher
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from compressors.contract import ProgressLine, Trial
     from tests.compressors.conftest import Shared, Upload
 
@@ -176,3 +180,31 @@ def test_latency_of_another_cpu_meets_no_limit_and_misses_none(
     assert {trial.number for trial in here.trials if "latency_p95_ms" in trial.excesses} == {0, 1}
     assert elsewhere.best is not None
     assert not any(trial.excesses for trial in elsewhere.trials)
+
+
+def trials_of(cache: Path) -> list[bytes]:
+    """The finished trials in the journal of a search."""
+    return [line for path in cache.glob("searches/*.jsonl") for line in path.read_bytes().split(b"\n")[1:-1]]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_search_killed_five_times_ends_with_the_front_of_an_undisturbed_replay(
+    shapes: Upload, recorded: SearchResult, tmp_path: Path
+) -> None:
+    asked = request(shapes, trials=TRIALS, cache_dir=tmp_path / "killed", replay=recorded.latencies)
+    (tmp_path / "request.json").write_text(asked.model_dump_json())
+    command = [sys.executable, str(Path(searcher.__file__)), str(tmp_path / "request.json"), str(tmp_path / "result")]
+    rng = random.Random(7)
+    for tried in range(5):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=REPOSITORY)
+        while len(trials_of(tmp_path / "killed")) < tried:  # then somewhere in the trial that follows
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command, check=True, capture_output=True, cwd=REPOSITORY)
+    result = SearchResult.model_validate_json((tmp_path / "result").read_bytes())
+    assert list(map(found, result.trials)) == list(map(found, recorded.trials))
+    assert (result.front, result.best) == (recorded.front, recorded.best)
