@@ -40,6 +40,7 @@ def search(
     budget: SearchBudget,
     *,
     seed: int,
+    began: float | None = None,
     on_trial: Callable[[Trial, Sequence[Trial]], None] = lambda _trial, _front: None,
 ) -> list[Trial]:
     """The front of the trials that the journal holds at the end; of one that holds more, of as many as were asked for.
@@ -50,13 +51,14 @@ def search(
         journal: of this search; what it holds already is not tried again, and its seconds are spent.
         budget: when to end.
         seed: of the sampler.
+        began: when this run of the search did, by `time.monotonic`; None: now.
         on_trial: is told each new trial, and the front with it.
 
     Raises:
         SearchError: `evaluate` says that the search can't go on.
     """
     before = sum(trial.seconds for trial in journal.trials)
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     while True:
         spent = before + time.monotonic() - began
         if _is_spent(budget, journal.trials, given=len(space.first), seconds=spent):

@@ -75,6 +75,7 @@ class Search:
             journal,
             request.budget,
             seed=request.seed,
+            began=self._began,
             on_trial=self._tried,
         )
         trials = journal.trials[: request.budget.trials]  # an earlier run may have tried more
@@ -117,7 +118,7 @@ class Search:
         """Begin where an earlier run of the same search has ended."""
         trials = journal.trials[: self._request.budget.trials]
         self._front, self._trials = front_of(trials), len(trials)
-        self._seconds_before, self._began = sum(trial.seconds for trial in journal.trials), time.monotonic()
+        self._seconds_before = sum(trial.seconds for trial in journal.trials)
 
     def _tried(self, trial: Trial, front: Sequence[Trial]) -> None:
         self._front, self._trials = list(front), trial.number + 1
