@@ -14,7 +14,8 @@ from pydantic import Field
 from torch import nn
 
 from compressors.contract import Part, Task
-from compressors.errors import CompressorError
+from compressors.errors import CompressorError, SearchError
+from compressors.formats import Form
 from compressors.layers import weight_of, weighted_layers
 from compressors.macs import layer_macs
 from compressors.repairs.batch_norm import norms_of
@@ -50,6 +51,7 @@ BACKWARD = 3  # times the multiplications of a forward pass
 class Facts(Part):
     """What a space is made of; equal facts make equal spaces."""
 
+    forms: tuple[Form, ...] = (Form.LITERT,)  # of files that the profile runs and this host can measure, best first
     has_layers: bool  # a model that was pushed as a file has none, and its numbers alone can be changed
     has_norms: bool = False
     has_wide_layers: bool = False  # with weights enough for a codebook
@@ -65,21 +67,36 @@ class Facts(Part):
     epochs: int = 0  # that a training step may have; 0: it can't train
 
     @property
+    def mends(self) -> bool:
+        """Whether what a step damages can be trained on; else it must be gentle."""
+        return self.epochs > 0
+
+    @property
     def sha256(self) -> str:
         """The same for the same space."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
-def facts_of(network: FloatModel, context: Context) -> Facts:
-    """Look at a model; see `Facts`."""
+def facts_of(network: FloatModel, context: Context, forms: tuple[Form, ...]) -> Facts:
+    """Look at a model; see `Facts`.
+
+    Raises:
+        SearchError: it was pushed as a file of a format that is not among `forms`.
+    """
     if network.litert_file is not None:
-        return Facts(has_layers=False)
+        if Form.LITERT not in forms:
+            raise SearchError(
+                "the model was pushed as a .tflite file, and no runtime that loads one is in the profile and here: "
+                "push it as a torch.export archive, .onnx or .keras"
+            )
+        return Facts(forms=(Form.LITERT,), has_layers=False)
     model, macs = Model(network), sum(layer_macs(network).values())
     found = sensitivity(network, context)
     sensitive = tuple(one.layer for one in found)
     epochs = affordable_epochs(context, macs)
     spared, narrowest = _narrowest(model, context, sensitive)
     return Facts(
+        forms=forms,
         has_layers=True,
         has_norms=bool(norms_of(network.module)),
         has_wide_layers=any(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # trials of the running front: a line of progress is short
 BUILT = 4  # recipes of the front that become variants, beside the usual ones
-SPACE = "space-1"  # another word with each change of what is suggested: old journals then begin anew
+SPACE = "space-2"  # another word with each change of what is suggested: old journals then begin anew
 JOURNALS = "searches"  # folder of the cache
 
 
@@ -62,9 +62,9 @@ class Search:
         self._say("loading the model and its data")
         materials = materials_of(request.inputs, metric)
         bar = Bar(request.profile, metric, materials.float_metric, request.host_cpu_model)
-        forms_of(request.profile, request.pythons)
+        forms = forms_of(request.profile, request.pythons)
         self._say("looking for sensitive layers")
-        facts = facts_of(materials.network, context_of(request, materials, bar))
+        facts = facts_of(materials.network, context_of(request, materials, bar), forms)
         inputs_sha256 = loading.sha256_of(request.inputs)
         evaluation = Evaluation(request, materials, bar, inputs_sha256=inputs_sha256, folder=self._folder)
         journal = self._journal(inputs_sha256, facts)

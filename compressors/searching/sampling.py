@@ -40,15 +40,20 @@ def propose(suggest: Suggest, before: Sequence[Trial], *, seed: int, number: int
     """
     tried = {recipe_hash(trial.recipe) for trial in before}
     for attempt in range(ATTEMPTS):
-        recipe, choices = _proposed(suggest, before, _seed(seed, number, attempt))
+        at_random = number < STARTUP_TRIALS or attempt >= ATTEMPTS // 2  # the estimator may know one answer only
+        recipe, choices = _proposed(suggest, before, _seed(seed, number, attempt), at_random=at_random)
         if recipe_hash(recipe) not in tried:
             break
     return recipe, choices
 
 
-def _proposed(suggest: Suggest, before: Sequence[Trial], seed: int) -> tuple[Recipe, Choices]:
+def _proposed(suggest: Suggest, before: Sequence[Trial], seed: int, *, at_random: bool) -> tuple[Recipe, Choices]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS, multivariate=True)
+    sampler: optuna.samplers.BaseSampler = (
+        optuna.samplers.RandomSampler(seed=seed)
+        if at_random
+        else optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+    )
     study = optuna.create_study(directions=["minimize"] * OBJECTIVES, sampler=sampler)
     worst = _worst(before)
     for trial in before:

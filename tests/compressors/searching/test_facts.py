@@ -10,6 +10,8 @@ import pytest
 
 from compressors import data, program
 from compressors.contract import Task
+from compressors.errors import SearchError
+from compressors.formats import Form
 from compressors.inputs import loading
 from compressors.searching.facts import Facts, affordable_epochs, facts_of
 from tests.compressors.steps.applying import context_of
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from compressors.steps.base import Context
+
+LITERT = (Form.LITERT,)
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +36,22 @@ def context(uploads: Path, network: program.FloatModel) -> Context:
 
 
 def test_convnet_can_be_narrowed_and_its_layers_are_known(network: program.FloatModel, context: Context) -> None:
-    facts = facts_of(network, context)
+    facts = facts_of(network, context, LITERT)
     assert set(facts.sensitive) == {"layers.0", "layers.2", "layers.4", "layers.8"}
     assert facts.narrowest_percent in range(25, 81)
     assert not facts.has_tables
-    assert facts == facts_of(network, context)
+    assert facts == facts_of(network, context, LITERT)
 
 
 def test_without_training_rows_nothing_trains(network: program.FloatModel, context: Context) -> None:
-    facts = facts_of(network, context)
+    facts = facts_of(network, context, LITERT)
     assert facts.epochs == 0
     assert facts.student_percent == {}
 
 
 def test_training_rows_are_taught_as_long_as_time_allows(network: program.FloatModel, context: Context) -> None:
     taught = replace(context, train=context.calibration)
-    assert facts_of(network, taught).epochs == 20
+    assert facts_of(network, taught, LITERT).epochs == 20
     assert affordable_epochs(taught, macs=10**12) == 0  # an epoch of hours is no step of a search
 
 
@@ -56,7 +60,10 @@ def test_model_that_was_pushed_as_a_file_has_no_layers(uploads: Path, tmp_path: 
     with np.load(uploads / "price.npz") as rows:
         np.savez(tmp_path / "rows.npz", args_0=rows["features"], target=rows["target"])
     evaluation = data.load(tmp_path / "rows.npz", network.signature, Task.REGRESSION)
-    assert facts_of(network, context_of(evaluation, Task.REGRESSION)) == Facts(has_layers=False)
+    context = context_of(evaluation, Task.REGRESSION)
+    assert facts_of(network, context, (Form.ONNX, Form.LITERT)) == Facts(has_layers=False, forms=LITERT)
+    with pytest.raises(SearchError, match=r"pushed as a \.tflite file, and no runtime that loads one"):
+        facts_of(network, context, (Form.ONNX,))
 
 
 @pytest.mark.parametrize(("entries", "has_tables"), [(64, True), (256, False)])
@@ -66,4 +73,4 @@ def test_tables_are_seen_where_they_are_large_enough(
     monkeypatch.setattr("compressors.searching.facts.TABLE_ENTRIES", entries)
     network = program.load(uploads / "films.pt2")  # of 50 and 70 entries
     rows = data.load(uploads / "films.npz", network.signature, Task.RANKING)
-    assert facts_of(network, context_of(rows, Task.RANKING)).has_tables is has_tables
+    assert facts_of(network, context_of(rows, Task.RANKING), LITERT).has_tables is has_tables
