@@ -21,6 +21,7 @@ from compressors.kitchen import Kitchen
 from compressors.measure import Bench, Measurement
 from compressors.metrics import metric_for
 from compressors.package import pack
+from compressors.prediction import predictor_for
 from compressors.recipes import recipes_of, targets_for
 from compressors.scoring import score, scoring_runtime
 from compressors.steps.base import Context
@@ -82,7 +83,13 @@ class Build:
         choices: list[ProfileChoice] = []
         for profile in self._request.profiles:
             self._say(f"judging for {profile.name}")
-            made, choice = Appraisal(self._request, profile, reference).run(built)
+            predictor = predictor_for(
+                profile,
+                self._request.pythons,
+                host_cpu_model=self._request.host_cpu_model,
+                cache_dir=self._request.cache_dir,
+            )
+            made, choice = Appraisal(self._request, profile, reference, predictor).run(built)
             variants += made
             choices.append(choice)
         return BuildResult(float_metric=self._float_scores.test, variants=tuple(variants), choices=tuple(choices))

@@ -224,7 +224,7 @@ class Latency(Part):
     p95_ms: float
     p50_interval_ms: tuple[float, float] | None = None  # 95 % interval of the median
     ram_bytes: int | None = None  # what load and runs add to the process
-    origin: Origin = Origin.HOST
+    predicted_p95_ms: Figure | None = None  # on the profile's CPU, where that is another one
 
 
 class TrialFigures(Part):
@@ -332,7 +332,7 @@ class FrontLine(Part):
     trial: int
     recipe: Name
     latency_p50_ms: float
-    latency_origin: Origin
+    predicted_p95_ms: float | None = None
     download_bytes: int
     metric: float
     metric_drop: float

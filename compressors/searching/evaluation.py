@@ -16,6 +16,7 @@ from compressors.kitchen import Kitchen
 from compressors.measure import Failure, Measurement, Rig
 from compressors.metrics import evaluate
 from compressors.package import pack
+from compressors.prediction import Predictor, predictor_for
 from compressors.recipes import recipe_hash
 from compressors.scoring import score
 from compressors.steps.base import Context
@@ -88,6 +89,16 @@ class Evaluation:
         """
         self._request, self._materials, self._bar = request, materials, bar
         self._inputs_sha256, self._folder = inputs_sha256, folder
+        self._predictor = (
+            predictor_for(
+                request.profile,
+                request.pythons,
+                host_cpu_model=request.host_cpu_model,
+                cache_dir=request.cache_dir,
+            )
+            if request.replay is None
+            else Predictor()  # the table tells
+        )
         self._rig = Rig(
             materials.selection.inputs,
             materials.network.signature,
@@ -107,7 +118,7 @@ class Evaluation:
         recorded = self._recorded(recipe)
         file = self._kitchen().cook(recipe)[0]
         target, run = self._run(file, recorded)
-        figures = self._figures(file, target, run, recorded)
+        figures = self._figures(file, run, recorded or self._latency(recipe, target, run))
         return figures, self._bar.excesses(recipe.name, figures)
 
     def _recorded(self, recipe: Recipe) -> Latency | None:
@@ -148,10 +159,22 @@ class Evaluation:
             said = run.error
         raise ModelRunError(f"its file does not run on {targets[0].runtime}: {said}")
 
-    def _figures(self, file: ModelFile, target: Target, run: Run, recorded: Latency | None) -> TrialFigures:
+    def _latency(self, recipe: Recipe, target: Target, run: Run) -> Latency:
+        return Latency(
+            runtime=target.runtime,
+            delegate=target.delegate,
+            p50_ms=run.result.p50_ms,
+            p95_ms=run.result.p95_ms,
+            p50_interval_ms=run.result.p50_interval_ms,
+            ram_bytes=run.result.added_rss_bytes,
+            predicted_p95_ms=self._predictor.p95_ms(target, recipe.steps[-1].step, run.result.p95_ms),
+        )
+
+    def _figures(self, file: ModelFile, run: Run, latency: Latency) -> TrialFigures:
         selection, signature = self._materials.selection, self._materials.network.signature
         samples = sample_count(signature, selection)
         first = {name: array[:samples] for name, array in run.outputs.items()}
+        target = Target(latency.runtime, latency.delegate, self._request.profile.threads)
         measured = Measurement(target, result=run.result, golden_outputs=first)
         facts = FORMATS[file.form].read_facts(file.content)
         golden = golden_file(
@@ -166,7 +189,7 @@ class Evaluation:
             query=selection.query,
         )
         return TrialFigures(
-            latency=recorded or _latency(target, run),
+            latency=latency,
             raw_bytes=len(file.content),
             download_bytes=packed.descriptor.size_bytes,
             storage_bytes=sum(part.size_bytes for part in packed.files),
@@ -174,14 +197,3 @@ class Evaluation:
             metric=found,
             metric_drop=self._bar.metric.loss_against(self._bar.float_metric.value, found.value),
         )
-
-
-def _latency(target: Target, run: Run) -> Latency:
-    return Latency(
-        runtime=target.runtime,
-        delegate=target.delegate,
-        p50_ms=run.result.p50_ms,
-        p95_ms=run.result.p95_ms,
-        p50_interval_ms=run.result.p50_interval_ms,
-        ram_bytes=run.result.added_rss_bytes,
-    )

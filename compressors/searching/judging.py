@@ -51,7 +51,7 @@ class Bar:
         candidate = Candidate(
             name,
             error=None,
-            latency_p95_ms=Figure(value=latency.p95_ms, origin=latency.origin),
+            latency_p95_ms=latency.predicted_p95_ms or Figure(value=latency.p95_ms),
             host_latency_p50_ms=latency.p50_ms,
             metric=figures.metric.value,
             metric_drop=figures.metric_drop,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # trials of the running front: a line of progress is short
 BUILT = 4  # recipes of the front that become variants, beside the usual ones
-SPACE = "space-2"  # another word with each change of what is suggested: old journals then begin anew
+SPACE = "space-3"  # another word with each change of what is suggested: old journals then begin anew
 JOURNALS = "searches"  # folder of the cache
 
 
@@ -159,11 +159,12 @@ def _lines(front: Sequence[Trial]) -> Iterator[FrontLine]:
     """The fastest trials of the front."""
     known = [(trial, trial.figures) for trial in front if trial.figures is not None]
     for trial, figures in sorted(known, key=lambda one: one[1].objectives)[:SHOWN]:
+        predicted = figures.latency.predicted_p95_ms
         yield FrontLine(
             trial=trial.number,
             recipe=trial.recipe.name,
             latency_p50_ms=figures.latency.p50_ms,
-            latency_origin=figures.latency.origin,
+            predicted_p95_ms=None if predicted is None else predicted.value,
             download_bytes=figures.download_bytes,
             metric=figures.metric.value,
             metric_drop=figures.metric_drop,

@@ -3,7 +3,16 @@
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from server.cli.output import job_progress, live_on_stderr, make_table, say, show_table, text_of_bytes, text_of_number
+from server.cli.output import (
+    job_progress,
+    live_on_stderr,
+    make_table,
+    say,
+    show_table,
+    text_of_bytes,
+    text_of_figure,
+    text_of_number,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -11,8 +20,8 @@ if TYPE_CHECKING:
     from server.schemas.catalogue import Job
     from server.schemas.search import FrontLine, Search, SearchTrial
 
-RUNNING_COLUMNS: Final = ("trial", "recipe", "p50 ms", "download", "metric", "drop", "limits")
-FOUND_COLUMNS: Final = ("", "trial", "recipe", "p50 ms", "download", "metric", "drop", "steps")
+RUNNING_COLUMNS: Final = ("trial", "recipe", "p50 ms", "predicted p95", "download", "metric", "drop", "limits")
+FOUND_COLUMNS: Final = ("", "trial", "recipe", "p50 ms", "predicted p95", "download", "metric", "drop", "steps")
 
 
 @contextmanager
@@ -53,7 +62,8 @@ def _running_row(line: "FrontLine") -> tuple[str, ...]:
     return (
         str(line.trial),
         line.recipe,
-        f"{text_of_number(line.latency_p50_ms)} {line.latency_origin[0]}",
+        f"{text_of_number(line.latency_p50_ms)} h",
+        "-" if line.predicted_p95_ms is None else f"{text_of_number(line.predicted_p95_ms)} p",
         text_of_bytes(line.download_bytes),
         text_of_number(line.metric, 4),
         text_of_number(line.metric_drop, 2),
@@ -64,13 +74,14 @@ def _running_row(line: "FrontLine") -> tuple[str, ...]:
 def _found_row(trial: "SearchTrial", *, is_best: bool) -> tuple[str, ...]:
     figures = trial.figures
     if figures is None:
-        return ("", str(trial.number), trial.recipe.name, "-", "-", "-", "-", trial.refusal)
+        return ("", str(trial.number), trial.recipe.name, "-", "-", "-", "-", "-", trial.refusal)
     latency = figures.latency
     return (
         "*" if is_best else "",
         str(trial.number),
         trial.recipe.name,
-        f"{text_of_number(latency.p50_ms)} {latency.origin[0]}",
+        f"{text_of_number(latency.p50_ms)} h",
+        text_of_figure(latency.predicted_p95_ms),
         text_of_bytes(figures.download_bytes),
         text_of_number(figures.metric.value, 4),
         text_of_number(figures.metric_drop, 2),

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edge_agent.protocol.base import Milliseconds, Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
-from server.schemas.common import Document, Figure, Origin, RequestDocument
+from server.schemas.common import Document, Figure, RequestDocument
 
 MAX_TRIALS = 2000  # the latency table of so many fits into a body of the API
 MAX_SECONDS = 7 * 24 * 3600.0
@@ -23,7 +23,7 @@ class Latency(Document):
     p95_ms: Milliseconds
     p50_interval_ms: tuple[Milliseconds, Milliseconds] | None = None
     ram_bytes: Annotated[int, Field(ge=0)] | None = None
-    origin: Origin = Origin.HOST
+    predicted_p95_ms: Figure | None = None  # on the profile's CPU, where that is another one
 
 
 Latencies = Annotated[dict[Sha256, Latency], Field(max_length=MAX_TRIALS)]
@@ -53,7 +53,7 @@ class FrontLine(Document):
     trial: int
     recipe: Name
     latency_p50_ms: float
-    latency_origin: Origin
+    predicted_p95_ms: float | None = None
     download_bytes: int
     metric: float
     metric_drop: float

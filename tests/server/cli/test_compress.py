@@ -24,7 +24,7 @@ REFUSAL: dict[str, Any] = {
 
 
 def trial(number: int, name: str, steps: list[str], p50_ms: float, size: int) -> dict[str, Any]:
-    latency = {"runtime": "litert", "delegate": "xnnpack", "p50_ms": p50_ms, "p95_ms": p50_ms, "origin": "host"}
+    latency = {"runtime": "litert", "delegate": "xnnpack", "p50_ms": p50_ms, "p95_ms": p50_ms}
     figures = {
         "latency": latency,
         "raw_bytes": size,
