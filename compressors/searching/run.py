@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import threading
 import time
@@ -21,7 +20,7 @@ from compressors.searching.judging import Bar
 from compressors.searching.loop import front_of, search
 from compressors.searching.materials import materials_of
 from compressors.searching.space import space_of
-from compressors.searching.trials import Journal, Plan
+from compressors.searching.trials import Journal, alone, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,18 +66,9 @@ class Search:
         facts = facts_of(materials.network, context_of(request, materials, bar), forms)
         inputs_sha256 = loading.sha256_of(request.inputs)
         evaluation = Evaluation(request, materials, bar, inputs_sha256=inputs_sha256, folder=self._folder)
-        journal = self._journal(inputs_sha256, facts)
-        self._take_up(journal)
-        search(
-            space_of(facts),
-            lambda recipe: self._evaluated(evaluation, recipe),
-            journal,
-            request.budget,
-            seed=request.seed,
-            began=self._began,
-            on_trial=self._tried,
-        )
-        trials = journal.trials[: request.budget.trials]  # an earlier run may have tried more
+        plan = plan_of(request, inputs_sha256=inputs_sha256, space_sha256=f"{SPACE} {facts.sha256}")
+        with alone((request.cache_dir or self._folder) / JOURNALS, plan) as path:
+            trials = self._search(facts, evaluation, Journal(path, plan))
         best, reason, refusal = bar.choose(trials)
         result = SearchResult(
             metric=metric.name,
@@ -94,21 +84,19 @@ class Search:
         )
         return result if request.output_dir is None else result.model_copy(update={"build": self._build(result)})
 
-    def _journal(self, inputs_sha256: str, facts: Facts) -> Journal:
-        request = self._request
-        table = request.model_dump_json(include={"replay"}) if request.replay is not None else ""
-        # the budget is not part of it: a search goes on with a larger one
-        plan = Plan(
-            inputs_sha256=inputs_sha256,
-            profile_sha256=_sha256(
-                request.model_dump_json(include={"profile", "pythons", "host_cpu_model"}), request.inputs.metric
-            ),
-            seed=request.seed,
-            space_sha256=_sha256(SPACE, facts.sha256),
-            replay_sha256=_sha256(table) if table else "",
+    def _search(self, facts: Facts, evaluation: Evaluation, journal: Journal) -> list[Trial]:
+        """The trials; as many as were asked for, where an earlier run has tried more."""
+        self._take_up(journal)
+        search(
+            space_of(facts),
+            lambda recipe: self._evaluated(evaluation, recipe),
+            journal,
+            self._request.budget,
+            seed=self._request.seed,
+            began=self._began,
+            on_trial=self._tried,
         )
-        folder = (request.cache_dir or self._folder) / JOURNALS
-        return Journal(folder / f"{_sha256(plan.model_dump_json())}.jsonl", plan)
+        return journal.trials[: self._request.budget.trials]
 
     def _evaluated(self, evaluation: Evaluation, recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
         self._say(" > ".join(spec.step for spec in recipe.steps))
@@ -194,7 +182,3 @@ def _notes(request: SearchRequest, facts: Facts) -> Iterator[str]:
         yield "there is no training data (push it with --train): steps that train were not tried"
     elif not facts.epochs:
         yield "an epoch of training takes longer than a trial may: steps that train were not tried"
-
-
-def _sha256(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import json
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -11,7 +15,10 @@ from compressors.contract import Part, Trial
 from compressors.errors import SearchError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from compressors.contract import SearchRequest
 
 
 class Plan(Part):
@@ -22,6 +29,50 @@ class Plan(Part):
     seed: int
     space_sha256: str
     replay_sha256: str = ""  # of the latency table; empty where latencies are measured
+
+
+def plan_of(request: SearchRequest, *, inputs_sha256: str, space_sha256: str) -> Plan:
+    """The plan of a search; its budget is not part of it, so that a search goes on with a larger one.
+
+    Args:
+        request: of the search.
+        inputs_sha256: of the files that it names.
+        space_sha256: of what it may suggest.
+    """
+    profile = request.profile.model_dump(mode="json")
+    profile["cpu"]["features"].sort()  # a set: each process would write it in another order
+    here = request.model_dump(mode="json", include={"pythons", "host_cpu_model"})
+    table = request.model_dump(mode="json", include={"replay"})["replay"]
+    return Plan(
+        inputs_sha256=inputs_sha256,
+        profile_sha256=_sha256_of([profile, here, request.inputs.metric, request.inputs.task]),
+        seed=request.seed,
+        space_sha256=space_sha256,
+        replay_sha256="" if table is None else _sha256_of(table),
+    )
+
+
+def _sha256_of(document: object) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def alone(folder: Path, plan: Plan) -> Iterator[Path]:
+    """Where the journal of a search lies, while no other process has it.
+
+    Raises:
+        SearchError: another process does the same search at the moment.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    name = _sha256_of(plan.model_dump(mode="json"))
+    with (folder / f"{name}.lock").open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise SearchError(
+                "the same search is running at the moment: wait until it has ended, or give this one another seed"
+            ) from exc
+        yield folder / f"{name}.jsonl"
 
 
 class Journal:
@@ -52,7 +103,7 @@ class Journal:
                 "delete it"
             )
         if lines[-1]:
-            self._write(b"".join(line + b"\n" for line in whole), mode="wb")
+            os.truncate(path, path.stat().st_size - len(lines[-1]))
 
     def add(self, trial: Trial) -> None:
         """Keep a finished trial; afterwards it is on the disk."""

@@ -193,7 +193,7 @@ def test_worker_a_search_tries_recipes_and_registers_the_best_of_them(
     assert choice["variant_id"] == chosen["variant_id"]
     assert chosen["recipe"] in {trial.recipe.name for trial in found.trials}
     assert VariantManifest.model_validate_json(object_store.get_bytes(chosen["manifest_sha256"])).profile == "small"
-    (journal,) = (catalogue.folder / "cache" / "searches").iterdir()
+    (journal,) = (catalogue.folder / "cache" / "searches").glob("*.jsonl")
     assert len(journal.read_text().splitlines()) == 1 + len(found.trials)  # what it would go on from
 
 
