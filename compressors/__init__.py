@@ -9,9 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from compressors.contract import BuildRequest, BuildResult, InspectRequest, InspectResult
+    from collections.abc import Callable
 
-__all__ = ["build", "inspect"]
+    from compressors.contract import (
+        BuildRequest,
+        BuildResult,
+        InspectRequest,
+        InspectResult,
+        ProgressLine,
+        SearchRequest,
+        SearchResult,
+    )
+
+__all__ = ["build", "inspect", "search"]
 
 
 def inspect(request: InspectRequest) -> InspectResult:
@@ -26,3 +36,25 @@ def build(request: BuildRequest) -> BuildResult:
     from compressors.building import run_build  # noqa: PLC0415  torch takes seconds to import
 
     return run_build(request)
+
+
+def search(request: SearchRequest, on_progress: Callable[[ProgressLine], None] = lambda _line: None) -> SearchResult:
+    """Try recipes for one profile, the usual ones first, until the budget is spent or, if asked, the limits are met.
+
+    Each recipe is built, run on the profile's runtime on this host, and scored on the selection split; small are to be
+    its latency, its download and its loss, within the profile's limits. The same request with the same number of trials
+    and a recorded latency table (`replay`, the `latencies` of an earlier result) gives the same front. With a
+    `cache_dir` a search that was killed goes on where it was. The test split is read for the variants of the front
+    alone, and only where an `output_dir` is named.
+
+    Args:
+        request: the files, the profile, the budget in seconds or trials, the seed; see `contract.SearchRequest`.
+        on_progress: is told what is tried and the running front, whose first recipes are there within the first minute.
+
+    Raises:
+        compressors.errors.CompressorError: the search can't begin or go on; one sentence. A recipe that can't be built
+            is a trial with a `refusal`, no error.
+    """
+    from compressors.searching.run import run_search  # noqa: PLC0415  torch takes seconds to import
+
+    return run_search(request, on_progress)

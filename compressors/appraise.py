@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from compressors.facts import FileFacts
     from compressors.measure import Measurement, Scores
     from compressors.metrics import Metric
+    from compressors.prediction import Predictor
     from edge_agent.protocol.profile import DeviceProfile
     from edge_agent.protocol.signature import ModelSignature
 
@@ -58,8 +59,10 @@ class Reference:
 class Appraisal:
     """Judges everything that was built for one profile, and writes what the profile may get."""
 
-    def __init__(self, request: BuildRequest, profile: DeviceProfile, reference: Reference) -> None:
-        self._request, self._profile, self._reference = request, profile, reference
+    def __init__(
+        self, request: BuildRequest, profile: DeviceProfile, reference: Reference, predictor: Predictor
+    ) -> None:
+        self._request, self._profile, self._reference, self._predictor = request, profile, reference, predictor
 
     def run(self, built: Sequence[Built]) -> tuple[list[BuiltVariant], ProfileChoice]:
         """A variant for each candidate, and what the profile gets."""
@@ -98,7 +101,7 @@ class Appraisal:
         return Candidate(
             variant_id,
             error=None,
-            latency_p95_ms=self._device_latency(variant_id) or (None if one.figures else Figure(value=result.p95_ms)),
+            latency_p95_ms=self._device_latency(variant_id) or self._host_latency(one, result.p95_ms),
             host_latency_p50_ms=one.figures.get("npu_ms", result.p50_ms),
             metric=scores.selection.value,
             metric_drop=metric.loss_against(float_value, scores.selection.value),
@@ -114,6 +117,13 @@ class Appraisal:
     def _favourable(self, figure: Figure) -> float:
         end = figure.high if self._reference.metric.higher_is_better else figure.low
         return figure.value if end is None else end
+
+    def _host_latency(self, one: Built, p95_ms: float) -> Figure | None:
+        """What is predicted from a measurement here, or that measurement; nothing of a file for an NPU."""
+        if one.figures:
+            return None
+        last_step = one.steps[-1].step if one.steps else "export-litert"  # a model that was pushed as a file has none
+        return self._predictor.p95_ms(one.target, last_step, p95_ms) or Figure(value=p95_ms)
 
     def _device_latency(self, variant_id: str) -> Figure | None:
         """What devices of this profile measured; the slowest, because a limit holds for each of them."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from compressors.kitchen import Kitchen
 from compressors.measure import Bench, Measurement
 from compressors.metrics import metric_for
 from compressors.package import pack
+from compressors.prediction import predictor_for
 from compressors.recipes import recipes_of, targets_for
 from compressors.scoring import score, scoring_runtime
 from compressors.steps.base import Context
@@ -29,7 +29,7 @@ from compressors.steps.base import Context
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compressors.contract import BuildRequest, Inputs, Recipe
+    from compressors.contract import BuildRequest, Recipe
     from compressors.steps.base import ModelFile
 
     Progress = Callable[[ProgressLine], None]
@@ -83,7 +83,13 @@ class Build:
         choices: list[ProfileChoice] = []
         for profile in self._request.profiles:
             self._say(f"judging for {profile.name}")
-            made, choice = Appraisal(self._request, profile, reference).run(built)
+            predictor = predictor_for(
+                profile,
+                self._request.pythons,
+                host_cpu_model=self._request.host_cpu_model,
+                cache_dir=self._request.cache_dir,
+            )
+            made, choice = Appraisal(self._request, profile, reference, predictor).run(built)
             variants += made
             choices.append(choice)
         return BuildResult(float_metric=self._float_scores.test, variants=tuple(variants), choices=tuple(choices))
@@ -108,7 +114,7 @@ class Build:
         kitchen = Kitchen(
             self._network,
             context,
-            inputs_sha256=_sha256_of(self._request.inputs),
+            inputs_sha256=loading.sha256_of(self._request.inputs),
             cache_dir=self._request.cache_dir,
             score=lambda model: score(model, self._data.selection, self._metric),
         )
@@ -162,13 +168,3 @@ class Build:
         if not FORMATS[file.form].npus:
             return file
         return kitchen.cook(recipe.model_copy(update={"steps": recipe.steps[:-1]}))[0]
-
-
-def _sha256_of(inputs: Inputs) -> str:
-    """What the files of a build depend on: the network, and the data that calibrate and train it."""
-    digest = hashlib.sha256()
-    for path in filter(None, (inputs.model_path, inputs.data_path, inputs.train_path)):
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    digest.update(inputs.task.encode())
-    return digest.hexdigest()

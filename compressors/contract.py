@@ -1,16 +1,16 @@
 """What goes into a job and what comes out of it, as JSON files. pydantic only: whoever starts a job imports just this.
 
-`python -m compressors.job inspect|build REQUEST.json RESULT.json`. While it runs it writes one `ProgressLine` a line to
-stdout. It ends with 0 and an `InspectResult` or `BuildResult`, or with 2 and a `JobFailure`.
+`python -m compressors.job inspect|build|search REQUEST.json RESULT.json`. While it runs it writes one `ProgressLine` a
+line to stdout. It ends with 0 and an `InspectResult`, `BuildResult` or `SearchResult`, or with 2 and a `JobFailure`.
 """
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from edge_agent.protocol.base import Name, Sha256
 from edge_agent.protocol.profile import Delegate, DeviceProfile, RuntimeName
@@ -215,6 +215,104 @@ class BuildResult(Part):
     choices: tuple[ProfileChoice, ...]
 
 
+class Latency(Part):
+    """How fast a recipe's file ran, and where: a row of a recorded latency table."""
+
+    runtime: RuntimeName
+    delegate: Delegate
+    p50_ms: float
+    p95_ms: float
+    p50_interval_ms: tuple[float, float] | None = None  # 95 % interval of the median
+    ram_bytes: int | None = None  # what load and runs add to the process
+    predicted_p95_ms: Figure | None = None  # on the profile's CPU, where that is another one
+
+
+class TrialFigures(Part):
+    """What is known of the file that a recipe made; the metric is that of the selection split."""
+
+    latency: Latency
+    raw_bytes: int  # of the model file
+    download_bytes: int  # of the object as it travels
+    storage_bytes: int  # of what lies on the device
+    macs: int | None = None
+    metric: Figure
+    metric_drop: float  # against the float model, in units of the metric; negative is better
+
+    @property
+    def objectives(self) -> tuple[float, float, float]:
+        """What a search makes small."""
+        return self.latency.p50_ms, float(self.download_bytes), self.metric_drop
+
+
+class Trial(Part):
+    """One recipe that a search has tried."""
+
+    number: int
+    parameters: dict[str, JsonValue]  # what was chosen of the space
+    recipe: Recipe
+    figures: TrialFigures | None = None
+    excesses: dict[str, float] = {}  # limits of the profile that it misses: its value as a multiple of the limit
+    refusal: str = ""  # why there are no figures
+    seconds: float = 0.0
+
+    @property
+    def fits(self) -> bool:
+        """Whether every limit that is known here is met."""
+        return self.figures is not None and not self.excesses
+
+
+Latencies = dict[Sha256, Latency]  # by the hash of a recipe's steps, `recipes.recipe_hash`
+
+
+class SearchBudget(Part):
+    """When a search ends, whatever comes first; at least one of time and trials is bounded."""
+
+    seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None  # of all runs of a search that goes on
+    trials: Annotated[int | None, Field(ge=1, le=10_000)] = None
+    until_fits: bool = False  # as soon as the usual recipes are tried and one meets every limit
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.seconds is None and self.trials is None:
+            raise ValueError("a search needs an end: give its budget seconds, trials or both")
+        return self
+
+
+class SearchRequest(Part):
+    """Try recipes for one profile, within its limits, until the budget is spent."""
+
+    kind: Literal["search"] = "search"
+    inputs: Inputs
+    profile: DeviceProfile
+    budget: SearchBudget
+    seed: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] = 0
+    replay: Latencies | None = None  # latencies that an earlier search has recorded, in place of measured ones
+    pythons: dict[RuntimeName, Path]  # the Python executable that has each runtime
+    output_dir: Path | None = None  # where the variants of the front are written; None: the test split is not read
+    cache_dir: Path | None = None  # with it a search that was killed goes on
+    host_cpu_model: str | None = None  # as a profile would name this machine's CPU
+    device_figures: tuple[DeviceFigure, ...] = ()
+    threads: int = 1
+
+
+class SearchResult(Part):
+    """What a search has found."""
+
+    metric: str
+    float_metric: Figure  # of the float model, on the selection split
+    seed: int
+    trials: tuple[Trial, ...]
+    front: tuple[int, ...]  # numbers of the trials that no other beats; those that meet the limits, if any does
+    best: int | None  # the trial that the profile would get
+    reason: str = ""  # why that one, and what came next
+    refusal: RefusedProfile | None = None  # where none meets the limits: the one that binds and the nearest miss
+    latencies: Latencies  # for `replay`
+    notes: tuple[str, ...] = ()  # what was left out of the space, and why
+    build: BuildResult | None = (
+        None  # the front's variants, judged with the test split; where an `output_dir` was given
+    )
+
+
 class FailureBody(Part):
     """Why the job could not be done: a code for programs and one sentence for people."""
 
@@ -228,9 +326,23 @@ class JobFailure(Part):
     error: FailureBody
 
 
+class FrontLine(Part):
+    """A trial of the running front, for people."""
+
+    trial: int
+    recipe: Name
+    latency_p50_ms: float
+    predicted_p95_ms: float | None = None
+    download_bytes: int
+    metric: float
+    metric_drop: float
+    fits: bool
+
+
 class ProgressLine(Part):
     """How far the job is."""
 
     stage: str
     done: int
     of: int
+    front: tuple[FrontLine, ...] = ()  # of a search: what no other trial beats so far

@@ -1,4 +1,4 @@
-"""A job: `python -m compressors.job inspect|build REQUEST.json RESULT.json`; see `contract` for what goes in and out.
+"""A job: `python -m compressors.job inspect|build|search REQUEST.json RESULT.json`; see `contract` for both files.
 
 It runs in a limited subprocess, without network. Errors become one sentence in the result file.
 """
@@ -20,6 +20,8 @@ from compressors.contract import (
     InspectResult,
     JobFailure,
     ProgressLine,
+    SearchRequest,
+    SearchResult,
 )
 from compressors.errors import CompressorError
 
@@ -35,17 +37,21 @@ def main(arguments: list[str]) -> int:
     verb, request_path, result_path = arguments
     logging.disable(logging.WARNING)  # converters talk; what matters is in the result
     raw = Path(request_path).read_bytes()
-    result: InspectResult | BuildResult | JobFailure
+    result: InspectResult | BuildResult | SearchResult | JobFailure
     code = 0
     try:
         if verb == "inspect":
             from compressors.inspection import run_inspect  # noqa: PLC0415  seconds, each verb for its own
 
             result = run_inspect(InspectRequest.model_validate_json(raw))
-        else:
+        elif verb == "build":
             from compressors.building import run_build  # noqa: PLC0415
 
             result = run_build(BuildRequest.model_validate_json(raw), print_progress)
+        else:
+            from compressors.searching.run import run_search  # noqa: PLC0415
+
+            result = run_search(SearchRequest.model_validate_json(raw), print_progress)
     except CompressorError as exc:
         result, code = JobFailure(error=FailureBody(code=exc.code, message=str(exc))), FAILED_EXIT_CODE
     except ValidationError as exc:

@@ -1,7 +1,7 @@
 """Hold candidates against a profile's limits. Pure: figures in, verdicts (or a refusal) out; `choice` picks one.
 
-A latency that was measured on another CPU never satisfies a limit: such a candidate is `unproven`, and the self-test
-on the first device decides.
+A latency that was measured on another CPU never satisfies a limit, and one that is predicted only if its whole interval
+does: else such a candidate is `unproven`, and the self-test on the first device decides.
 
 A profile that sets no limit on the metric gets no model that loses more than one point in silence: a candidate that is
 measured to lose more says so, and anything that loses less goes before it. One that loses more than two even at the
@@ -84,8 +84,8 @@ def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_
     if candidate.error is not None:
         return Judgement(candidate, Verdict.UNMEASURED, reason=candidate.error)
     misses = _misses(candidate, profile, metric)
-    latency_known = _is_known(candidate.latency_p95_ms, profile, host_cpu_model)
     limit_ms = profile.limits.latency_p95_ms
+    latency_known = _is_known(candidate.latency_p95_ms, profile, host_cpu_model)
     if limit_ms is not None and latency_known and candidate.latency_p95_ms is not None:
         value = candidate.latency_p95_ms.value
         if value > limit_ms:
@@ -94,7 +94,7 @@ def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_
         return Judgement(candidate, Verdict.MISSES, tuple(misses), "; ".join(miss.sentence() for miss in misses))
     loss, said = _unsaid_loss(candidate, profile), []
     if limit_ms is not None and not latency_known:
-        said.append(f"its latency on {profile.cpu.model} is not known: the first device's self-test decides")
+        said.append(f"{_unknown(candidate.latency_p95_ms, profile)}: the first device's self-test decides")
     if loss is not None:
         said.append(f"it loses {number(loss)} of the metric, on which the profile sets no limit")
     verdict = Verdict.UNPROVEN if limit_ms is not None and not latency_known else Verdict.FITS
@@ -133,11 +133,29 @@ def refuse(judgements: Sequence[Judgement], profile: DeviceProfile) -> RefusedPr
 
 
 def _is_known(latency: Figure | None, profile: DeviceProfile, host_cpu_model: str | None) -> bool:
+    """Whether a latency can be held against the limit: one that is predicted, if all of its interval is on one side."""
     if latency is None:
         return False
     if latency.origin is Origin.HOST:
         return host_cpu_model is not None and host_cpu_model == profile.cpu.model
+    if latency.origin is Origin.PREDICTED:
+        limit_ms, (low, high) = profile.limits.latency_p95_ms, _ends(latency)
+        return limit_ms is not None and not low <= limit_ms < high
     return True
+
+
+def _ends(figure: Figure) -> tuple[float, float]:
+    return (
+        figure.value if figure.low is None else figure.low,
+        figure.value if figure.high is None else figure.high,
+    )
+
+
+def _unknown(latency: Figure | None, profile: DeviceProfile) -> str:
+    if latency is None or latency.origin is not Origin.PREDICTED:
+        return f"its latency on {profile.cpu.model} is not known"
+    low, high = _ends(latency)
+    return f"its latency on {profile.cpu.model} is predicted as {number(low)} to {number(high)} ms"
 
 
 def _misses(candidate: Candidate, profile: DeviceProfile, metric: Metric) -> list[Miss]:

@@ -53,8 +53,90 @@ class Measurement:
     golden_outputs: dict[str, NDArray[np.generic]] | None = None
 
 
+@dataclass(frozen=True)
+class Run:
+    """A file that ran on a target: its figures, and its outputs for all rows, by name."""
+
+    result: MeasureResult
+    outputs: dict[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a file did not run, or answers no numbers."""
+
+    error: str
+    result: MeasureResult | None = None
+
+
+class Rig:
+    """Runs files on targets with the same rows; it knows no answers, so it can tell nobody how right a file is."""
+
+    def __init__(
+        self,
+        rows: Mapping[str, NDArray[np.generic]],
+        signature: ModelSignature,
+        *,
+        pythons: Mapping[RuntimeName, Path],
+        folder: Path,
+        kept: KeptMeasurements,
+        timed: bool = True,
+    ) -> None:
+        """Nothing is run yet.
+
+        Args:
+            rows: inputs by name.
+            signature: of the model.
+            pythons: the Python executable that has each runtime.
+            folder: for files between processes.
+            kept: measurements of earlier jobs, and of this one.
+            timed: without, a file runs once for its outputs, its latency means nothing, and it is not kept.
+        """
+        self._signature, self._pythons, self._folder, self._timed = signature, pythons, folder, timed
+        self._kept = kept
+        self._rows = folder / "inputs.npz"
+        np.savez(self._rows, allow_pickle=False, **rows)
+
+    def rows(self) -> dict[str, NDArray[np.generic]]:
+        """The inputs by name."""
+        with np.load(self._rows, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+
+    def run(self, file: Path, target: Target) -> Run | Failure:
+        """Run one file on one target."""
+        python = self._pythons.get(target.runtime)
+        if python is None:
+            return Failure(f"no Python with the runtime {target.runtime} is configured")
+        outputs_path = self._folder / f"{file.stem}-{target.runtime}-{target.delegate}-{target.threads}.npz"
+        request = MeasureRequest(
+            model_path=file,
+            runtime=target.runtime,
+            delegate=target.delegate,
+            threads=target.threads,
+            signature=self._signature,
+            data_path=self._rows,
+            outputs_path=outputs_path,
+            **({} if self._timed else {"runs": 1}),
+        )
+        key = self._kept.key(request, python)
+        result = self._kept.read(key, outputs_path) or _measure(python, request, self._folder / "measure")
+        if isinstance(result, str):
+            return Failure(result)
+        if result.error is not None:
+            return Failure(result.error)
+        if self._timed:
+            self._kept.write(key, result, outputs_path)
+        with np.load(outputs_path, allow_pickle=False) as archive:
+            outputs = {spec.name: archive[spec.name] for spec in self._signature.outputs}
+        outputs_path.unlink()
+        broken = next((name for name, values in outputs.items() if not np.isfinite(values).all()), None)
+        if broken is not None:
+            return Failure(f"its output {broken} is not finite on this runtime", result)
+        return Run(result, outputs)
+
+
 class Bench:
-    """Runs files on targets with one data set."""
+    """Runs files on targets with one data set, and scores them."""
 
     def __init__(
         self,
@@ -69,12 +151,11 @@ class Bench:
         kept: KeptMeasurements,
     ) -> None:
         self._data, self._signature, self._task, self._metric = data, signature, task, metric
-        self._pythons, self._folder, self._golden_samples, self._kept = pythons, folder, golden_samples, kept
-        self._inputs = folder / "inputs.npz"
+        self._golden_samples = golden_samples
         names = [spec.name for spec in signature.inputs]
         parts = (data.selection, data.test)
         joined = {name: np.concatenate([part.inputs[name] for part in parts]) for name in names}
-        np.savez(self._inputs, allow_pickle=False, **joined)
+        self._rig = Rig(joined, signature, pythons=pythons, folder=folder, kept=kept)
 
     def score(self, outputs: NDArray[np.generic]) -> Scores:
         """Score the outputs of selection and test rows, one after the other, as `run` sees them."""
@@ -87,47 +168,23 @@ class Bench:
 
     def inputs(self) -> dict[str, NDArray[np.generic]]:
         """The rows of selection and test."""
-        with np.load(self._inputs, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return self._rig.rows()
 
     def _evaluate(self, outputs: NDArray[np.generic], split: Split) -> Figure:
         return evaluate(self._metric, outputs, split.target, group=split.group, query=split.query)
 
     def run(self, file: Path, target: Target, float_scores: Scores) -> Measurement:
         """Measure one file on one target."""
-        python = self._pythons.get(target.runtime)
-        if python is None:
-            return Measurement(target, error=f"no Python with the runtime {target.runtime} is configured")
-        outputs_path = self._folder / f"{file.stem}-{target.runtime}-{target.delegate}-{target.threads}.npz"
-        request = MeasureRequest(
-            model_path=file,
-            runtime=target.runtime,
-            delegate=target.delegate,
-            threads=target.threads,
-            signature=self._signature,
-            data_path=self._inputs,
-            outputs_path=outputs_path,
-        )
-        key = self._kept.key(request, python)
-        result = self._kept.read(key, outputs_path) or _measure(python, request, self._folder / "measure")
-        if isinstance(result, str):
-            return Measurement(target, error=result)
-        if result.error is not None:
-            return Measurement(target, error=result.error)
-        self._kept.write(key, result, outputs_path)
-        with np.load(outputs_path, allow_pickle=False) as archive:
-            outputs = {spec.name: archive[spec.name] for spec in self._signature.outputs}
-        outputs_path.unlink()
-        broken = next((name for name, values in outputs.items() if not np.isfinite(values).all()), None)
-        if broken is not None:
-            return Measurement(target, error=f"its output {broken} is not finite on this runtime", result=result)
-        scores = self.score(outputs[self._signature.outputs[0].name])
+        ran = self._rig.run(file, target)
+        if isinstance(ran, Failure):
+            return Measurement(target, error=ran.error, result=ran.result)
+        scores = self.score(ran.outputs[self._signature.outputs[0].name])
         return Measurement(
             target,
-            result=result,
+            result=ran.result,
             scores=scores,
             agreement=agreement(self._task, scores.test_outputs, float_scores.test_outputs),
-            golden_outputs={name: array[: self._golden_samples] for name, array in outputs.items()},
+            golden_outputs={name: array[: self._golden_samples] for name, array in ran.outputs.items()},
         )
 
 

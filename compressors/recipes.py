@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -137,6 +139,12 @@ def steps_from(form: Form, recipe: Recipe) -> tuple[StepSpec, ...]:
             "has none: push it as a torch.export archive, .onnx or .keras"
         )
     return recipe.steps[exports + 1 :]
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """The same for the same steps, whatever the recipe is called."""
+    steps = [spec.model_dump(mode="json") for spec in recipe.steps]
+    return hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()
 
 
 def step_of(spec: StepSpec) -> AnyStep:

@@ -18,6 +18,7 @@ from compressors.contract import Part
 from compressors.fidelity import snr_db
 from compressors.folding import fold_batch_norms
 from compressors.layers import graph_of, weighted_layers
+from compressors.macs import layer_macs
 from compressors.simulation import Scheme, ranges_of, simulated
 from compressors.simulation.points import points_of_layers
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from compressors.steps.base import Context
 
 ROWS = 32
+LEAST_ROWS = 4
+SIMULATED_MACS = 2e11  # about 20 s on one core, for networks that take a hundred runs a row
 
 
 class LayerSensitivity(Part):
@@ -49,7 +52,7 @@ _LIST = TypeAdapter(tuple[LayerSensitivity, ...])
 
 
 def sensitivity(
-    network: FloatModel, context: Context, scheme: Scheme | None = None, *, rows: int = ROWS
+    network: FloatModel, context: Context, scheme: Scheme | None = None, *, rows: int | None = None
 ) -> tuple[LayerSensitivity, ...]:
     """The sensitivity of each layer with weights, the most sensitive first.
 
@@ -57,13 +60,14 @@ def sensitivity(
         network: of layers.
         context: calibration rows give the ranges, selection rows the answers; `cache_dir` keeps the result.
         scheme: what quantization is simulated; None stands for 8 bits, per channel.
-        rows: of selection.
+        rows: of selection; None: as many as a large network leaves time for, from 4 to 32.
 
     Raises:
         RecipeError: the network was pushed as a file and has no layers.
     """
     scheme = scheme or Scheme()
     module = fold_batch_norms(graph_of(network.module))
+    rows = _affordable_rows(network) if rows is None else rows
     key = _key(module, context, scheme, rows)
     if (kept := _read(context.cache_dir, key)) is not None:
         return kept
@@ -88,6 +92,12 @@ def sensitivity(
     ordered = tuple(sorted(found, key=lambda one: -one.noise))
     _write(context.cache_dir, key, ordered)
     return ordered
+
+
+def _affordable_rows(network: FloatModel) -> int:
+    """Each layer is simulated twice on each row; by arithmetic, so that a result is kept under one key."""
+    macs = layer_macs(network)
+    return max(LEAST_ROWS, min(ROWS, int(SIMULATED_MACS / max(1, 2 * len(macs) * sum(macs.values())))))
 
 
 def _key(module: fx.GraphModule, context: Context, scheme: Scheme, rows: int) -> str:

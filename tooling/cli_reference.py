@@ -49,6 +49,7 @@ JSON_DOCUMENTS = {
     "variant list": "a list of `Variant`",
     "variant show": "a list of `Variant`",
     "variant choices": "a list of `Choice`",
+    "compress": "a `Search`; with `--no-wait` a `Job`",
     "job list": "a list of `Job`",
     "job show": "a `Job`",
     "token create": "a `Token`",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 from compressors import program
@@ -10,6 +11,7 @@ from compressors.inputs.recognition import Format, format_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from compressors.contract import Inputs
     from compressors.program import FloatModel
 
 
@@ -42,3 +44,13 @@ def load(path: Path) -> FloatModel:
             from compressors.inputs.litert import network as litert  # noqa: PLC0415
 
             return litert.load(path)
+
+
+def sha256_of(inputs: Inputs) -> str:
+    """What the files of a job depend on: the network, and the data that calibrate and train it."""
+    digest = hashlib.sha256()
+    for path in filter(None, (inputs.model_path, inputs.data_path, inputs.train_path)):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    digest.update(inputs.task.encode())
+    return digest.hexdigest()

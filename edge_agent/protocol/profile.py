@@ -120,6 +120,28 @@ class Limits(StrictWire):
     storage_bytes: Annotated[Bytes | None, Field(gt=0, description="bytes of one variant on the device")] = None
 
 
+class Benchmark(StrEnum):
+    """Networks whose published latencies calibrate predictions; weights do not matter."""
+
+    MOBILENET_V2 = "mobilenet-v2"  # width 1.0, one picture of 224 x 224 x 3, 1,000 classes
+
+
+class Numbers(StrEnum):
+    """What a network was computed with."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
+
+class PublishedLatency(StrictWire):
+    """A latency that somebody has published for this CPU, with the profile's threads, on XNNPACK."""
+
+    network: Benchmark
+    numbers: Numbers
+    latency_ms: Annotated[Milliseconds, Field(gt=0)]
+    source: Annotated[str, Field(min_length=1, max_length=512)]
+
+
 class DeviceProfile(StrictWire):
     """A kind of device: hardware, budgets, runtimes, limits, and where the figures come from."""
 
@@ -134,6 +156,9 @@ class DeviceProfile(StrictWire):
     threads: Annotated[int, Field(ge=1, le=64, description="threads that one model may use")] = 1
     limits: Limits = Limits()
     sources: tuple[Annotated[str, Field(max_length=512)], ...] = ()
+    published: Annotated[
+        tuple[PublishedLatency, ...], Field(max_length=16, description="they calibrate predicted latencies")
+    ] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -8,9 +8,11 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.profile import DeviceProfile
 from server.database.tables import profiles
-from server.errors import ConflictError, NotFoundError
+from server.errors import ConflictError, InvalidError, NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from server.database.connect import Database
 
 
@@ -73,3 +75,19 @@ def list_profiles(database: Database) -> list[DeviceProfile]:
 def profile_names(connection: sa.Connection) -> list[str]:
     """All names in order."""
     return list(connection.execute(sa.select(profiles.c.name).order_by(profiles.c.name)).scalars())
+
+
+def require_profiles(connection: sa.Connection, names: Sequence[str]) -> Sequence[str]:
+    """The names, if each is a profile.
+
+    Raises:
+        InvalidError: no profile is registered at all.
+        NotFoundError: one of them is not.
+    """
+    known = profile_names(connection)
+    if not known:
+        raise InvalidError("No profile is registered to build for: add one with `edge-registry profile add`.")
+    for name in names:
+        if name not in known:
+            raise NotFoundError(f"There is no profile {name}: registered are {', '.join(known)}.")
+    return names

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from server.catalogue.jobs import WantedJob, enqueue, latest_job
 from server.catalogue.near import no_model, no_version
-from server.catalogue.profiles import profile_names
+from server.catalogue.profiles import profile_names, require_profiles
 from server.database.tables import choices, model_versions, variants
-from server.errors import ConflictError, InvalidError, NotFoundError
+from server.errors import ConflictError, NotFoundError
 from server.schemas.catalogue import Choice, Job, JobState, ModelVersion, Refusal, Variant, Verdict
 from server.schemas.work import BuildWork, JobKind
 
@@ -108,13 +108,7 @@ def request_builds(database: Database, model: str, version: str, request: BuildR
     """
     with database.write() as connection:
         require_version(connection, model, version)
-        known = profile_names(connection)
-        if not known:
-            raise InvalidError("No profile is registered to build for: add one with `edge-registry profile add`.")
-        for name in request.profiles:
-            if name not in known:
-                raise NotFoundError(f"There is no profile {name}: registered are {', '.join(known)}.")
-        names = request.profiles or known
+        names = require_profiles(connection, request.profiles) or profile_names(connection)
         work = BuildWork(
             profiles=tuple(sorted(set(names))),
             recipes=tuple(sorted(set(request.recipes))),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from server.cli import devices, jobs, models, profiles, retention, rollouts, telemetry, tokens, variants
+from server.cli import compress, devices, jobs, models, profiles, retention, rollouts, telemetry, tokens, variants
 from server.cli.options import JsonOption, RegistryOption
 from server.cli.output import fail, say, show_json, show_table
 from server.cli.session import connected
@@ -25,6 +25,7 @@ app.add_typer(jobs.app, name="job")
 app.add_typer(tokens.app, name="token")
 app.add_typer(devices.app, name="device")
 app.add_typer(rollouts.app, name="rollout")
+app.command("compress")(compress.compress)
 app.command("telemetry")(telemetry.telemetry)
 app.command("gc")(retention.gc)
 

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.progress import Progress, ProgressColumn
     from rich.table import Table
 
@@ -93,19 +93,26 @@ def upload_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def job_bar(label: str) -> "Iterator[Callable[[Job], None]]":
     """A progress bar on stderr for a job, which names its stage."""
+    progress, told = job_progress(label)
+    with progress:
+        yield told
+
+
+def job_progress(label: str) -> "tuple[Progress, Callable[[Job], None]]":
+    """The bar of a job, to be drawn by whoever asked for it, and what tells it of the job."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with _progress(*columns) as progress:
-        task = progress.add_task(label, total=None)
+    progress = _progress(*columns)
+    task = progress.add_task(label, total=None)
 
-        def told(job: "Job") -> None:
-            stage = job.progress.stage or ("waits for a worker" if job.state == "queued" else job.state)
-            progress.update(
-                task, description=f"{label}: {stage}", completed=job.progress.done, total=job.progress.of or None
-            )
+    def told(job: "Job") -> None:
+        stage = job.progress.stage or ("waits for a worker" if job.state == "queued" else job.state)
+        progress.update(
+            task, description=f"{label}: {stage}", completed=job.progress.done, total=job.progress.of or None
+        )
 
-        yield told
+    return progress, told
 
 
 @contextmanager
@@ -119,6 +126,19 @@ def live() -> Iterator[Callable[["Table"], None]]:
             yield lambda table: screen.update(table, refresh=True)
     else:
         yield console.print
+
+
+@contextmanager
+def live_on_stderr() -> "Iterator[Callable[[RenderableType], None]]":
+    """What is drawn again and again on a terminal while a job runs, and gone when it has ended; nothing elsewhere."""
+    from rich.live import Live  # noqa: PLC0415
+
+    console = _console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _drawn: None
+        return
+    with Live(console=console, transient=True, refresh_per_second=4) as screen:
+        yield screen.update
 
 
 def text_of_bytes(size_bytes: float | None) -> str:

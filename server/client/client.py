@@ -31,6 +31,7 @@ from server.schemas.fleet import (
 )
 from server.schemas.retention import SweepReport, SweepRequest
 from server.schemas.rollouts import ActionRequest, Rollout, RolloutAction, RolloutRequest
+from server.schemas.search import Search, SearchForm
 from server.schemas.sentence import sentence
 from server.schemas.telemetry import TelemetryRow
 
@@ -54,6 +55,7 @@ _VARIANTS: Final = TypeAdapter(list[Variant])
 _CHOICES: Final = TypeAdapter(list[Choice])
 _JOB: Final = TypeAdapter(Job)
 _JOBS: Final = TypeAdapter(list[Job])
+_SEARCH: Final = TypeAdapter(Search)
 _TOKEN: Final = TypeAdapter(Token)
 _TOKENS: Final = TypeAdapter(list[TokenView])
 _JOINED: Final = TypeAdapter(Joined)
@@ -218,6 +220,16 @@ class RegistryClient:
     def list_choices(self, model: str, version: str) -> list[Choice]:
         """What each profile gets, or why nothing."""
         return self._transport.ask("GET", f"{_version_path(model, version)}/choices", answer=_CHOICES)
+
+    # --- searches
+    def start_search(self, model: str, version: str, form: SearchForm) -> Job:
+        """Search for the recipe that suits a profile best, and have it built; wait for the job, then `get_search`."""
+        path = f"{_version_path(model, version)}/searches"
+        return self._transport.ask("POST", path, json=form.model_dump(mode="json"), answer=_JOB)
+
+    def get_search(self, job_id: str) -> Search:
+        """What a search has found, once its job is done."""
+        return self._transport.ask("GET", f"/v1/searches/{segment(job_id, 'the job')}", answer=_SEARCH)
 
     # --- jobs
     def list_jobs(self, *, model: str | None = None, version: str | None = None, limit: int = 100) -> list[Job]:

@@ -16,6 +16,7 @@ from server.schemas.work import JobKind
 
 MAX_ATTEMPTS: Final = 3
 NO_PROGRESS: Final = {"stage": "starting", "done": 0, "of": 0}
+_TURNS: Final = {kind.value: turn for turn, kind in enumerate((JobKind.INSPECT, JobKind.BUILD, JobKind.SEARCH))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,10 @@ class Claim:
 
 
 def claim(database: Database, *, worker: str, now: float, lease_s: float) -> Claim | None:
-    """Take the next job: inspections first, for somebody waits for them; then the oldest.
+    """Take the next job: inspections first, for somebody waits for them; then builds, the oldest first; then searches.
 
-    A build waits for the inspection of its model version. A job whose third worker died is marked failed on the way.
+    A build or a search waits for the inspection of its model version. A job whose third worker died is marked failed on
+    the way.
 
     Raises:
         DatabaseUnavailableError: nothing was taken.
@@ -141,7 +143,7 @@ def _open_jobs(now: float) -> sa.Select[tuple[Any, ...]]:
             ),
             sa.or_(jobs.c.kind == JobKind.INSPECT, ~waits_for_inspection),
         )
-        .order_by(sa.case((jobs.c.kind == JobKind.INSPECT, 0), else_=1), jobs.c.created_at, jobs.c.job_id)
+        .order_by(sa.case(_TURNS, value=jobs.c.kind, else_=len(_TURNS)), jobs.c.created_at, jobs.c.job_id)
     )
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -14,6 +14,7 @@ from server.jobs.errors import LeaseLostError, StopRequestedError
 LEASE_S: Final = 30.0
 RENEW_EVERY_S: Final = 5.0
 PROGRESS_EVERY_S: Final = 1.0
+STAGE_CHARACTERS: Final = 64
 
 
 class Lease:
@@ -51,9 +52,10 @@ class Lease:
         self._done.set()
         self._thread.join()
 
-    def report(self, stage: str, done: int, of: int) -> None:
-        """Say how far the job is; written within a second."""
-        self._progress = {"stage": stage[:64], "done": max(0, done), "of": max(0, of)}
+    def report(self, stage: str, done: int, of: int, front: Sequence[dict[str, Any]] = ()) -> None:
+        """Say how far the job is, and what a search has found so far; written within a second."""
+        told = {"front": list(front)} if front else {}
+        self._progress = {"stage": stage[:STAGE_CHARACTERS], "done": max(0, done), "of": max(0, of), **told}
 
     def check(self) -> None:
         """Look whether to go on.

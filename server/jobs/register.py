@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from compressors.contract import BuildResult, BuiltVariant, InspectResult
+from compressors.contract import BuildResult, BuiltVariant, InspectResult, SearchResult
 from server.database.connect import Database
 from server.database.tables import choices, model_versions, variants
 from server.jobs.claims import Claim, finish
@@ -67,8 +67,24 @@ def register_version(database: Database, claim: Claim, version: ModelVersion, *,
         finish(connection, claim, result={"model": claim.model, "version": claim.version}, now=now)
 
 
-def register_build(database: Database, claim: Claim, result: BuildResult, sizes: StoredSizes, *, now: float) -> None:
-    """Write the candidates and the choices, and end the build. Candidates of an earlier build stay: devices run them.
+def register_build(
+    database: Database,
+    claim: Claim,
+    result: BuildResult,
+    sizes: StoredSizes,
+    *,
+    now: float,
+    search: SearchResult | None = None,
+) -> None:
+    """Write the candidates and the choices, and end the job. Candidates of an earlier build stay: devices run them.
+
+    Args:
+        database: the catalogue.
+        claim: of a build, or of a search that ended in one.
+        result: of the build.
+        sizes: of the objects that it stored.
+        now: seconds since the epoch.
+        search: what was tried before; it is kept with the job.
 
     Raises:
         LeaseLostError: the job is another worker's; nothing was changed.
@@ -96,7 +112,12 @@ def register_build(database: Database, claim: Claim, result: BuildResult, sizes:
             _upsert(connection, database, variants, row)
         for row in picked:
             _upsert(connection, database, choices, row)
-        summary = {"variants": len(rows), "choices": {choice.profile: choice.variant_id for choice in result.choices}}
+        summary: dict[str, Any] = {
+            "variants": len(rows),
+            "choices": {choice.profile: choice.variant_id for choice in result.choices},
+        }
+        if search is not None:
+            summary["search"] = search.model_dump(mode="json", exclude={"build"})
         finish(connection, claim, result=summary, now=now)
 
 

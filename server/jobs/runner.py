@@ -8,11 +8,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from compressors.contract import BuildRequest, BuildResult, Inputs, InspectRequest, InspectResult, ProgressLine, Task
+from compressors.contract import (
+    BuildRequest,
+    BuildResult,
+    DeviceFigure,
+    Inputs,
+    InspectRequest,
+    InspectResult,
+    Latency,
+    ProgressLine,
+    SearchBudget,
+    SearchRequest,
+    SearchResult,
+    Task,
+)
 from edge_agent.protocol.profile import RuntimeName
 from server.database.connect import Database
 from server.errors import (
@@ -28,7 +41,7 @@ from server.jobs.errors import BadResultError, JobError
 from server.jobs.lease import Lease
 from server.jobs.process import JobLimits, run_job
 from server.jobs.workspace import workspace
-from server.schemas.work import BuildWork, InspectWork, JobKind
+from server.schemas.work import SEARCH_SHARE, BuildWork, InspectWork, JobKind, SearchWork
 from server.storage import ObjectStore
 
 STORAGE_PATIENCE_S: Final = 60.0
@@ -62,6 +75,17 @@ class JobSettings:
         return self.data_dir / "cache"
 
 
+class _Given(TypedDict):
+    """Fields that the requests of builds and searches share."""
+
+    inputs: Inputs
+    pythons: dict[RuntimeName, Path]
+    output_dir: Path
+    cache_dir: Path
+    host_cpu_model: str | None
+    device_figures: tuple[DeviceFigure, ...]
+
+
 class JobRunner:
     """Does claimed jobs."""
 
@@ -88,10 +112,8 @@ class JobRunner:
         """
         try:
             with workspace(self._settings.work_dir) as folder:
-                if claim.kind is JobKind.INSPECT:
-                    self._inspect(claim, lease, folder)
-                else:
-                    self._build(claim, lease, folder)
+                do = {JobKind.INSPECT: self._inspect, JobKind.BUILD: self._build, JobKind.SEARCH: self._search}
+                do[claim.kind](claim, lease, folder)
         except JobError as exc:
             self._fail(claim, lease, exc.wire_code, str(exc))
         except (StorageUnavailableError, StorageRefusedError, ObjectNotFoundError, DigestMismatchError) as exc:
@@ -123,39 +145,81 @@ class JobRunner:
 
     def _build(self, claim: Claim, lease: Lease, folder: Path) -> None:
         work = _parse(BuildWork, claim.request)
-        version = reading.read_version(self._catalogue, claim.model, claim.version)
-        profiles = reading.read_profiles(self._catalogue, work.profiles)
-        inputs = Inputs(
-            model=claim.model,
-            version=claim.version,
-            model_path=self._fetch(lease, version.source_sha256, folder / "model"),
-            data_path=self._fetch(lease, version.eval_sha256, folder / "data.npz"),
-            train_path=self._fetch(lease, version.train_sha256, folder / "train.npz") if version.train_sha256 else None,
-            task=Task(version.task),
-            metric=version.metric,
-            labels=version.labels,
+        given = self._given(claim, lease, folder)
+        request = BuildRequest(
+            profiles=reading.read_profiles(self._catalogue, work.profiles),
+            recipes=work.recipes,
+            measure_again=work.measure_again,
+            **given,
         )
+        result = self._run(claim, lease, folder, request, BuildResult)
+        self._register(claim, lease, result, work.profiles, given["output_dir"])
+
+    def _search(self, claim: Claim, lease: Lease, folder: Path) -> None:
+        work = _parse(SearchWork, claim.request)
+        (profile,) = reading.read_profiles(self._catalogue, (work.profile,))
+        given = self._given(claim, lease, folder)
+        most_s = SEARCH_SHARE * self._settings.limits.wall_s  # the rest is for the build of what was found
+        request = SearchRequest(
+            profile=profile,
+            budget=SearchBudget(
+                seconds=min(work.seconds or most_s, most_s), trials=work.trials, until_fits=work.until_fits
+            ),
+            seed=work.seed,
+            replay=None
+            if work.replay is None
+            else {digest: Latency.model_validate(row.model_dump()) for digest, row in work.replay.items()},
+            **given,
+        )
+        result = self._run(claim, lease, folder, request, SearchResult)
+        if result.build is None:
+            raise BadResultError("The search built nothing of what it found: report this as a bug.")
+        self._register(claim, lease, result.build, (work.profile,), given["output_dir"], search=result)
+
+    def _given(self, claim: Claim, lease: Lease, folder: Path) -> _Given:
+        """What a build and a search are given alike: the version's files, the runtimes, and what is known of them."""
+        version = reading.read_version(self._catalogue, claim.model, claim.version)
         output_dir = folder / "output"
         output_dir.mkdir()
         self._settings.cache_dir.mkdir(parents=True, exist_ok=True)
-        request = BuildRequest(
-            inputs=inputs,
-            profiles=profiles,
-            recipes=work.recipes,
-            pythons={
+        return {
+            "inputs": Inputs(
+                model=claim.model,
+                version=claim.version,
+                model_path=self._fetch(lease, version.source_sha256, folder / "model"),
+                data_path=self._fetch(lease, version.eval_sha256, folder / "data.npz"),
+                train_path=self._fetch(lease, version.train_sha256, folder / "train.npz")
+                if version.train_sha256
+                else None,
+                task=Task(version.task),
+                metric=version.metric,
+                labels=version.labels,
+            ),
+            "pythons": {
                 RuntimeName(name): path for name, path in self._settings.pythons.items() if name in set(RuntimeName)
             },
-            output_dir=output_dir,
-            cache_dir=self._settings.cache_dir,
-            host_cpu_model=self._settings.host_cpu_model,
-            measure_again=work.measure_again,
-            device_figures=reading.read_figures(self._catalogue, claim.model, claim.version),
-        )
-        result = self._run(claim, lease, folder, request, BuildResult)
-        _check_build(result, work.profiles)
+            "output_dir": output_dir,
+            "cache_dir": self._settings.cache_dir,
+            "host_cpu_model": self._settings.host_cpu_model,
+            "device_figures": reading.read_figures(self._catalogue, claim.model, claim.version),
+        }
+
+    def _register(
+        self,
+        claim: Claim,
+        lease: Lease,
+        result: BuildResult,
+        profiles: Sequence[str],
+        output_dir: Path,
+        search: SearchResult | None = None,
+    ) -> None:
+        _check_build(result, profiles)
         sizes = self._store_output(lease, result, output_dir)
         now = self._clock()
-        self._patiently(lease, lambda: register.register_build(self._catalogue, claim, result, sizes, now=now))
+        self._patiently(
+            lease,
+            lambda: register.register_build(self._catalogue, claim, result, sizes, now=now, search=search),
+        )
 
     def _fetch(self, lease: Lease, sha256: str, path: Path) -> Path:
         lease.report("fetching", 0, 0)
@@ -167,14 +231,14 @@ class JobRunner:
         claim: Claim,
         lease: Lease,
         folder: Path,
-        request: InspectRequest | BuildRequest,
+        request: InspectRequest | BuildRequest | SearchRequest,
         kind: type[ResultT],
     ) -> ResultT:
         request_path, result_path = folder / "request.json", folder / "result.json"
         request_path.write_text(request.model_dump_json(), "utf-8")
 
         def on_progress(line: ProgressLine) -> None:
-            lease.report(line.stage, line.done, line.of)
+            lease.report(line.stage, line.done, line.of, [one.model_dump(mode="json") for one in line.front])
 
         content = run_job(
             [*self._settings.program, str(claim.kind), str(request_path), str(result_path)],

@@ -11,6 +11,7 @@ from edge_agent.protocol.base import Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import ModelSignature
 from server.schemas.common import Document, ErrorBody, Figure, RequestDocument
+from server.schemas.search import FrontLine
 
 
 class Task(StrEnum):
@@ -82,6 +83,7 @@ class JobProgress(Document):
     stage: str = ""
     done: int = 0
     of: int = 0
+    front: tuple[FrontLine, ...] = ()  # of a search: what no other trial beats so far
 
 
 class Job(Document):

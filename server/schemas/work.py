@@ -9,6 +9,9 @@ from pydantic import Field
 from edge_agent.protocol.base import Name, Sha256
 from server.schemas.catalogue import PushForm
 from server.schemas.common import Document
+from server.schemas.search import Latencies
+
+SEARCH_SHARE = 0.8  # of a job's time: the rest is for the build of what was found
 
 
 class JobKind(StrEnum):
@@ -16,6 +19,7 @@ class JobKind(StrEnum):
 
     INSPECT = "inspect"
     BUILD = "build"
+    SEARCH = "search"
 
 
 class StoredFile(Document):
@@ -40,3 +44,14 @@ class BuildWork(Document):
     profiles: tuple[Name, ...] = Field(min_length=1)
     recipes: tuple[Name, ...] = ()
     measure_again: bool = False
+
+
+class SearchWork(Document):
+    """Try recipes for one profile until the budget is spent, and build what was found."""
+
+    profile: Name
+    seconds: float | None = None
+    trials: int | None = None
+    until_fits: bool = False
+    seed: int = 0
+    replay: Latencies | None = None

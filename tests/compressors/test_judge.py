@@ -77,6 +77,26 @@ def test_profile_too_small_for_float_gets_int8(limits: dict[str, float], limit: 
     assert chosen.candidate is SMALL
 
 
+@pytest.mark.parametrize(
+    ("limit_ms", "expected"),
+    [
+        pytest.param(31.0, Verdict.FITS, id="above-the-interval"),
+        pytest.param(30.0, Verdict.FITS, id="its-upper-end"),
+        pytest.param(25.0, Verdict.UNPROVEN, id="above-the-value"),
+        pytest.param(15.0, Verdict.UNPROVEN, id="below-the-value"),
+        pytest.param(9.0, Verdict.MISSES, id="below-the-interval"),
+    ],
+)
+def test_predicted_latency_counts_only_with_its_whole_interval(limit_ms: float, expected: Verdict) -> None:
+    predicted = Figure(value=20.0, low=10.0, high=30.0, origin=Origin.PREDICTED)
+    judgement = verdict(replace(GOOD, latency_p95_ms=predicted), board(latency_p95_ms=limit_ms))
+    assert judgement.verdict is expected
+    if expected is Verdict.UNPROVEN:
+        assert judgement.reason == (
+            "its latency on Cortex-A72 is predicted as 10 to 30 ms: the first device's self-test decides"
+        )
+
+
 def test_budget_of_the_device_itself_is_a_limit() -> None:
     assert [m.limit for m in verdict(GOOD, board(device_ram=20_000_000)).misses] == ["ram_bytes"]
     assert [m.limit for m in verdict(GOOD, board(device_storage=6_000_000)).misses] == ["storage_bytes"]

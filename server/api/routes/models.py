@@ -11,10 +11,11 @@ from edge_agent.protocol.base import Name
 from server.api.ports import PortsOf
 from server.api.slots import UploadSlots, check_room
 from server.api.upload import MAX_FORM_BYTES, receive_upload, upload_folder
-from server.catalogue import jobs, versions
+from server.catalogue import jobs, searches, versions
 from server.catalogue.push import accept_push
 from server.errors import InvalidError, TooLargeError
 from server.schemas.catalogue import BuildRequest, Choice, Job, ModelVersion, PushAccepted, PushForm, Variant
+from server.schemas.search import Search, SearchForm
 
 UPLOADS: Final = "uploads"
 
@@ -104,6 +105,22 @@ def list_variants(
 def list_choices(model: Name, version: Name, ports: PortsOf) -> list[Choice]:
     """What each profile gets, or why nothing."""
     return versions.list_choices(ports.catalogue, model, version)
+
+
+@router.post(
+    "/models/{model}/versions/{version}/searches", operation_id="start_search", status_code=HTTPStatus.ACCEPTED
+)
+def start_search(model: Name, version: Name, form: SearchForm, ports: PortsOf) -> Job:
+    """Search for the recipe that suits a profile best, and build it; the same search again gives the same job."""
+    return searches.request_search(
+        ports.catalogue, model, version, form, job_timeout_s=ports.settings.job_timeout_s, now=ports.clock()
+    )
+
+
+@router.get("/searches/{job_id}", operation_id="get_search", tags=["jobs"])
+def get_search(job_id: Name, ports: PortsOf) -> Search:
+    """What a search has found, by the id of its job."""
+    return searches.get_search(ports.catalogue, job_id)
 
 
 @router.get("/jobs", operation_id="list_jobs", tags=["jobs"])

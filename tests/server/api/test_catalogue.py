@@ -23,6 +23,8 @@ OPERATIONS = [
     "build_variants",
     "list_variants",
     "list_choices",
+    "start_search",
+    "get_search",
     "list_jobs",
     "get_job",
     "create_token",

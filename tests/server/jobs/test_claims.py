@@ -35,6 +35,12 @@ def test_claim_inspections_come_first_then_the_oldest(catalogue: Catalogue) -> N
     assert [claim and claim.job_id for claim in (take(catalogue) for _ in range(4))] == [early, late, build, None]
 
 
+def test_claim_a_search_of_minutes_comes_after_every_build(catalogue: Catalogue) -> None:
+    search = catalogue.add_job("search", {}, created_at=1.0, version="a")
+    build = catalogue.add_job("build", {}, created_at=2.0, version="b")
+    assert [claim and claim.job_id for claim in (take(catalogue) for _ in range(3))] == [build, search, None]
+
+
 def test_claim_a_build_waits_for_the_inspection_of_its_version(catalogue: Catalogue) -> None:
     catalogue.add_job("inspect", {})
     build = catalogue.add_job("build", {}, created_at=0.5)

@@ -22,7 +22,8 @@ from server.jobs.process import JobLimits
 from server.jobs.runner import JobRunner, JobSettings
 from server.jobs.worker import Worker
 from server.schemas.catalogue import ModelVersion, PushForm, Task, Variant
-from server.schemas.work import BuildWork, InspectWork, StoredFile
+from server.schemas.search import Search
+from server.schemas.work import BuildWork, InspectWork, SearchWork, StoredFile
 from server.storage import S3ObjectStore
 
 NETWORK = Path(__file__).with_name("network.py")
@@ -162,6 +163,41 @@ def test_worker_a_pushed_network_is_inspected_then_built_and_stored(
     while list((catalogue.folder / "work").iterdir()):  # its folder goes after its result was written
         assert time.monotonic() < end_s, "a job left its folder"
         time.sleep(0.05)
+
+
+def test_worker_a_search_tries_recipes_and_registers_the_best_of_them(
+    catalogue: Catalogue, object_store: S3ObjectStore, price: Path, start_worker: StartWorker
+) -> None:
+    request = inspect_request(object_store, (price / "price.pt2").read_bytes(), (price / "price.npz").read_bytes())
+    profile = {
+        "name": "small",
+        "arch": "x86_64",
+        "cpu": {"model": "none like this", "cores": 2},
+        "ram_bytes": 1 << 30,
+        "storage_bytes": 1 << 30,
+        "runtimes": ["litert"],
+        "limits": {"metric_max_drop": 0.05},
+    }
+    catalogue.insert(tables.profiles, {"name": "small", "document": profile, "created_at": 1.0})
+    catalogue.add_job("inspect", request)
+    search = catalogue.add_job("search", SearchWork(profile="small", trials=5, seed=1).model_dump(mode="json"))
+    start_worker()
+
+    run = wait_for_end(catalogue, search, timeout_s=180)
+    assert run["state"] == "done", run["error"]
+    found = Search.model_validate(
+        {**run["result"]["search"], "job_id": search, "model": "net", "version": "1", "profile": "small"}
+    )
+    assert [trial.number for trial in found.trials] == [0, 1, 2, 3, 4]
+    assert found.best in found.front
+    assert len(run["progress"]["front"]) == len(found.front)
+    (choice,) = catalogue.rows(tables.choices)
+    (chosen,) = (row for row in catalogue.rows(tables.variants) if row["chosen"])
+    assert choice["variant_id"] == chosen["variant_id"]
+    assert chosen["recipe"] in {trial.recipe.name for trial in found.trials}
+    assert VariantManifest.model_validate_json(object_store.get_bytes(chosen["manifest_sha256"])).profile == "small"
+    (journal,) = (catalogue.folder / "cache" / "searches").glob("*.jsonl")
+    assert len(journal.read_text().splitlines()) == 1 + len(found.trials)  # what it would go on from
 
 
 def test_worker_an_upload_that_is_no_archive_fails_in_one_sentence(

@@ -11,24 +11,26 @@ from typing import TYPE_CHECKING
 
 import optuna
 
+from compressors.recipes import recipe_hash
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from compressors.contract import Recipe
-    from compressors.search.trials import Trial
+    from compressors.contract import Recipe, Trial
 
     Suggest = Callable[[optuna.trial.BaseTrial], Recipe]
     Choices = dict[str, JsonValue]
 
 STARTUP_TRIALS = 8  # at random, before the estimator knows enough
+ATTEMPTS = 8  # at a recipe that was not tried before
 REFUSED = 10.0  # a recipe without figures counts as this far beyond every limit
 OBJECTIVES = 3
 
 
 def propose(suggest: Suggest, before: Sequence[Trial], *, seed: int, number: int) -> tuple[Recipe, Choices]:
-    """A recipe, and what the sampler chose to make it.
+    """A recipe, and what the sampler chose to make it; one that was tried already only where it has no other left.
 
     Args:
         suggest: makes a recipe out of what it asks a trial for.
@@ -36,8 +38,22 @@ def propose(suggest: Suggest, before: Sequence[Trial], *, seed: int, number: int
         seed: of the search.
         number: of this trial.
     """
+    tried = {recipe_hash(trial.recipe) for trial in before}
+    for attempt in range(ATTEMPTS):
+        at_random = number < STARTUP_TRIALS or attempt >= ATTEMPTS // 2  # the estimator may know one answer only
+        recipe, choices = _proposed(suggest, before, _seed(seed, number, attempt), at_random=at_random)
+        if recipe_hash(recipe) not in tried:
+            break
+    return recipe, choices
+
+
+def _proposed(suggest: Suggest, before: Sequence[Trial], seed: int, *, at_random: bool) -> tuple[Recipe, Choices]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=_seed(seed, number), n_startup_trials=STARTUP_TRIALS, multivariate=True)
+    sampler: optuna.samplers.BaseSampler = (
+        optuna.samplers.RandomSampler(seed=seed)
+        if at_random
+        else optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, multivariate=True)
+    )
     study = optuna.create_study(directions=["minimize"] * OBJECTIVES, sampler=sampler)
     worst = _worst(before)
     for trial in before:
@@ -56,8 +72,8 @@ def told(suggest: Suggest, choices: Mapping[str, JsonValue]) -> tuple[Recipe, Ch
     return suggest(fixed), dict(fixed.params)
 
 
-def _seed(seed: int, number: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"shoal-search-{seed}-{number}".encode()).digest()[:4])
+def _seed(seed: int, number: int, attempt: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"shoal-search-{seed}-{number}-{attempt}".encode()).digest()[:4])
 
 
 def _worst(trials: Sequence[Trial]) -> list[float]:

@@ -6,31 +6,23 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressors.errors import CompressorError
-from compressors.search.clock import OutOfTimeError, time_limit
-from compressors.search.front import pareto_front
-from compressors.search.sampling import propose, told
-from compressors.search.trials import Trial, recipe_hash
+from compressors.contract import Trial
+from compressors.errors import CompressorError, SearchError
+from compressors.recipes import recipe_hash
+from compressors.searching.clock import OutOfTimeError, time_limit
+from compressors.searching.front import pareto_front
+from compressors.searching.sampling import propose, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from compressors.contract import Recipe
-    from compressors.search.sampling import Suggest
-    from compressors.search.trials import Journal, TrialFigures
+    from compressors.contract import Recipe, SearchBudget, TrialFigures
+    from compressors.searching.sampling import Suggest
+    from compressors.searching.trials import Journal
 
     Evaluate = Callable[[Recipe], tuple[TrialFigures, dict[str, float]]]  # figures, and the limits that they miss
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When a search ends; whatever comes first."""
-
-    trials: int | None = None
-    seconds: float | None = None
-    until_fits: bool = False  # after the given recipes, as soon as one meets every limit
 
 
 @dataclass(frozen=True)
@@ -45,32 +37,40 @@ def search(
     space: Space,
     evaluate: Evaluate,
     journal: Journal,
-    budget: Budget,
+    budget: SearchBudget,
     *,
     seed: int,
+    began: float | None = None,
     on_trial: Callable[[Trial, Sequence[Trial]], None] = lambda _trial, _front: None,
 ) -> list[Trial]:
-    """The front of all trials that the journal holds at the end.
+    """The front of the trials that the journal holds at the end; of one that holds more, of as many as were asked for.
 
     Args:
         space: what may be tried.
         evaluate: builds and measures a recipe; a `CompressorError` is a trial that was refused.
-        journal: of this search; what it holds already is not tried again.
+        journal: of this search; what it holds already is not tried again, and its seconds are spent.
         budget: when to end.
         seed: of the sampler.
+        began: when this run of the search did, by `time.monotonic`; None: now.
         on_trial: is told each new trial, and the front with it.
+
+    Raises:
+        SearchError: `evaluate` says that the search can't go on.
     """
-    began = time.monotonic()
-    while not _is_spent(budget, journal.trials, given=len(space.first), seconds=time.monotonic() - began):
-        left = None if budget.seconds is None else budget.seconds - (time.monotonic() - began)
+    before = sum(trial.seconds for trial in journal.trials)
+    began = time.monotonic() if began is None else began
+    while True:
+        spent = before + time.monotonic() - began
+        if _is_spent(budget, journal.trials, given=len(space.first), seconds=spent):
+            break
         try:
-            with time_limit(left):
+            with time_limit(None if budget.seconds is None else budget.seconds - spent):
                 trial = _next(space, evaluate, journal.trials, seed=seed)
         except OutOfTimeError:
             break
         journal.add(trial)
         on_trial(trial, front_of(journal.trials))
-    return front_of(journal.trials)
+    return front_of(journal.trials[: budget.trials])
 
 
 def front_of(trials: Sequence[Trial]) -> list[Trial]:
@@ -84,7 +84,7 @@ def _objectives(trial: Trial) -> tuple[float, ...]:
     return () if trial.figures is None else trial.figures.objectives
 
 
-def _is_spent(budget: Budget, trials: Sequence[Trial], *, given: int, seconds: float) -> bool:
+def _is_spent(budget: SearchBudget, trials: Sequence[Trial], *, given: int, seconds: float) -> bool:
     if budget.trials is not None and len(trials) >= budget.trials:
         return True
     if budget.seconds is not None and seconds >= budget.seconds:
@@ -105,6 +105,8 @@ def _next(space: Space, evaluate: Evaluate, before: Sequence[Trial], *, seed: in
     began = time.monotonic()
     try:
         figures, excesses = evaluate(recipe)
+    except SearchError:
+        raise
     except CompressorError as exc:
         refusal = str(exc)
         return _trial(number, parameters, recipe, began, refusal=refusal)

@@ -8,15 +8,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressors.contract import Recipe, StepSpec
+from compressors.contract import Figure, Latency, Recipe, SearchBudget, StepSpec, Trial, TrialFigures
 from compressors.errors import NoEffectError
-from compressors.search.loop import Budget, Space, search
-from compressors.search.trials import Journal, Plan, Trial, TrialFigures
+from compressors.searching.loop import Space, search
+from compressors.searching.trials import Journal, Plan
+from edge_agent.protocol.profile import Delegate, RuntimeName
 
 if TYPE_CHECKING:
     import optuna
 
-PLAN = Plan(inputs_sha256="1" * 64, profile="pi4", seed=1, space_sha256="2" * 64)
+PLAN = Plan(inputs_sha256="1" * 64, profile_sha256="3" * 64, seed=1, space_sha256="2" * 64)
 
 
 def suggest(trial: optuna.trial.BaseTrial) -> Recipe:
@@ -41,10 +42,11 @@ def evaluate(recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
     latency = 10.0 * keep * (0.5 if bits <= 8 else 1.0)
     drop = (1 - keep) ** 2 + {32: 0.0, 8: 0.02, 4: 0.2}[bits] * (0.5 if bias else 1.0)
     figures = TrialFigures(
-        latency_p50_ms=latency,
+        latency=Latency(runtime=RuntimeName.LITERT, delegate=Delegate.XNNPACK, p50_ms=latency, p95_ms=latency),
+        raw_bytes=int(1000 * keep * bits),
         download_bytes=int(1000 * keep * bits),
-        ram_bytes=None,
-        metric=1 - drop,
+        storage_bytes=int(1000 * keep * bits),
+        metric=Figure(value=1 - drop),
         metric_drop=drop,
     )
     return figures, {"latency_p95_ms": latency / 6.0} if latency > 6 else {}
@@ -61,5 +63,5 @@ def shown(front: list[Trial]) -> list[Any]:
 
 if __name__ == "__main__":
     journal = Journal(Path(sys.argv[1]), PLAN)
-    found = search(SPACE, slow, journal, Budget(trials=int(sys.argv[2])), seed=int(sys.argv[3]))
+    found = search(SPACE, slow, journal, SearchBudget(trials=int(sys.argv[2])), seed=int(sys.argv[3]))
     sys.stdout.write(json.dumps(shown(found)))

@@ -12,20 +12,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from compressors.contract import SearchBudget
 from compressors.errors import SearchError
-from compressors.search.loop import Budget, Space, search
-from compressors.search.trials import Journal, Trial, TrialFigures
-from tests.compressors.search import toy
-from tests.compressors.search.toy import PLAN, SPACE, evaluate, shown
+from compressors.searching.loop import Space, search
+from compressors.searching.trials import Journal
+from tests.compressors.searching import toy
+from tests.compressors.searching.toy import PLAN, SPACE, evaluate, shown
 
 if TYPE_CHECKING:
-    from compressors.contract import Recipe
+    from compressors.contract import Recipe, Trial, TrialFigures
 
 TOY = Path(toy.__file__)
 
 
 def run(path: Path, trials: int, *, seed: int = 1) -> list[Trial]:
-    return search(SPACE, evaluate, Journal(path, PLAN), Budget(trials=trials), seed=seed)
+    return search(SPACE, evaluate, Journal(path, PLAN), SearchBudget(trials=trials), seed=seed)
 
 
 def test_given_recipes_come_first_and_the_front_beats_them(tmp_path: Path) -> None:
@@ -34,7 +35,7 @@ def test_given_recipes_come_first_and_the_front_beats_them(tmp_path: Path) -> No
     assert [trial.parameters for trial in trials[:2]] == list(SPACE.first)
     assert len(trials) == 40
     assert all(trial.fits for trial in front)  # the float network misses the limit
-    assert min(trial.figures.latency_p50_ms for trial in front if trial.figures) < 3.0  # 5 of the given ones
+    assert min(trial.figures.latency.p50_ms for trial in front if trial.figures) < 3.0  # 5 of the given ones
 
 
 def test_same_seed_gives_the_same_trials_and_another_one_others(tmp_path: Path) -> None:
@@ -76,7 +77,7 @@ def test_line_that_a_kill_cut_is_tried_again(tmp_path: Path) -> None:
 def test_journal_of_another_search_is_refused(tmp_path: Path) -> None:
     run(tmp_path / "trials", 3)
     with pytest.raises(SearchError, match="belongs to another search"):
-        Journal(tmp_path / "trials", PLAN.model_copy(update={"profile": "pi5"}))
+        Journal(tmp_path / "trials", PLAN.model_copy(update={"profile_sha256": "4" * 64}))
     (tmp_path / "text").write_text("something\nelse\n")
     with pytest.raises(SearchError, match="no journal of a search"):
         Journal(tmp_path / "text", PLAN)
@@ -97,7 +98,7 @@ def test_recipe_that_comes_again_is_not_built_again(tmp_path: Path) -> None:
         return evaluate(recipe)
 
     twice = Space(SPACE.suggest, first=(*SPACE.first, SPACE.first[0]))
-    search(twice, counting, Journal(tmp_path / "trials", PLAN), Budget(trials=3), seed=1)
+    search(twice, counting, Journal(tmp_path / "trials", PLAN), SearchBudget(trials=3), seed=1)
     assert len(seen) == 2
 
 
@@ -109,13 +110,37 @@ def test_budget_of_time_cuts_the_running_trial(tmp_path: Path) -> None:
         return evaluate(recipe)
 
     journal = Journal(tmp_path / "trials", PLAN)
-    front = search(SPACE, endless, journal, Budget(seconds=1.5), seed=1)
+    front = search(SPACE, endless, journal, SearchBudget(seconds=1.5), seed=1)
     assert [trial.number for trial in journal.trials] == [0]
     assert front == journal.trials
 
 
 def test_search_that_may_stop_early_stops_after_the_given_recipes_once_the_limits_are_met(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials", PLAN)
-    search(SPACE, evaluate, journal, Budget(trials=50, until_fits=True), seed=1)
+    search(SPACE, evaluate, journal, SearchBudget(trials=50, until_fits=True), seed=1)
     assert len(journal.trials) == 2
     assert journal.trials[1].fits
+
+
+def test_search_that_goes_on_has_the_seconds_that_are_left(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "trials", PLAN)
+    search(SPACE, evaluate, journal, SearchBudget(trials=2), seed=1)
+    journal.trials[0] = journal.trials[0].model_copy(update={"seconds": 60.0})
+    search(SPACE, evaluate, journal, SearchBudget(seconds=60.0), seed=1)
+    assert len(journal.trials) == 2
+
+
+def test_fewer_trials_than_were_tried_give_the_front_of_the_fewer(tmp_path: Path) -> None:
+    few = run(tmp_path / "few", 6)
+    run(tmp_path / "more", 20)
+    assert shown(run(tmp_path / "more", 6)) == shown(few)
+
+
+def test_search_that_cannot_go_on_ends_with_the_sentence_and_keeps_no_trial(tmp_path: Path) -> None:
+    def hopeless(_recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
+        raise SearchError("there is no latency of this recipe")
+
+    journal = Journal(tmp_path / "trials", PLAN)
+    with pytest.raises(SearchError, match="no latency of this recipe"):
+        search(SPACE, hopeless, journal, SearchBudget(trials=2), seed=1)
+    assert journal.trials == []

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from compressors.search.front import dominates, pareto_front
+from compressors.searching.front import dominates, pareto_front
 
 
 def test_point_dominates_only_where_it_is_nowhere_worse() -> None:

@@ -1,0 +1,65 @@
+"""How trials stand against a profile's limits, and which of them it would get: the rules of `judge` and `choice`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compressors.choice import choose, explain
+from compressors.contract import Figure
+from compressors.judge import POINT, Candidate, judge, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from compressors.contract import RefusedProfile, Trial, TrialFigures
+    from compressors.judge import Judgement
+    from compressors.metrics import Metric
+    from edge_agent.protocol.profile import DeviceProfile
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What trials are held against."""
+
+    profile: DeviceProfile
+    metric: Metric
+    float_metric: Figure  # of the selection split, as all metrics of a search are
+    host_cpu_model: str | None
+
+    def excesses(self, name: str, figures: TrialFigures) -> dict[str, float]:
+        """The limits that a recipe's file misses: its value as a multiple of the limit."""
+        return {miss.limit: miss.excess for miss in self._judged(name, figures).misses}
+
+    def choose(self, trials: Sequence[Trial]) -> tuple[int | None, str, RefusedProfile | None]:
+        """The number of the trial that the profile would get and why, or what is missing."""
+        judged: dict[str, tuple[int, Judgement]] = {}
+        for trial in trials:
+            if trial.figures is not None and trial.recipe.name not in judged:  # the same recipe again is no alternative
+                name = f"{trial.recipe.name}-trial{trial.number}"
+                judged[trial.recipe.name] = trial.number, self._judged(name, trial.figures)
+        judgements = [judgement for _, judgement in judged.values()]
+        chosen = choose(judgements)
+        if chosen is None:
+            return None, "", refuse(judgements, self.profile)
+        number = next(number for number, judgement in judged.values() if judgement is chosen)
+        return number, explain(judgements, metric=self.metric.name), None
+
+    def _judged(self, name: str, figures: TrialFigures) -> Judgement:
+        float_value, latency = self.float_metric.value, figures.latency
+        end = figures.metric.high if self.metric.higher_is_better else figures.metric.low
+        candidate = Candidate(
+            name,
+            error=None,
+            latency_p95_ms=latency.predicted_p95_ms or Figure(value=latency.p95_ms),
+            host_latency_p50_ms=latency.p50_ms,
+            metric=figures.metric.value,
+            metric_drop=figures.metric_drop,
+            metric_drop_at_least=self.metric.loss_against(float_value, figures.metric.value if end is None else end),
+            metric_point=POINT if self.metric.bounded else POINT * abs(float_value),
+            ram_bytes=latency.ram_bytes,
+            download_bytes=figures.download_bytes,
+            storage_bytes=figures.storage_bytes,
+            host_latency_interval_ms=latency.p50_interval_ms,
+        )
+        return judge(candidate, self.profile, self.metric, host_cpu_model=self.host_cpu_model)

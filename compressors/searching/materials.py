@@ -1,0 +1,47 @@
+"""What a search works with. The test split is not here, so that no step, trial or judge of a search can read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compressors import data, program, training_rows
+from compressors.inputs import loading
+from compressors.metrics import evaluate
+
+if TYPE_CHECKING:
+    from compressors.contract import Figure, Inputs
+    from compressors.data import Split
+    from compressors.metrics import Metric
+    from compressors.program import FloatModel
+
+
+@dataclass(frozen=True)
+class Materials:
+    """A model and the rows by which it may be compressed."""
+
+    network: FloatModel
+    calibration: Split
+    selection: Split
+    train: Split | None
+    float_metric: Figure  # of the model itself, on the selection split
+
+
+def materials_of(inputs: Inputs, metric: Metric) -> Materials:
+    """Load a model and its data; of the test split only which training rows it holds back is looked at.
+
+    Raises:
+        compressors.errors.CompressorError: they can't be loaded, or do not fit each other.
+    """
+    network = loading.load(inputs.model_path)
+    rows = data.load(inputs.data_path, network.signature, inputs.task, labels=inputs.labels)
+    train = None
+    if inputs.train_path is not None:
+        train = training_rows.load(inputs.train_path, network.signature, inputs.task, rows).split
+    selection = rows.selection
+    outputs = network.run(selection.inputs)
+    program.check_finite(outputs, selection.places)
+    network.check_samples_are_independent(selection.inputs)
+    first = outputs[network.signature.outputs[0].name]
+    score = evaluate(metric, first, selection.target, group=selection.group, query=selection.query)
+    return Materials(network, rows.calibration, selection, train, score)

@@ -1,0 +1,115 @@
+"""Searches for the recipe that suits a profile best: what is asked for, how far it is, what was found."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from edge_agent.protocol.base import Milliseconds, Name, Sha256
+from edge_agent.protocol.profile import Delegate, RuntimeName
+from server.schemas.common import Document, Figure, RequestDocument
+
+MAX_TRIALS = 2000  # the latency table of so many fits into a body of the API
+MAX_SECONDS = 7 * 24 * 3600.0
+
+
+class Latency(Document):
+    """How fast a recipe's file ran, and where: a row of a recorded latency table."""
+
+    runtime: RuntimeName
+    delegate: Delegate
+    p50_ms: Milliseconds
+    p95_ms: Milliseconds
+    p50_interval_ms: tuple[Milliseconds, Milliseconds] | None = None
+    ram_bytes: Annotated[int, Field(ge=0)] | None = None
+    predicted_p95_ms: Figure | None = None  # on the profile's CPU, where that is another one
+
+
+Latencies = Annotated[dict[Sha256, Latency], Field(max_length=MAX_TRIALS)]
+
+
+class SearchForm(RequestDocument):
+    """Ask for a search for one profile, bounded in seconds, in trials, or in both."""
+
+    profile: Name
+    seconds: Annotated[float | None, Field(gt=0, le=MAX_SECONDS)] = None
+    trials: Annotated[int | None, Field(ge=1, le=MAX_TRIALS)] = None
+    until_fits: bool = Field(default=False, description="end as soon as a recipe meets every limit")
+    seed: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] = 0
+    replay: Latencies | None = Field(default=None, description="latencies of an earlier search, in place of measuring")
+    again: bool = Field(default=False, description="even if the same search is done already; it goes on where it ended")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.seconds is None and self.trials is None:
+            raise ValueError("a search needs an end: give it seconds, trials or both")
+        return self
+
+
+class FrontLine(Document):
+    """A trial of the running front."""
+
+    trial: int
+    recipe: Name
+    latency_p50_ms: float
+    predicted_p95_ms: float | None = None
+    download_bytes: int
+    metric: float
+    metric_drop: float
+    fits: bool
+
+
+class SearchedStep(Document):
+    """A step of a recipe that was tried."""
+
+    step: Name
+    parameters: dict[str, object] = Field(default_factory=dict)
+
+
+class SearchedRecipe(Document):
+    """A recipe that was tried."""
+
+    name: Name
+    steps: tuple[SearchedStep, ...]
+
+
+class TrialFigures(Document):
+    """What is known of the file that a recipe made; the metric is that of the selection split."""
+
+    latency: Latency
+    raw_bytes: int
+    download_bytes: int
+    storage_bytes: int
+    macs: int | None = None
+    metric: Figure
+    metric_drop: float
+
+
+class SearchTrial(Document):
+    """One recipe that was tried."""
+
+    number: int
+    recipe: SearchedRecipe
+    figures: TrialFigures | None = None
+    excesses: dict[str, float] = Field(default_factory=dict)  # limits missed: its value as a multiple of the limit
+    refusal: str = ""  # why there are no figures
+    seconds: float = 0.0
+
+
+class Search(Document):
+    """What a search has found; `latencies` is what `replay` of another one takes."""
+
+    job_id: str
+    model: Name
+    version: Name
+    profile: Name
+    seed: int
+    metric: str
+    float_metric: Figure
+    trials: tuple[SearchTrial, ...]
+    front: tuple[int, ...]  # numbers of the trials that no other beats; those that meet the limits, if any does
+    best: int | None = None
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+    latencies: Latencies
