@@ -87,6 +87,9 @@ def show(name: str, metric: str, contenders: list[Contender], judgement: Judgeme
         mark = "*" if one.name in fronts else " "
         print(f"{mark} {one.name:{width - 2}}" + "".join(f"{cell:>17}" for cell in cells))
     print("* on the front of its side")
+    for one in contenders:
+        if one.name in fronts and one.steps:
+            print(f"{one.name}: {one.steps}")
     for better, worse in judgement.better:
         print(f"better: {better} than {worse}")
     for better, worse in judgement.dominated:

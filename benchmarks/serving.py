@@ -1,6 +1,6 @@
 """The runner beside MLServer 1.7.1 and the bare interpreter: same model, same requests, in turns, in one run.
 
-    python benchmarks/serving.py [--rounds 5] [--json FILE] [--without-mlserver]
+    python -m benchmarks.serving [--rounds 5] [--json FILE] [--without-mlserver]
 
 The model is a small MLP ([1, 128] float32), made with torch and litert-torch. Clients are raw sockets that keep their
 connection and send prepared bytes, so what is measured is the server. MLServer gets a virtual environment of its own,
