@@ -48,14 +48,18 @@ def compare(name: str, options: argparse.Namespace, folder: Path, python: Path |
     cache.mkdir(parents=True, exist_ok=True)
     inputs = make(name, APPLICATIONS[name], options.folder)
     comparison = Comparison(inputs, profile, folder, cache)
+
+    def say(text: str) -> None:
+        print(f"{name}: {text}", file=sys.stderr, flush=True)
+
     comparison.add_float()
     for peer in PEERS:
-        if peer is not NNCF:
-            comparison.peer(peer, Path(sys.executable))
-        elif python is not None:
-            comparison.peer(peer, python)
-    comparison.search(seconds_of(options.budget), lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True))
-    comparison.measure(lambda text: print(f"{name}: {text}", file=sys.stderr, flush=True))
+        used = python if peer is NNCF else Path(sys.executable)
+        if used is not None:
+            say(f"compressing with {peer.name}")
+            comparison.peer(peer, used)
+    comparison.search(seconds_of(options.budget), say)
+    comparison.measure(say)
     return comparison
 
 
