@@ -29,7 +29,9 @@ check: ## lint, formatting and types
 	done; exit $$failed
 
 bench: setup ## every benchmark, one after the other
-	@for file in benchmarks/*.py; do echo "== $$file"; $(PYTHON) "$$file" || exit 1; done
+	@failed=0; for file in benchmarks/*.py; do \
+	  echo "== $$file"; $(PYTHON) -m "benchmarks.$$(basename "$$file" .py)" || failed=1; \
+	done; exit $$failed
 
 setup: ## what the others do first: Debian packages and Python environments
 	@tooling/setup.sh

@@ -1,6 +1,6 @@
 """Pruning on Fashion-MNIST: channels and single weights, by magnitude and by the Hessian, before and after fine-tuning.
 
-    python benchmarks/pruning.py [--seeds 0 1 2] [--models FOLDER] [--mending-rows 55000] [--epochs 4] [--json FILE]
+    python -m benchmarks.pruning [--seeds 0 1 2] [--models FOLDER] [--mending-rows 55000] [--epochs 4] [--json FILE]
 
 The network is a CNN of 9.1 M multiply-accumulates, trained here; `--models` keeps the trained weights for another run,
 and `--mending-rows` and `--epochs` shorten fine-tuning.

@@ -1,6 +1,6 @@
 """The runner beside MLServer 1.7.1 and the bare interpreter: same model, same requests, in turns, in one run.
 
-    python benchmarks/serving.py [--rounds 5] [--json FILE] [--without-mlserver]
+    python -m benchmarks.serving [--rounds 5] [--json FILE] [--without-mlserver]
 
 The model is a small MLP ([1, 128] float32), made with torch and litert-torch. Clients are raw sockets that keep their
 connection and send prepared bytes, so what is measured is the server. MLServer gets a virtual environment of its own,
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
+from benchmarks.peers.environment import environment
 from edge_agent.inprocess import LiveModel
 from edge_agent.layout import Layout
 from edge_agent.pointer import ActivePointer
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
     from edge_agent.protocol.base import Wire
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-PEER_ENVIRONMENT = REPOSITORY / ".venv-bench-mlserver"
 MLSERVER_VERSION = "1.7.1"
 FEATURES, HIDDEN, CLASSES = 128, 64, 10
 LOAD_CONNECTIONS = 8
@@ -256,26 +255,9 @@ def start_front(stack: ExitStack, path: Path, folder: Path) -> tuple[int, tuple[
     return port.getsockname()[1], (front, *runners)
 
 
-def install_mlserver() -> Path:
-    """MLServer's own environment, made once; its Python."""
-    python = PEER_ENVIRONMENT / "bin" / "python"
-    wanted = [f"mlserver=={MLSERVER_VERSION}", f"ai-edge-litert=={version('ai-edge-litert')}"]
-    mark = PEER_ENVIRONMENT / ".installed"
-    if mark.exists() and mark.read_text() == " ".join(wanted):
-        return python
-    print(f"installing MLServer {MLSERVER_VERSION} into {PEER_ENVIRONMENT.name} ...", file=sys.stderr)
-    subprocess.run([sys.executable, "-m", "venv", str(PEER_ENVIRONMENT)], check=True)
-    install = [str(python), "-m", "pip", "install", "-q", *wanted]
-    done = subprocess.run(install, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"MLServer can't be installed, use --without-mlserver: {done.stderr[-600:]}")
-    mark.write_text(" ".join(wanted))
-    return python
-
-
 def start_mlserver(stack: ExitStack, path: Path, folder: Path) -> tuple[int, int]:
     """MLServer with the same file; its port and process id."""
-    python = install_mlserver()
+    python = environment("mlserver", (f"mlserver=={MLSERVER_VERSION}", f"ai-edge-litert=={version('ai-edge-litert')}"))
     ports = []
     for _ in range(3):
         with socket.create_server(("127.0.0.1", 0)) as free:
