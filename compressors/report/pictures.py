@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from compressors.evidence import Evidence, ParetoPoint
+    from compressors.evidence import Evidence
 
 BEFORE, AFTER, GREY = "#8a8f98", "#1f6f8b", "#c9ccd1"
 MAX_BARS = 12
@@ -28,10 +28,10 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def pictures_of(evidence: Evidence, points: Sequence[ParetoPoint]) -> dict[str, str]:
+def pictures_of(evidence: Evidence) -> dict[str, str]:
     """SVG by name; a picture that has nothing to show is not among them."""
     drawn = {
-        "pareto": _pareto(points, evidence.recipe),
+        "pareto": _pareto(evidence),
         "size": _sizes(evidence),
         "slices": _slices(evidence),
         "shifts": _shifts(evidence),
@@ -50,26 +50,27 @@ def _svg(width: float, height: float, draw: Callable[[Axes], None]) -> str:
     return text[text.index("<svg") :]
 
 
-def _pareto(points: Sequence[ParetoPoint], recipe: str) -> str:
+def _pareto(evidence: Evidence) -> str:
+    points = evidence.candidates
     if len(points) < 2:  # noqa: PLR2004  one point has no front
         return ""
+    largest = max(point.download_bytes for point in points)
 
     def draw(axes: Axes) -> None:
         for point in points:
-            own = point.recipe == recipe
             axes.scatter(
                 point.latency_p50_ms,
                 point.metric,
-                s=20 + 80 * point.download_bytes / max(one.download_bytes for one in points),
-                color=AFTER if own else BEFORE if point.on_front else GREY,
-                zorder=3 if own else 2,
+                s=20 + 80 * point.download_bytes / largest,
+                color=AFTER if point.reported else BEFORE if point.on_front else GREY,
+                zorder=3 if point.reported else 2,
             )
-            if own or point.on_front:
+            if point.reported or point.on_front:
                 axes.annotate(
                     point.recipe, (point.latency_p50_ms, point.metric), xytext=(5, 4), textcoords="offset points"
                 )
         axes.set_xlabel("latency p50, ms (area: bytes to download)")
-        axes.set_ylabel(points[0].metric_name)
+        axes.set_ylabel(f"{evidence.decision.name} on the test split")
         axes.set_xlim(left=0)
 
     return _svg(6, 3.4, draw)
@@ -115,18 +116,20 @@ def _losses(names: Sequence[str], losses: Sequence[float], metric: str) -> str:
 
 
 def _sensitivity(evidence: Evidence) -> str:
-    known = [one for one in evidence.sensitivity if one.both_db is not None]
-    worst = sorted(known, key=lambda one: one.both_db or 0.0)[:MAX_BARS]
+    worst = sorted(evidence.sensitivity, key=lambda one: one.both_db)[:MAX_BARS]
     if not worst:
         return ""
+    kinds = (
+        ("weights", GREY, [one.weights_db for one in worst]),
+        ("activations", BEFORE, [one.activations_db for one in worst]),
+        ("both", AFTER, [one.both_db for one in worst]),
+    )
 
     def draw(axes: Axes) -> None:
-        places = range(len(worst))
-        for offset, (name, color) in enumerate((("weights_db", GREY), ("activations_db", BEFORE), ("both_db", AFTER))):
-            values = [getattr(one, name) or 0.0 for one in worst]
-            label = name.removesuffix("_db")
-            axes.barh([place + 0.26 * (offset - 1) for place in places], values, color=color, height=0.24, label=label)
-        axes.set_yticks(list(places), [one.layer for one in worst])
+        for offset, (label, color, values) in enumerate(kinds):
+            places = [place + 0.26 * (offset - 1) for place in range(len(worst))]
+            axes.barh(places, values, color=color, height=0.24, label=label)
+        axes.set_yticks(range(len(worst)), [one.layer for one in worst])
         axes.invert_yaxis()
         axes.set_xlabel("signal to noise of the output when this layer alone is quantized, dB")
         axes.legend(frameon=False, fontsize=8)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from compressors.evidence import ComparedFigure, Evidence
 
 MAX_SLICES = 12
+MAX_LAYERS = 20
 THOUSAND = 1000
 
 
@@ -27,6 +28,7 @@ class Table:
 def tables_of(evidence: Evidence) -> list[Table]:
     """All tables that have rows, in the order of the page."""
     made = [
+        _candidates(evidence),
         _sizes(evidence),
         _answers(evidence),
         _flips(evidence),
@@ -38,6 +40,27 @@ def tables_of(evidence: Evidence) -> list[Table]:
     return [table for table in made if table.rows]
 
 
+def _candidates(evidence: Evidence) -> Table:
+    return Table(
+        "What can be had",
+        f"All that was built for {evidence.profile} and ran here. Latency is that of this host; the metric is that of "
+        "the test split.",
+        ("", "recipe", "runs on", "latency p50, ms", "download, bytes", evidence.decision.name),
+        tuple(
+            (
+                "this one" if one.reported else "unbeaten" if one.on_front else "",
+                one.recipe,
+                one.target,
+                _number(one.latency_p50_ms),
+                _count(one.download_bytes),
+                _number(one.metric),
+            )
+            for one in evidence.candidates
+        ),
+        "pareto",
+    )
+
+
 def _sizes(evidence: Evidence) -> Table:
     before, after = evidence.float_size, evidence.size
     rows = [
@@ -47,6 +70,8 @@ def _sizes(evidence: Evidence) -> Table:
         (f"latency p50, ms ({after.latency_origin})", _number(before.latency_p50_ms), _number(after.latency_p50_ms)),
         ("peak memory, bytes", _count(before.peak_rss_bytes), _count(after.peak_rss_bytes)),
     ]
+    if (judged := evidence.latency_p95_ms) is not None:
+        rows.append((f"latency p95, ms, as {evidence.profile} was judged by ({judged.origin})", "", _interval(judged)))
     return Table(
         "Size and time",
         f"Measured on {evidence.target}. Multiplications are not time: read both.",
@@ -68,8 +93,8 @@ def _answers(evidence: Evidence) -> Table:
         rows.append(("interpretability", "correlation of what matters", "", correlation, ""))
     return Table(
         "How right it is",
-        f"On {evidence.rows} rows of the test split, with 95 % intervals. A decision does not say how near it was to "
-        "falling the other way, so a metric of order stands beside it.",
+        f"On the {evidence.rows:,} rows of the test split, which no step or search has seen, with 95 % intervals. A "
+        "decision does not say how near it was to falling the other way, so a metric of order stands beside it.",
         ("", "metric", "float", "this variant", "loss"),
         tuple(rows),
     )
@@ -120,11 +145,12 @@ def _shifts(evidence: Evidence) -> Table:
 def _sensitivity(evidence: Evidence) -> Table:
     return Table(
         "Layers",
-        "Signal to noise of the model's output when this layer alone is quantized to 8 bits; the lower, the worse.",
+        "Signal to noise of the float model's output when this layer alone is quantized to 8 bits, simulated on rows "
+        "of the selection split; the lower, the worse. Both: the noise of the two, added.",
         ("layer", "weights, dB", "activations, dB", "both, dB"),
         tuple(
             (one.layer, _number(one.weights_db), _number(one.activations_db), _number(one.both_db))
-            for one in sorted(evidence.sensitivity, key=lambda one: one.both_db or 0.0)
+            for one in sorted(evidence.sensitivity, key=lambda one: one.both_db)[:MAX_LAYERS]
         ),
         "sensitivity",
     )
