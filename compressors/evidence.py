@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from compressors.contract import Figure, Origin, Part, StepRecord
+from compressors.contract import Figure, Origin, Part, StepRecord, Verdict
 
 
 class Label(StrEnum):
@@ -86,10 +86,11 @@ class Candidate(Part):
 
     recipe: str
     target: str  # runtime and delegate
+    verdict: Verdict
     latency_p50_ms: float
     download_bytes: int
     metric: float
-    on_front: bool  # no other is better in one of the three and nowhere worse
+    on_front: bool  # of those that miss no limit, none is better in one of the three and nowhere worse
     reported: bool  # it is the variant that the report is about
 
 

@@ -1,4 +1,4 @@
-"""A job: `python -m compressors.job inspect|build|search|report REQUEST.json RESULT.json`; see `contract` for the files.
+"""A job: `python -m compressors.job inspect|build|search|report REQUEST.json RESULT.json`; `contract` has both.
 
 It runs in a limited subprocess, without network. Errors become one sentence in the result file.
 """

@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from compressors import data, program
-from compressors.contract import ProgressLine, ReportResult
+from compressors.contract import ProgressLine, ReportResult, Verdict
 from compressors.errors import CompressorError, DataError, ReportError
 from compressors.evidence import Candidate, Evidence, Sensitivity, Size
 from compressors.formats import FORMATS, Form, Target
@@ -272,6 +272,7 @@ class Reporting:
             Candidate(
                 recipe=one.recipe,
                 target=_target_of(one),
+                verdict=one.verdict,
                 latency_p50_ms=one.latency_p50_ms.value,
                 download_bytes=one.wire_bytes,
                 metric=one.metric.value,
@@ -281,7 +282,8 @@ class Reporting:
             for one in (self._request.variant, *self._request.others)
             if one.latency_p50_ms is not None and one.wire_bytes is not None and one.metric is not None
         ]
-        front = pareto_front(known, lambda one: (one.latency_p50_ms, one.download_bytes, sign * one.metric))
+        fitting = [one for one in known if one.verdict is not Verdict.MISSES]
+        front = pareto_front(fitting, lambda one: (one.latency_p50_ms, one.download_bytes, sign * one.metric))
         marked = [one.model_copy(update={"on_front": one in front}) for one in known]
         return sorted(marked, key=lambda one: (one.latency_p50_ms, one.recipe))
 
@@ -322,4 +324,4 @@ def _size(file: ModelFile, wire_bytes: int, result: MeasureResult) -> Size:
 
 
 def _target_of(variant: BuiltVariant) -> str:
-    return f"{variant.runtime}, delegate {variant.delegate}"
+    return f"{variant.runtime}/{variant.delegate}"

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from compressors.contract import Figure, StepRecord
+from compressors.contract import Figure, StepRecord, Verdict
 from compressors.evidence import (
     Candidate,
     Compared,
@@ -35,7 +35,8 @@ def candidates() -> list[Candidate]:
     return [
         Candidate(
             recipe=recipe,
-            target="litert, delegate xnnpack",
+            target="litert/xnnpack",
+            verdict=Verdict.FITS,
             latency_p50_ms=ms,
             download_bytes=size,
             metric=metric,
@@ -55,7 +56,7 @@ def evidence() -> Evidence:
         variant_id="static-int8-litert-xnnpack-0123456789ab",
         recipe="static-int8",
         chosen=True,
-        target="litert, delegate xnnpack",
+        target="litert/xnnpack",
         task="classification",
         rows=1500,
         float_size=Size(raw_bytes=18_600_000, wire_bytes=16_000_000, macs=385_000_000, latency_p50_ms=5.1),
