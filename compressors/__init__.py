@@ -17,11 +17,13 @@ if TYPE_CHECKING:
         InspectRequest,
         InspectResult,
         ProgressLine,
+        ReportRequest,
+        ReportResult,
         SearchRequest,
         SearchResult,
     )
 
-__all__ = ["build", "inspect", "search"]
+__all__ = ["build", "inspect", "report_on", "search"]
 
 
 def inspect(request: InspectRequest) -> InspectResult:
@@ -58,3 +60,22 @@ def search(request: SearchRequest, on_progress: Callable[[ProgressLine], None] =
     from compressors.searching.run import run_search  # noqa: PLC0415  torch takes seconds to import
 
     return run_search(request, on_progress)
+
+
+def report_on(request: ReportRequest, on_progress: Callable[[ProgressLine], None] = lambda _line: None) -> ReportResult:
+    """Hold one built variant against the float model, and write what was found as pages for people and programs.
+
+    Both files run on the variant's own runtime and delegate, in this process where that runtime is here, else in the
+    Python that has it. The test split is read, so that what the pages say must decide about no step of a recipe.
+
+    Args:
+        request: the files, the variant as its build told of it, and the folder of the pages; see
+            `contract.ReportRequest`.
+        on_progress: is told of each stage.
+
+    Raises:
+        compressors.errors.CompressorError: the variant does not run here, or a file does not fit; one sentence.
+    """
+    from compressors.reporting import run_report  # noqa: PLC0415  torch takes seconds to import
+
+    return run_report(request, on_progress)

@@ -1,7 +1,7 @@
 """What goes into a job and what comes out of it, as JSON files. pydantic only: whoever starts a job imports just this.
 
-`python -m compressors.job inspect|build|search REQUEST.json RESULT.json`. While it runs it writes one `ProgressLine` a
-line to stdout. It ends with 0 and an `InspectResult`, `BuildResult` or `SearchResult`, or with 2 and a `JobFailure`.
+`python -m compressors.job inspect|build|search|report REQUEST.json RESULT.json`. While it runs it writes one
+`ProgressLine` a line to stdout. It ends with 0 and the result of its kind, or with 2 and a `JobFailure`.
 """
 
 from __future__ import annotations
@@ -311,6 +311,33 @@ class SearchResult(Part):
     build: BuildResult | None = (
         None  # the front's variants, judged with the test split; where an `output_dir` was given
     )
+
+
+class ReportRequest(Part):
+    """Hold one variant of a profile against the float model, on the test rows and on changed ones; write the pages."""
+
+    kind: Literal["report"] = "report"
+    inputs: Inputs
+    variant: BuiltVariant  # as its build told of it
+    others: tuple[BuiltVariant, ...] = ()  # the profile's other candidates, for the picture of what can be had
+    manifest_path: Path
+    object_path: Path  # of the variant, as it travels
+    shifted_path: Path | None = None  # the user's own second set: the same inputs and target
+    pythons: dict[RuntimeName, Path]  # the Python executable that has each runtime
+    output_dir: Path  # the pages are written here
+    cache_dir: Path | None = None
+    measure_again: bool = False  # what earlier jobs measured here is not believed, and replaced
+    threads: int = 1
+    seed: int = 0
+
+
+class ReportResult(Part):
+    """What a report comes to; its files lie in the request's `output_dir`."""
+
+    label: str
+    sentence: str
+    loses_points: bool  # more than one point of the metric
+    files: tuple[str, ...]
 
 
 class FailureBody(Part):

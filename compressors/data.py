@@ -107,6 +107,34 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
     return EvaluationData(parts[0], parts[1], parts[2], names, len(np.unique(group)), extras.get("group"))
 
 
+def load_second(path: Path, signature: ModelSignature, task: Task, *, queries: bool) -> Split:
+    """Read and check rows that are none of the three splits: how a model behaves elsewhere.
+
+    Args:
+        path: an `.npz` as the evaluation data are; a `split` in it says nothing here.
+        signature: of the model.
+        task: decides what a target is.
+        queries: whether the metric needs to know which rows are ranked together.
+
+    Raises:
+        DataError: they do not fit the signature or the task.
+    """
+    arrays = read_arrays(path)
+    _check_names(arrays, signature)
+    rows = _check_rows(arrays, {spec.name for spec in signature.inputs})
+    if rows < MIN_ROWS:
+        raise DataError(f"there are {rows} rows, at least {MIN_ROWS} are needed: add data")
+    if queries and "query" not in arrays:
+        raise DataError("there is no array 'query': it says which rows are ranked together")
+    return Split(
+        inputs={spec.name: checked_input(arrays[spec.name], spec) for spec in signature.inputs},
+        target=checked_target(arrays[TARGET], task, signature),
+        group=np.arange(rows),
+        query=codes(arrays["query"], "query") if queries else None,
+        places=np.arange(rows),
+    )
+
+
 def read_arrays(path: Path) -> dict[str, Array]:
     """Every array of the file; object arrays would be unpickled, so they are refused."""
     try:

@@ -93,3 +93,9 @@ class SearchError(CompressorError):
     """A search can't begin or go on as it was asked for."""
 
     code = "search_failed"
+
+
+class ReportError(CompressorError):
+    """A variant can't be reported on: its files are not those of its manifest, or it does not run here."""
+
+    code = "report_failed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from compressors.contract import Figure, Origin, Part, StepRecord
+from compressors.contract import Figure, Origin, Part, StepRecord, Verdict
 
 
 class Label(StrEnum):
@@ -76,20 +76,22 @@ class Sensitivity(Part):
     """What quantizing one layer alone does: signal to noise of the model's output, in dB; the lower, the worse."""
 
     layer: str
-    weights_db: float | None = None
-    activations_db: float | None = None
-    both_db: float | None = None
+    weights_db: float
+    activations_db: float
+    both_db: float  # the noise of the two, added
 
 
-class ParetoPoint(Part):
-    """A candidate among all that can be had; the metric is that of the selection split."""
+class Candidate(Part):
+    """One of all that the profile could have; the metric is that of the test split, as its build told."""
 
     recipe: str
+    target: str  # runtime and delegate
+    verdict: Verdict
     latency_p50_ms: float
     download_bytes: int
-    metric_name: str
     metric: float
-    on_front: bool
+    on_front: bool  # of those that miss no limit, none is better in one of the three and nowhere worse
+    reported: bool  # it is the variant that the report is about
 
 
 class Size(Part):
@@ -108,12 +110,16 @@ class Evidence(Part):
 
     model: str
     version: str
+    profile: str
+    variant_id: str
     recipe: str
+    chosen: bool  # the profile gets it
     target: str  # runtime and delegate
     task: str
     rows: int  # of the test split
     float_size: Size
     size: Size
+    latency_p95_ms: Figure | None = None  # as the profile's limit was judged by
     decision: ComparedFigure
     ranking: ComparedFigure | None
     calibration_error: Compared | None
@@ -123,5 +129,7 @@ class Evidence(Part):
     shifts: tuple[ShiftFigure, ...]
     attribution_correlation: float | None
     sensitivity: tuple[Sensitivity, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
     steps: tuple[StepRecord, ...] = ()
+    notes: tuple[str, ...] = ()  # what is left out, and why
     verdict: Verdicted

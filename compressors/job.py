@@ -1,4 +1,4 @@
-"""A job: `python -m compressors.job inspect|build|search REQUEST.json RESULT.json`; see `contract` for both files.
+"""A job: `python -m compressors.job inspect|build|search|report REQUEST.json RESULT.json`; `contract` has both.
 
 It runs in a limited subprocess, without network. Errors become one sentence in the result file.
 """
@@ -20,6 +20,8 @@ from compressors.contract import (
     InspectResult,
     JobFailure,
     ProgressLine,
+    ReportRequest,
+    ReportResult,
     SearchRequest,
     SearchResult,
 )
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> int:
     verb, request_path, result_path = arguments
     logging.disable(logging.WARNING)  # converters talk; what matters is in the result
     raw = Path(request_path).read_bytes()
-    result: InspectResult | BuildResult | SearchResult | JobFailure
+    result: InspectResult | BuildResult | SearchResult | ReportResult | JobFailure
     code = 0
     try:
         if verb == "inspect":
@@ -48,6 +50,10 @@ def main(arguments: list[str]) -> int:
             from compressors.building import run_build  # noqa: PLC0415
 
             result = run_build(BuildRequest.model_validate_json(raw), print_progress)
+        elif verb == "report":
+            from compressors.reporting import run_report  # noqa: PLC0415
+
+            result = run_report(ReportRequest.model_validate_json(raw), print_progress)
         else:
             from compressors.searching.run import run_search  # noqa: PLC0415
 

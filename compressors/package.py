@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import zstandard
 
+from compressors.errors import ReportError
 from compressors.words import regroup
 from edge_agent.protocol.manifest import (
     Encoding,
@@ -17,6 +19,7 @@ from edge_agent.protocol.manifest import (
     PayloadFile,
     VariantManifest,
 )
+from edge_agent.protocol.words import SegmentError, payload_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 QUICK_LEVEL, THOROUGH_LEVEL = 3, 19  # 0.06 s and 6.3 s for 18 MB of float weights, for the same size within 0.01 %
 THOROUGH_BYTES = 1 << 20  # up to here the thorough level costs nothing
 TRIAL_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 18
 WORTHWHILE = 0.98  # clustered or sparse weights shrink much further: one fleet fetches what is built once
 
 
@@ -54,12 +58,44 @@ def pack(model: bytes, ending: FileFormat, golden: tuple[bytes, Golden] | None) 
         content=content,
         descriptor=ObjectDescriptor.describe(content, encoding=encoding),
         files=tuple(
-            PayloadFile(role=role, format=kind, sha256=hashlib.sha256(part).hexdigest(), size_bytes=len(part))
+            PayloadFile(role=role, format=kind, sha256=_sha256(part), size_bytes=len(part))
             for role, kind, part in parts
         ),
-        payload_sha256=hashlib.sha256(payload).hexdigest(),
+        payload_sha256=_sha256(payload),
         golden=None if golden is None else golden[1],
     )
+
+
+def model_of(content: bytes, described: VariantManifest) -> bytes:
+    """The model file of a packed variant, out of its object as it travels.
+
+    Raises:
+        ReportError: the object is not the one that its manifest describes.
+    """
+    payload = b"" if _sha256(content) != described.object.sha256 else _payload_of(content, described)
+    start = 0
+    for part in described.files:
+        if part.role is FileRole.MODEL:
+            found = payload[start : start + part.size_bytes]
+            if _sha256(found) == part.sha256:
+                return found
+        start += part.size_bytes
+    raise ReportError(f"the object of {described.variant_id} is not the one of its manifest: build the variant again")
+
+
+def _payload_of(content: bytes, described: VariantManifest) -> bytes:
+    if described.object.encoding is Encoding.IDENTITY:
+        return content
+    unpacked = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content))
+    chunks = iter(lambda: unpacked.read(CHUNK_BYTES), b"")
+    try:
+        return b"".join(chunks if described.object.encoding is Encoding.ZSTD else payload_of(chunks))
+    except (zstandard.ZstdError, SegmentError):
+        return b""  # has the hash of nothing
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def encode(payload: bytes) -> tuple[bytes, Encoding]:
@@ -127,7 +163,7 @@ def manifest(
 
 def write_named(folder: Path, content: bytes) -> str:
     """Write bytes under their sha256; the same bytes twice are written once."""
-    digest = hashlib.sha256(content).hexdigest()
+    digest = _sha256(content)
     target = folder / digest
     if not target.exists():
         temporary = folder / f".{digest}.partial"

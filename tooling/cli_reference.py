@@ -48,6 +48,7 @@ JSON_DOCUMENTS = {
     "variant build": "a list of `Job`",
     "variant list": "a list of `Variant`",
     "variant show": "a list of `Variant`",
+    "variant report": "a `Report`, and the `folder` of its files; with `--no-wait` a `Job`",
     "variant choices": "a list of `Choice`",
     "compress": "a `Search`; with `--no-wait` a `Job`",
     "job list": "a list of `Job`",

@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
     Floats = NDArray[np.float64]
+    Queries = NDArray[np.int64] | None
 
 MOVED = 0.1  # of the target's standard deviation
 MAX_SHIFTED_ROWS = 512
+SECOND = "the second set"  # what the user gave
 BINARY = 2  # values of an output that tells two classes apart; or one
 
 
@@ -60,10 +62,22 @@ class Examination:
         metric: Metric,
         labels: tuple[str, ...],
         seed: int,
+        second: Split | None = None,
     ) -> None:
-        """Args: `before`: the float model; `after`: the variant; `split`: the test rows."""
+        """Nothing is run yet.
+
+        Args:
+            before: the float model.
+            after: the variant.
+            split: the test rows.
+            task: what the model is for.
+            metric: that decides.
+            labels: names of the classes, if they have any.
+            seed: of the noise that is added.
+            second: the user's own rows from elsewhere.
+        """
         self._models, self._split, self._task, self._metric = (before, after), split, task, metric
-        self._labels, self._seed = labels, seed
+        self._labels, self._seed, self._second = labels, seed, second
 
     def run(self) -> Answers:
         """All of it; takes as long as a few thousand inferences."""
@@ -132,20 +146,25 @@ class Examination:
         split = self._split
         rows = slice(None) if split.query is not None else slice(MAX_SHIFTED_ROWS)
         query = None if split.query is None else split.query[rows]
-        found = []
-        for name, inputs in shifted({n: array[rows] for n, array in split.inputs.items()}, seed=self._seed):
-            before, after = self._both(inputs)
-            old, new = (value_of(self._metric, outputs, split.target[rows], query=query) for outputs in (before, after))
-            found.append(
-                ShiftFigure(
-                    name=name,
-                    before=old,
-                    after=new,
-                    loss=self._metric.loss_against(old, new),
-                    agreement=agreement(self._task, after, before).value,
-                )
-            )
+        found = [
+            self._shift(name, inputs, split.target[rows], query)
+            for name, inputs in shifted({n: array[rows] for n, array in split.inputs.items()}, seed=self._seed)
+        ]
+        if (second := self._second) is not None:
+            name = f"{SECOND}, {second.rows:,} rows"
+            found.append(self._shift(name, second.inputs, second.target, second.query))
         return found
+
+    def _shift(self, name: str, inputs: Mapping[str, Array], target: Array, query: Queries) -> ShiftFigure:
+        before, after = self._both(inputs)
+        old, new = (value_of(self._metric, outputs, target, query=query) for outputs in (before, after))
+        return ShiftFigure(
+            name=name,
+            before=old,
+            after=new,
+            loss=self._metric.loss_against(old, new),
+            agreement=agreement(self._task, after, before).value,
+        )
 
 
 class FirstOutput:

@@ -10,27 +10,26 @@ from compressors.report.pictures import pictures_of
 from compressors.report.tables import tables_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from compressors.evidence import Evidence, ParetoPoint
+    from compressors.evidence import Evidence
 
 JSON, HTML, MARKDOWN = "report.json", "report.html", "report.md"
 
 
-def write_report(folder: Path, evidence: Evidence, points: Sequence[ParetoPoint] = ()) -> Path:
-    """Write all files of a report into a folder; the HTML page, which needs none of the others.
+def write_report(folder: Path, evidence: Evidence) -> list[str]:
+    """Write all files of a report into a folder; the HTML page needs none of the others.
 
     Args:
         folder: is made where it does not exist.
         evidence: what was found about the variant.
-        points: the other candidates, for the picture of what can be had.
+
+    Returns:
+        The names of the files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = pictures_of(evidence, points)
-    for name, svg in pictures.items():
-        (folder / f"{name}.svg").write_text(svg)
-    (folder / JSON).write_text(evidence.model_dump_json(indent=2))
+    pictures = pictures_of(evidence)
+    files = {f"{name}.svg": svg for name, svg in pictures.items()}
+    files[JSON] = evidence.model_dump_json(indent=2)
     said = {"evidence": evidence, "tables": tables_of(evidence), "pictures": pictures}
     environment = Environment(
         loader=PackageLoader("compressors.report"),
@@ -41,9 +40,11 @@ def write_report(folder: Path, evidence: Evidence, points: Sequence[ParetoPoint]
         keep_trailing_newline=True,
     )
     environment.filters["cell"] = _cell
-    for name in (HTML, MARKDOWN):
-        (folder / name).write_text(environment.get_template(f"{name}.jinja").render(said))
-    return folder / HTML
+    files |= {name: environment.get_template(f"{name}.jinja").render(said) for name in (HTML, MARKDOWN)}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_text(content, "utf-8")
+    return sorted(files)
 
 
 def _cell(text: str) -> str:

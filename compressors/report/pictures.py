@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from matplotlib.axes import Axes
 
-    from compressors.evidence import Evidence, ParetoPoint
+    from compressors.evidence import Evidence
 
 BEFORE, AFTER, GREY = "#8a8f98", "#1f6f8b", "#c9ccd1"
 MAX_BARS = 12
+SHOWN_CHANGE = 0.2  # of the float model's metric
+LEAST_SPAN = 0.04  # of that metric, along the axis
+LOGARITHMIC = 8.0  # times the least latency
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # names of layers and classes are not formulas
     "svg.hashsalt": "shoal",
@@ -28,10 +32,10 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def pictures_of(evidence: Evidence, points: Sequence[ParetoPoint]) -> dict[str, str]:
+def pictures_of(evidence: Evidence) -> dict[str, str]:
     """SVG by name; a picture that has nothing to show is not among them."""
     drawn = {
-        "pareto": _pareto(points, evidence.recipe),
+        "pareto": _pareto(evidence),
         "size": _sizes(evidence),
         "slices": _slices(evidence),
         "shifts": _shifts(evidence),
@@ -50,27 +54,39 @@ def _svg(width: float, height: float, draw: Callable[[Axes], None]) -> str:
     return text[text.index("<svg") :]
 
 
-def _pareto(points: Sequence[ParetoPoint], recipe: str) -> str:
+def _pareto(evidence: Evidence) -> str:
+    """Latency and metric of the candidates; what is broken would squeeze all others into a corner."""
+    reference = evidence.decision.before.value
+    points = [
+        one
+        for one in evidence.candidates
+        if one.reported or abs(one.metric - reference) <= SHOWN_CHANGE * abs(reference)
+    ]
     if len(points) < 2:  # noqa: PLR2004  one point has no front
         return ""
+    largest = max(point.download_bytes for point in points)
 
     def draw(axes: Axes) -> None:
         for point in points:
-            own = point.recipe == recipe
-            axes.scatter(
-                point.latency_p50_ms,
-                point.metric,
-                s=20 + 80 * point.download_bytes / max(one.download_bytes for one in points),
-                color=AFTER if own else BEFORE if point.on_front else GREY,
-                zorder=3 if own else 2,
-            )
-            if own or point.on_front:
+            color = AFTER if point.reported else BEFORE if point.on_front else GREY
+            size, z = 20 + 80 * point.download_bytes / largest, 3 if point.reported else 2
+            axes.scatter(point.latency_p50_ms, point.metric, s=size, color=color, zorder=z)
+            if point.reported or point.on_front:
+                name = f"{point.recipe}, {point.target}"
                 axes.annotate(
-                    point.recipe, (point.latency_p50_ms, point.metric), xytext=(5, 4), textcoords="offset points"
+                    name, (point.latency_p50_ms, point.metric), xytext=(6, 5), textcoords="offset points", color=color
                 )
+        if max(one.latency_p50_ms for one in points) > LOGARITHMIC * min(one.latency_p50_ms for one in points):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
+        else:
+            axes.set_xlim(left=0)
+        axes.margins(x=0.25, y=0.15)
+        low, high = axes.get_ylim()
+        short = max(0.0, LEAST_SPAN * abs(reference) - (high - low)) / 2  # what differs by nothing shall look so
+        axes.set_ylim(low - short, high + short)
         axes.set_xlabel("latency p50, ms (area: bytes to download)")
-        axes.set_ylabel(points[0].metric_name)
-        axes.set_xlim(left=0)
+        axes.set_ylabel(f"{evidence.decision.name} on the test split")
 
     return _svg(6, 3.4, draw)
 
@@ -109,26 +125,29 @@ def _losses(names: Sequence[str], losses: Sequence[float], metric: str) -> str:
         axes.barh(names, losses, color=AFTER, height=0.6)
         axes.axvline(0.0, color=BEFORE, linewidth=1)
         axes.invert_yaxis()
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.set_xlabel(f"loss of {metric} against the float model")
 
     return _svg(6, 0.7 + 0.28 * len(names), draw)
 
 
 def _sensitivity(evidence: Evidence) -> str:
-    known = [one for one in evidence.sensitivity if one.both_db is not None]
-    worst = sorted(known, key=lambda one: one.both_db or 0.0)[:MAX_BARS]
+    worst = sorted(evidence.sensitivity, key=lambda one: one.both_db)[:MAX_BARS]
     if not worst:
         return ""
+    kinds = (
+        ("weights", GREY, [one.weights_db for one in worst]),
+        ("activations", BEFORE, [one.activations_db for one in worst]),
+        ("both", AFTER, [one.both_db for one in worst]),
+    )
 
     def draw(axes: Axes) -> None:
-        places = range(len(worst))
-        for offset, (name, color) in enumerate((("weights_db", GREY), ("activations_db", BEFORE), ("both_db", AFTER))):
-            values = [getattr(one, name) or 0.0 for one in worst]
-            label = name.removesuffix("_db")
-            axes.barh([place + 0.26 * (offset - 1) for place in places], values, color=color, height=0.24, label=label)
-        axes.set_yticks(list(places), [one.layer for one in worst])
+        for offset, (label, color, values) in enumerate(kinds):
+            places = [place + 0.26 * (offset - 1) for place in range(len(worst))]
+            axes.barh(places, values, color=color, height=0.24, label=label)
+        axes.set_yticks(range(len(worst)), [one.layer for one in worst])
         axes.invert_yaxis()
         axes.set_xlabel("signal to noise of the output when this layer alone is quantized, dB")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
     return _svg(6, 0.9 + 0.36 * len(worst), draw)

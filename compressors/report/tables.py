@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from compressors.evidence import ComparedFigure, Evidence
 
 MAX_SLICES = 12
+MAX_LAYERS = 20
 THOUSAND = 1000
 
 
@@ -27,6 +28,7 @@ class Table:
 def tables_of(evidence: Evidence) -> list[Table]:
     """All tables that have rows, in the order of the page."""
     made = [
+        _candidates(evidence),
         _sizes(evidence),
         _answers(evidence),
         _flips(evidence),
@@ -38,6 +40,29 @@ def tables_of(evidence: Evidence) -> list[Table]:
     return [table for table in made if table.rows]
 
 
+def _candidates(evidence: Evidence) -> Table:
+    return Table(
+        "What can be had",
+        f"All that was built for {evidence.profile} and ran here. Latency is that of this host; the metric is that of "
+        "the test split. Unbeaten: none that misses no limit is better in one of the three and nowhere worse. The "
+        "picture leaves out what differs from the float model by more than a fifth of the metric.",
+        ("", "recipe", "runs on", "limits", "latency p50, ms", "download, bytes", evidence.decision.name),
+        tuple(
+            (
+                "this one" if one.reported else "unbeaten" if one.on_front else "",
+                one.recipe,
+                one.target,
+                one.verdict,
+                _number(one.latency_p50_ms),
+                _count(one.download_bytes),
+                _number(one.metric),
+            )
+            for one in evidence.candidates
+        ),
+        "pareto",
+    )
+
+
 def _sizes(evidence: Evidence) -> Table:
     before, after = evidence.float_size, evidence.size
     rows = [
@@ -45,8 +70,10 @@ def _sizes(evidence: Evidence) -> Table:
         ("download, bytes", _count(before.wire_bytes), _count(after.wire_bytes)),
         ("multiply-accumulates of a sample", _count(before.macs), _count(after.macs)),
         (f"latency p50, ms ({after.latency_origin})", _number(before.latency_p50_ms), _number(after.latency_p50_ms)),
-        ("peak memory, bytes", _count(before.peak_rss_bytes), _count(after.peak_rss_bytes)),
+        ("memory that loading and running add, bytes", _count(before.peak_rss_bytes), _count(after.peak_rss_bytes)),
     ]
+    if (judged := evidence.latency_p95_ms) is not None:
+        rows.append((f"latency p95, ms, as judged for {evidence.profile} ({judged.origin})", "", _interval(judged)))
     return Table(
         "Size and time",
         f"Measured on {evidence.target}. Multiplications are not time: read both.",
@@ -61,22 +88,22 @@ def _answers(evidence: Evidence) -> Table:
     if evidence.ranking is not None:
         rows.append(("ranking", *_figures(evidence.ranking)))
     if (error := evidence.calibration_error) is not None:
-        rows.append(("confidence", error.name, _number(error.before), _number(error.after), _number(error.loss)))
+        rows.append(("confidence", error.name, _number(error.before), _number(error.after), _loss(error.loss)))
     rows.append(("agreement", "with the float model", "", _number(evidence.agreement), ""))
     if evidence.attribution_correlation is not None:
         correlation = _number(evidence.attribution_correlation)
         rows.append(("interpretability", "correlation of what matters", "", correlation, ""))
     return Table(
         "How right it is",
-        f"On {evidence.rows} rows of the test split, with 95 % intervals. A decision does not say how near it was to "
-        "falling the other way, so a metric of order stands beside it.",
+        f"On the {evidence.rows:,} rows of the test split, which no step or search has seen, with 95 % intervals. A "
+        "decision does not say how near it was to falling the other way, so a metric of order stands beside it.",
         ("", "metric", "float", "this variant", "loss"),
         tuple(rows),
     )
 
 
 def _figures(compared: ComparedFigure) -> tuple[str, str, str, str]:
-    return compared.name, _interval(compared.before), _interval(compared.after), _number(compared.loss)
+    return compared.name, _interval(compared.before), _interval(compared.after), _loss(compared.loss)
 
 
 def _flips(evidence: Evidence) -> Table:
@@ -97,7 +124,7 @@ def _slices(evidence: Evidence) -> Table:
         "compare with the intervals above.",
         ("part", "rows", "metric", "float", "this variant", "loss"),
         tuple(
-            (one.name, _count(one.rows), one.metric, _number(one.before), _number(one.after), _number(one.loss))
+            (one.name, _count(one.rows), one.metric, _number(one.before), _number(one.after), _loss(one.loss))
             for one in evidence.slices[:MAX_SLICES]
         ),
         "slices",
@@ -110,7 +137,7 @@ def _shifts(evidence: Evidence) -> Table:
         f"The same rows, changed: {evidence.decision.name} of both models, and how often they still agree.",
         ("change", "float", "this variant", "loss", "agreement"),
         tuple(
-            (one.name, _number(one.before), _number(one.after), _number(one.loss), _number(one.agreement))
+            (one.name, _number(one.before), _number(one.after), _loss(one.loss), _number(one.agreement))
             for one in evidence.shifts
         ),
         "shifts",
@@ -120,11 +147,12 @@ def _shifts(evidence: Evidence) -> Table:
 def _sensitivity(evidence: Evidence) -> Table:
     return Table(
         "Layers",
-        "Signal to noise of the model's output when this layer alone is quantized to 8 bits; the lower, the worse.",
+        "Signal to noise of the float model's output when this layer alone is quantized to 8 bits, simulated on rows "
+        "of the selection split; the lower, the worse. Both: the noise of the two, added.",
         ("layer", "weights, dB", "activations, dB", "both, dB"),
         tuple(
             (one.layer, _number(one.weights_db), _number(one.activations_db), _number(one.both_db))
-            for one in sorted(evidence.sensitivity, key=lambda one: one.both_db or 0.0)
+            for one in sorted(evidence.sensitivity, key=lambda one: one.both_db)[:MAX_LAYERS]
         ),
         "sensitivity",
     )
@@ -147,6 +175,11 @@ def _interval(figure: Figure) -> str:
 
 def _count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
+
+
+def _loss(value: float) -> str:
+    """To a hundredth of a point."""
+    return _number(value) if abs(value) >= 1 else f"{value + 0.0:.4f}".replace("-0.0000", "0.0000")
 
 
 def _number(value: float | None) -> str:

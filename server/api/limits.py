@@ -15,11 +15,11 @@ MAX_BODY_BYTES: Final = 1024 * 1024
 # A client that is still sending sees a reset connection instead of the answer: so the rest is read, within reason.
 DRAIN_BYTES: Final = 64 * 1024 * 1024
 DRAIN_S: Final = 5.0
-_PUSH: Final = re.compile(r"/v1/models/[^/]+/versions/[^/]+")
+_WITH_FILES: Final = re.compile(r"/v1/models/[^/]+/versions/[^/]+(/reports)?")
 
 
 class BodyLimit:
-    """Reads the body of an ordinary request into memory, up to the limit; a push is counted by its own route.
+    """Reads the body of an ordinary request into memory, up to the limit; one with files is counted by its route.
 
     `Content-Length` is only a claim, and a chunked body makes none: so what arrives is counted.
     """
@@ -34,7 +34,7 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         body = _Body(receive)
-        if scope["method"] == "POST" and _PUSH.fullmatch(scope["path"]):
+        if scope["method"] == "POST" and _WITH_FILES.fullmatch(scope["path"]):
             await self._app(scope, body.receive, body.answering(send))
             return
         content = bytearray()

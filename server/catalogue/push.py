@@ -28,6 +28,7 @@ MAX_DIRECTORY_BYTES: Final = 4 * 1024 * 1024  # 20,000 entries of torch need 2.5
 MODEL_ADVICE: Final = (
     "push a torch.export archive (.pt2), .onnx, .keras, .h5, a float .tflite, or a SavedModel folder as .zip or .tar"
 )
+DATA_ADVICE: Final = "save one with numpy.savez('data.npz', input=..., target=...)"
 _HEAD_BYTES: Final = 512
 
 
@@ -78,13 +79,23 @@ def accept_push(
     with database.read() as connection:
         _refuse_other_content(connection, name, work)
     for file in upload.files():
-        stored = store.put_file(file.path)
-        if stored.sha256 != file.sha256:
-            raise DigestMismatchError(expected_sha256=file.sha256, actual_sha256=stored.sha256)
+        put(store, file)
     with database.write() as connection:
         enqueued = enqueue(connection, _wanted(name, work), now=now)
         _refuse_if_other(enqueued.request, name, work)
     return PushAccepted(model=name[0], version=name[1], job_id=enqueued.job.job_id)
+
+
+def put(store: ObjectStore, file: UploadedFile) -> None:
+    """Store a file that was sent.
+
+    Raises:
+        DigestMismatchError: it changed since it was received.
+        StorageUnavailableError: S3 is down.
+    """
+    stored = store.put_file(file.path)
+    if stored.sha256 != file.sha256:
+        raise DigestMismatchError(expected_sha256=file.sha256, actual_sha256=stored.sha256)
 
 
 def refuse_by_glance(upload: Upload) -> None:
@@ -95,14 +106,19 @@ def refuse_by_glance(upload: Upload) -> None:
     """
     _refuse_no_model(upload.source)
     for kind, file in (("data", upload.data), ("train", upload.train)):
-        if file is None:
-            continue
-        names = _entries(file, kind, "save one with numpy.savez('data.npz', input=..., target=...)")
-        if not names or not all(entry.endswith(".npy") for entry in names):
-            raise InvalidError(
-                f"The {kind} file is a zip archive, but no .npz of numpy: "
-                "save one with numpy.savez('data.npz', input=..., target=...)."
-            )
+        if file is not None:
+            refuse_no_data(file, kind)
+
+
+def refuse_no_data(file: UploadedFile, kind: str) -> None:
+    """Refuse what cannot be an `.npz`; `kind`: what the file was sent as.
+
+    Raises:
+        InvalidError: it is none.
+    """
+    names = _entries(file, kind, DATA_ADVICE)
+    if not names or not all(entry.endswith(".npy") for entry in names):
+        raise InvalidError(f"The {kind} file is a zip archive, but no .npz of numpy: {DATA_ADVICE}.")
 
 
 def _refuse_no_model(file: UploadedFile) -> None:

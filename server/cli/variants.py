@@ -6,6 +6,7 @@ import typer
 
 from server.cli.options import JsonOption, ModelVersionArgument, RegistryOption, split_version
 from server.cli.output import fail, say, show_documents, show_json, show_table
+from server.cli.report import report
 from server.cli.session import connected
 from server.cli.variant_page import LIST_COLUMNS, WIDE_COLUMNS, list_row, show_variant, wide_row
 from server.cli.waiting import follow, refusals, show_choices
@@ -112,6 +113,9 @@ def choices(model: ModelVersionArgument, registry: RegistryOption = None, *, as_
         return
     rows = [(choice.profile, choice.variant_id or "no_variant", _why(choice)) for choice in found]
     show_table(("profile", "variant", "why"), rows, empty=_NONE_YET)
+
+
+app.command()(report)
 
 
 def _is_meant(variant: "Variant", text: str | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,8 @@ from edge_agent.protocol.profile import DeviceProfile
 from server.client.errors import RegistryClientError
 from server.client.export import export_module
 from server.client.outages import through_outages
+from server.client.pages import unpack_pages
+from server.client.paths import digest_segment, proof, version_path
 from server.client.transport import ANSWER_TIMEOUT_S, Transport, given, segment
 from server.client.upload import open_parts
 from server.schemas.catalogue import BuildRequest, Choice, Job, JobState, ModelVersion, PushAccepted, PushForm, Variant
@@ -29,6 +30,7 @@ from server.schemas.fleet import (
     TokenRequest,
     TokenView,
 )
+from server.schemas.report import Report, ReportForm
 from server.schemas.retention import SweepReport, SweepRequest
 from server.schemas.rollouts import ActionRequest, Rollout, RolloutAction, RolloutRequest
 from server.schemas.search import Search, SearchForm
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.3
 DocumentT = TypeVar("DocumentT", bound=RequestDocument)
-_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 # The registry hashes what it got and copies it to S3 before it answers, three files of up to 4 GiB at the most.
 PUSH_ANSWER_S: Final = 1800.0
@@ -56,6 +57,7 @@ _CHOICES: Final = TypeAdapter(list[Choice])
 _JOB: Final = TypeAdapter(Job)
 _JOBS: Final = TypeAdapter(list[Job])
 _SEARCH: Final = TypeAdapter(Search)
+_REPORT: Final = TypeAdapter(Report)
 _TOKEN: Final = TypeAdapter(Token)
 _TOKENS: Final = TypeAdapter(list[TokenView])
 _JOINED: Final = TypeAdapter(Joined)
@@ -134,7 +136,7 @@ class RegistryClient:
             progress: called with (bytes sent, bytes in all).
         """
         paths = {"source": source, "data": data, **({"train": train} if train else {})}
-        path, sent, total = _version_path(name, version), 0, 1
+        path, sent, total = version_path(name, version), 0, 1
 
         def told(now_sent: int, now_total: int) -> None:
             nonlocal sent, total
@@ -192,7 +194,7 @@ class RegistryClient:
 
     def get_version(self, model: str, version: str) -> ModelVersion:
         """One version."""
-        return self._transport.ask("GET", _version_path(model, version), answer=_VERSION)
+        return self._transport.ask("GET", version_path(model, version), answer=_VERSION)
 
     def build_variants(
         self,
@@ -205,7 +207,7 @@ class RegistryClient:
     ) -> list[Job]:
         """Ask for variants, for the profiles named or for all that are registered."""
         build = _checked(BuildRequest, {"profiles": tuple(profiles), "recipes": tuple(recipes), "again": again})
-        path = f"{_version_path(model, version)}/variants"
+        path = f"{version_path(model, version)}/variants"
         return self._transport.ask("POST", path, json=build.model_dump(mode="json"), answer=_JOBS)
 
     def list_variants(
@@ -214,22 +216,47 @@ class RegistryClient:
         """What was built and measured; `steps`: with what each step of the recipe did, layer by layer."""
         parameters = given({"profile": profile, "steps": "true" if steps else None})
         return self._transport.ask(
-            "GET", f"{_version_path(model, version)}/variants", params=parameters, answer=_VARIANTS
+            "GET", f"{version_path(model, version)}/variants", params=parameters, answer=_VARIANTS
         )
 
     def list_choices(self, model: str, version: str) -> list[Choice]:
         """What each profile gets, or why nothing."""
-        return self._transport.ask("GET", f"{_version_path(model, version)}/choices", answer=_CHOICES)
+        return self._transport.ask("GET", f"{version_path(model, version)}/choices", answer=_CHOICES)
 
     # --- searches
     def start_search(self, model: str, version: str, form: SearchForm) -> Job:
         """Search for the recipe that suits a profile best, and have it built; wait for the job, then `get_search`."""
-        path = f"{_version_path(model, version)}/searches"
+        path = f"{version_path(model, version)}/searches"
         return self._transport.ask("POST", path, json=form.model_dump(mode="json"), answer=_JOB)
 
     def get_search(self, job_id: str) -> Search:
         """What a search has found, once its job is done."""
         return self._transport.ask("GET", f"/v1/searches/{segment(job_id, 'the job')}", answer=_SEARCH)
+
+    # --- reports
+    def start_report(self, model: str, version: str, form: ReportForm, *, shifted: Path | None = None) -> Job:
+        """Report on a variant; wait for the job, then `get_report` and `save_report`.
+
+        Args:
+            model: its name.
+            version: of the model.
+            form: which variant.
+            shifted: rows from elsewhere (.npz), with the inputs and the target.
+        """
+        path = f"{version_path(model, version)}/reports"
+        with open_parts({"shifted": shifted} if shifted else {}, None) as files:
+            # a body without files would not be multipart: the form is sent as a part either way
+            parts = {"form": (None, form.model_dump_json()), **files}
+            return self._transport.ask("POST", path, files=parts, answer=_JOB, patience_s=PUSH_ANSWER_S)
+
+    def get_report(self, job_id: str) -> Report:
+        """What a report comes to, once its job is done."""
+        return self._transport.ask("GET", f"/v1/reports/{segment(job_id, 'the job')}", answer=_REPORT)
+
+    def save_report(self, job_id: str, folder: Path) -> Path:
+        """Write the files of a report into a folder, which is made where it does not exist; the page to open."""
+        content = self._transport.raw("GET", f"/v1/reports/{segment(job_id, 'the job')}/files")
+        return unpack_pages(content, folder)
 
     # --- jobs
     def list_jobs(self, *, model: str | None = None, version: str | None = None, limit: int = 100) -> list[Job]:
@@ -306,17 +333,17 @@ class RegistryClient:
     # --- as a device
     def get_desired(self, device_id: str, key: str) -> Desired:
         """What a device shall run."""
-        return self._transport.ask("GET", "/v1/device/desired", headers=_proof(device_id, key), answer=_DESIRED)
+        return self._transport.ask("GET", "/v1/device/desired", headers=proof(device_id, key), answer=_DESIRED)
 
     def get_manifest(self, device_id: str, key: str, sha256: str) -> bytes:
         """A manifest, byte by byte."""
-        path = f"/v1/device/manifests/{_digest_segment(sha256)}"
-        return self._transport.raw("GET", path, headers=_proof(device_id, key))
+        path = f"/v1/device/manifests/{digest_segment(sha256)}"
+        return self._transport.raw("GET", path, headers=proof(device_id, key))
 
     def get_object_url(self, device_id: str, key: str, sha256: str) -> ObjectUrl:
         """Where a device may fetch an object."""
-        path = f"/v1/device/objects/{_digest_segment(sha256)}"
-        return self._transport.ask("GET", path, headers=_proof(device_id, key), answer=_URL)
+        path = f"/v1/device/objects/{digest_segment(sha256)}"
+        return self._transport.ask("GET", path, headers=proof(device_id, key), answer=_URL)
 
     # --- rollouts
     def start_rollout(self, request: RolloutRequest) -> Rollout:
@@ -355,20 +382,6 @@ class RegistryClient:
         """What the registry keeps no longer; unless `dry_run`, its processes delete it within seconds."""
         body = SweepRequest(dry_run=dry_run).model_dump(mode="json")
         return self._transport.ask("POST", "/v1/sweeps", json=body, answer=_SWEEP)
-
-
-def _version_path(model: str, version: str) -> str:
-    return f"/v1/models/{segment(model, 'the model')}/versions/{segment(version, 'the version')}"
-
-
-def _digest_segment(sha256: str) -> str:
-    if not _SHA256.fullmatch(sha256):
-        raise RegistryClientError("invalid", f"{sha256[:80]!r} is not a sha256 in lower-case hexadecimal.")
-    return sha256
-
-
-def _proof(device_id: str, key: str) -> dict[str, str]:
-    return {"Authorization": f"Device {device_id}:{key}"}
 
 
 def _checked(kind: type[DocumentT], document: Mapping[str, Any]) -> DocumentT:

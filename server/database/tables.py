@@ -77,7 +77,7 @@ jobs = Table(
     "jobs",  # what shall be done; what became of it stands in job_runs
     catalogue,
     Column("job_id", String(32), primary_key=True),
-    Column("kind", String(16), nullable=False),  # inspect | build
+    Column("kind", String(16), nullable=False),  # server.schemas.work.JobKind
     Column("dedupe_key", SHA256, nullable=False, unique=True),  # the same work is asked for once
     Column("model", NAME, nullable=False),
     Column("version", NAME, nullable=False),
@@ -170,6 +170,18 @@ choices = Table(
     Column("variant_id", NAME),
     Column("reason", Text, nullable=False, default="", server_default=text("''")),  # why this variant, and not the next
     Column("refusal", JSON),  # server.schemas.Refusal
+    Column("created_at", Float, nullable=False),
+)
+variant_reports = Table(
+    "variant_reports",  # the latest of each variant, and of each second set that was sent with the wish
+    catalogue,
+    Column("model", NAME, primary_key=True),
+    Column("version", NAME, primary_key=True),
+    Column("profile", NAME, primary_key=True),
+    Column("variant_id", NAME, primary_key=True),
+    Column("shifted_sha256", String(64), primary_key=True),  # "": none was sent
+    Column("archive_sha256", SHA256, nullable=False),  # object in S3: a zip of its files
+    Column("document", JSON, nullable=False),  # server.schemas.Report
     Column("created_at", Float, nullable=False),
 )
 

@@ -16,7 +16,8 @@ from server.schemas.work import JobKind
 
 MAX_ATTEMPTS: Final = 3
 NO_PROGRESS: Final = {"stage": "starting", "done": 0, "of": 0}
-_TURNS: Final = {kind.value: turn for turn, kind in enumerate((JobKind.INSPECT, JobKind.BUILD, JobKind.SEARCH))}
+_ORDER: Final = (JobKind.INSPECT, JobKind.REPORT, JobKind.BUILD, JobKind.SEARCH)
+_TURNS: Final = {kind.value: turn for turn, kind in enumerate(_ORDER)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Claim:
 
 
 def claim(database: Database, *, worker: str, now: float, lease_s: float) -> Claim | None:
-    """Take the next job: inspections first, for somebody waits for them; then builds, the oldest first; then searches.
+    """Take the next job: inspections and reports first, for somebody waits for them; then builds; then searches.
 
     A build or a search waits for the inspection of its model version. A job whose third worker died is marked failed on
     the way.

@@ -6,11 +6,11 @@ from statistics import median
 
 import sqlalchemy as sa
 
-from compressors.contract import DeviceFigure
+from compressors.contract import BuiltVariant, DeviceFigure
 from edge_agent.protocol.messages import SelfTestReport
 from edge_agent.protocol.profile import DeviceProfile
 from server.database.connect import Database
-from server.database.tables import deployments, device_figures, devices, model_versions, profiles
+from server.database.tables import deployments, device_figures, devices, model_versions, profiles, variants
 from server.jobs.errors import JobError
 from server.schemas.catalogue import ModelVersion
 
@@ -44,6 +44,22 @@ def read_profiles(database: Database, names: tuple[str, ...]) -> tuple[DevicePro
     if missing:
         raise JobError(f"There is no profile {', '.join(missing)}: add it with `edge-registry profile add`.")
     return tuple(DeviceProfile.model_validate_json(json.dumps(found[name])) for name in names)
+
+
+def read_candidates(database: Database, model: str, version: str, profile: str) -> tuple[BuiltVariant, ...]:
+    """All that was built of a model version for a profile, as the builds told of it."""
+    query = sa.select(variants.c.document, variants.c.chosen).where(
+        variants.c.model == model, variants.c.version == version, variants.c.profile == profile
+    )
+    with database.read() as connection:
+        rows = connection.execute(query.order_by(variants.c.variant_id)).all()
+    known = BuiltVariant.model_fields.keys()
+    return tuple(
+        BuiltVariant.model_validate_json(
+            json.dumps({**{name: row.document[name] for name in known & row.document.keys()}, "chosen": row.chosen})
+        )
+        for row in rows
+    )
 
 
 def read_figures(database: Database, model: str, version: str) -> tuple[DeviceFigure, ...]:

@@ -7,13 +7,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from compressors.contract import BuildResult, BuiltVariant, InspectResult, SearchResult
+from compressors.contract import BuildResult, BuiltVariant, InspectResult, ReportResult, SearchResult
 from server.database.connect import Database
-from server.database.tables import choices, model_versions, variants
+from server.database.tables import choices, model_versions, variant_reports, variants
 from server.jobs.claims import Claim, finish
 from server.jobs.errors import JobError
 from server.schemas.catalogue import ModelVersion, Refusal, Splits, Task, Variant
-from server.schemas.work import InspectWork
+from server.schemas.report import Report
+from server.schemas.work import InspectWork, ReportWork
+from server.storage.interface import StoredObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,38 @@ def register_build(
         if search is not None:
             summary["search"] = search.model_dump(mode="json", exclude={"build"})
         finish(connection, claim, result=summary, now=now)
+
+
+def report_of(claim: Claim, work: ReportWork, made: ReportResult, stored: StoredObject, *, now: float) -> Report:
+    """The record of a report whose files are stored."""
+    return Report(
+        model=claim.model,
+        version=claim.version,
+        profile=work.profile,
+        variant_id=work.variant_id,
+        label=made.label[:64],
+        sentence=made.sentence[:2000],
+        loses_points=made.loses_points,
+        files=made.files,
+        shifted_sha256=work.shifted.sha256 if work.shifted else None,
+        archive_sha256=stored.sha256,
+        archive_bytes=stored.size_bytes,
+        created_at=now,
+    )
+
+
+def register_report(database: Database, claim: Claim, report: Report) -> None:
+    """Write a report in place of an earlier one of the same variant, and end the job.
+
+    Raises:
+        LeaseLostError: the job is another worker's; nothing was changed.
+    """
+    document = report.model_dump(mode="json")
+    columns = ("model", "version", "profile", "variant_id", "archive_sha256", "created_at")
+    row = {name: document[name] for name in columns} | {"shifted_sha256": report.shifted_sha256 or ""}
+    with database.write() as connection:
+        _upsert(connection, database, variant_reports, row | {"document": document})
+        finish(connection, claim, result={"label": report.label}, now=report.created_at)
 
 
 def _unchoose(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> None:

@@ -1,7 +1,6 @@
 """One job from its claim to its end: fetch, run within limits, store, register. Puts the other modules together."""
 
 import json
-import stat
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,8 @@ from compressors.contract import (
     InspectResult,
     Latency,
     ProgressLine,
+    ReportRequest,
+    ReportResult,
     SearchBudget,
     SearchRequest,
     SearchResult,
@@ -39,9 +40,11 @@ from server.jobs import claims, reading, register
 from server.jobs.claims import Claim
 from server.jobs.errors import BadResultError, JobError
 from server.jobs.lease import Lease
+from server.jobs.output import output_file
+from server.jobs.pages import zipped
 from server.jobs.process import JobLimits, run_job
 from server.jobs.workspace import workspace
-from server.schemas.work import SEARCH_SHARE, BuildWork, InspectWork, JobKind, SearchWork
+from server.schemas.work import SEARCH_SHARE, BuildWork, InspectWork, JobKind, ReportWork, SearchWork
 from server.storage import ObjectStore
 
 STORAGE_PATIENCE_S: Final = 60.0
@@ -76,7 +79,7 @@ class JobSettings:
 
 
 class _Given(TypedDict):
-    """Fields that the requests of builds and searches share."""
+    """What builds, searches and reports are given alike."""
 
     inputs: Inputs
     pythons: dict[RuntimeName, Path]
@@ -112,7 +115,12 @@ class JobRunner:
         """
         try:
             with workspace(self._settings.work_dir) as folder:
-                do = {JobKind.INSPECT: self._inspect, JobKind.BUILD: self._build, JobKind.SEARCH: self._search}
+                do = {
+                    JobKind.INSPECT: self._inspect,
+                    JobKind.BUILD: self._build,
+                    JobKind.SEARCH: self._search,
+                    JobKind.REPORT: self._report,
+                }
                 do[claim.kind](claim, lease, folder)
         except JobError as exc:
             self._fail(claim, lease, exc.wire_code, str(exc))
@@ -176,8 +184,33 @@ class JobRunner:
             raise BadResultError("The search built nothing of what it found: report this as a bug.")
         self._register(claim, lease, result.build, (work.profile,), given["output_dir"], search=result)
 
+    def _report(self, claim: Claim, lease: Lease, folder: Path) -> None:
+        work = _parse(ReportWork, claim.request)
+        candidates = reading.read_candidates(self._catalogue, claim.model, claim.version, work.profile)
+        variant = next((one for one in candidates if one.variant_id == work.variant_id), None)
+        if variant is None or variant.manifest_sha256 is None or variant.object_sha256 is None:
+            raise JobError(f"There is no file of {work.variant_id} any more: build {claim.model} again.")
+        given = self._given(claim, lease, folder)
+        request = ReportRequest(
+            inputs=given["inputs"],
+            variant=variant,
+            others=tuple(one for one in candidates if one is not variant),
+            manifest_path=self._fetch(lease, variant.manifest_sha256, folder / "manifest.json"),
+            object_path=self._fetch(lease, variant.object_sha256, folder / "object"),
+            shifted_path=self._fetch(lease, work.shifted.sha256, folder / "shifted.npz") if work.shifted else None,
+            pythons=given["pythons"],
+            output_dir=given["output_dir"],
+            cache_dir=given["cache_dir"],
+            measure_again=work.measure_again,
+        )
+        result = self._run(claim, lease, folder, request, ReportResult)
+        content = zipped(given["output_dir"], result.files)
+        stored = self._with_storage(lease, lambda: self._store.put_bytes(content))
+        report = register.report_of(claim, work, result, stored, now=self._clock())
+        self._patiently(lease, lambda: register.register_report(self._catalogue, claim, report))
+
     def _given(self, claim: Claim, lease: Lease, folder: Path) -> _Given:
-        """What a build and a search are given alike: the version's files, the runtimes, and what is known of them."""
+        """What builds, searches and reports are given alike: files of the version, runtimes, what is known of them."""
         version = reading.read_version(self._catalogue, claim.model, claim.version)
         output_dir = folder / "output"
         output_dir.mkdir()
@@ -231,7 +264,7 @@ class JobRunner:
         claim: Claim,
         lease: Lease,
         folder: Path,
-        request: InspectRequest | BuildRequest | SearchRequest,
+        request: InspectRequest | BuildRequest | SearchRequest | ReportRequest,
         kind: type[ResultT],
     ) -> ResultT:
         request_path, result_path = folder / "request.json", folder / "result.json"
@@ -263,7 +296,7 @@ class JobRunner:
         sizes: dict[str, int] = {}
         for number, sha256 in enumerate(wanted):
             lease.report("storing", number, len(wanted))
-            path = _output_file(output_dir, sha256)
+            path = output_file(output_dir, sha256)
             stored = self._with_storage(lease, partial(self._store.put_file, path))
             if stored.sha256 != sha256:
                 raise BadResultError(f"The job left a file {sha256} that holds other bytes: report this as a bug.")
@@ -314,15 +347,3 @@ def _check_build(result: BuildResult, profiles: Sequence[str]) -> None:
             raise BadResultError("The job's result neither chooses nor refuses, or does both: report this as a bug.")
         if choice.variant_id is not None and (choice.profile, choice.variant_id) not in packed:
             raise BadResultError("The job's result chooses a variant that it did not pack: report this as a bug.")
-
-
-def _output_file(folder: Path, sha256: str) -> Path:
-    """A file that the job left: an ordinary one, never a link to something that is not the job's."""
-    path = folder / sha256
-    try:
-        mode = path.lstat().st_mode
-    except OSError as exc:
-        raise BadResultError(f"The job named a file {sha256} and did not leave it: report this as a bug.") from exc
-    if folder.is_symlink() or not stat.S_ISREG(mode):
-        raise BadResultError(f"The job left {sha256} as something that is no file: report this as a bug.")
-    return path

@@ -13,7 +13,7 @@ import uvicorn
 
 from server.api.app import create_app
 from server.api.ports import Ports
-from server.api.routes.models import UPLOADS
+from server.api.upload import UPLOADS
 from server.database.connect import Database
 from server.database.migrate import upgrade
 from server.errors import RegistryError, SettingsError

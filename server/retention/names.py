@@ -1,4 +1,4 @@
-"""Which objects of the store are named: by versions, variants, work under way, or what devices may fetch or go back to.
+"""Which objects are named: by versions, variants, reports, work under way, or what devices may fetch or go back to.
 
 Everything that puts an object into the store and names it in a table must be read here: what is not, is deleted.
 """
@@ -12,10 +12,10 @@ from pydantic import ValidationError
 
 from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.messages import Desired
-from server.database.tables import deployments, desired, job_runs, jobs, model_versions, variants
+from server.database.tables import deployments, desired, job_runs, jobs, model_versions, variant_reports, variants
 from server.errors import DigestMismatchError, ObjectNotFoundError
 from server.schemas.catalogue import JobState
-from server.schemas.work import InspectWork, JobKind
+from server.schemas.work import InspectWork, JobKind, ReportWork, StoredFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,20 +42,30 @@ def named_objects(connection: sa.Connection, store: ObjectStore) -> frozenset[st
     # built again under the same id, a variant has another manifest now: devices may still have the one before
     older = delivered - objects_of.keys()
     files = {sha256 for row in versions for sha256 in row if sha256}
-    return frozenset(files | _under_way(connection) | built | delivered | set(_objects_of(older, store)))
+    reports = set(connection.execute(sa.select(variant_reports.c.archive_sha256)).scalars())
+    return frozenset(files | reports | _under_way(connection) | built | delivered | set(_objects_of(older, store)))
 
 
 def _under_way(connection: sa.Connection) -> set[str]:
-    """The files of pushes that are not looked into yet: nobody has them, somebody has, or had and gave them back."""
+    """The files of pushes that are not looked into yet, and the second sets of reports that are not made yet.
+
+    Nobody has them, somebody has, or had and gave them back.
+    """
     open_states = (JobState.QUEUED.value, JobState.RUNNING.value)
     query = (
-        sa.select(jobs.c.request)
+        sa.select(jobs.c.kind, jobs.c.request)
         .outerjoin(job_runs, job_runs.c.job_id == jobs.c.job_id)
-        .where(jobs.c.kind == JobKind.INSPECT.value)
+        .where(jobs.c.kind.in_((JobKind.INSPECT.value, JobKind.REPORT.value)))
         .where(sa.or_(job_runs.c.state.is_(None), job_runs.c.state.in_(open_states)))
     )
-    work = [InspectWork.model_validate(request) for request in connection.execute(query).scalars()]
-    return {file.sha256 for one in work for file in (one.source, one.data, one.train) if file is not None}
+    files: list[StoredFile | None] = []
+    for row in connection.execute(query):
+        if row.kind == JobKind.REPORT:
+            files.append(ReportWork.model_validate(row.request).shifted)
+        else:
+            work = InspectWork.model_validate(row.request)
+            files += [work.source, work.data, work.train]
+    return {file.sha256 for file in files if file is not None}
 
 
 def _delivered(connection: sa.Connection) -> set[str]:

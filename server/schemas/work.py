@@ -20,6 +20,7 @@ class JobKind(StrEnum):
     INSPECT = "inspect"
     BUILD = "build"
     SEARCH = "search"
+    REPORT = "report"
 
 
 class StoredFile(Document):
@@ -55,3 +56,12 @@ class SearchWork(Document):
     until_fits: bool = False
     seed: int = 0
     replay: Latencies | None = None
+
+
+class ReportWork(Document):
+    """Hold one variant of a profile against the float model; `shifted`: rows from elsewhere, which the user sent."""
+
+    profile: Name
+    variant_id: Name
+    shifted: StoredFile | None = None
+    measure_again: bool = False

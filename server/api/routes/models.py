@@ -5,19 +5,14 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from edge_agent.protocol.base import Name
 from server.api.ports import PortsOf
-from server.api.slots import UploadSlots, check_room
-from server.api.upload import MAX_FORM_BYTES, receive_upload, upload_folder
+from server.api.upload import PUSH, receiving
 from server.catalogue import jobs, searches, versions
-from server.catalogue.push import accept_push
-from server.errors import InvalidError, TooLargeError
+from server.catalogue.push import Upload, accept_push
 from server.schemas.catalogue import BuildRequest, Choice, Job, ModelVersion, PushAccepted, PushForm, Variant
 from server.schemas.search import Search, SearchForm
-
-UPLOADS: Final = "uploads"
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -50,18 +45,9 @@ _MULTIPART: Final[dict[str, Any]] = {
 )
 async def push_version(model: Name, version: Name, request: Request, ports: PortsOf) -> PushAccepted:
     """Push a version: its files are stored and a job looks into them; the same push again gives the same job."""
-    max_file_bytes = ports.settings.max_upload_bytes
-    claimed = request.headers.get("content-length", "")
-    if claimed.isdigit() and int(claimed) > 3 * max_file_bytes + MAX_FORM_BYTES:
-        raise TooLargeError(f"The push has {claimed} bytes; a file may have {max_file_bytes} (max_upload_bytes).")
-    slots: UploadSlots = request.app.state.upload_slots
-    check_room(ports.settings.data_dir, claimed_bytes=int(claimed) if claimed.isdigit() else 0)
-    with slots.taken(), upload_folder(ports.settings.data_dir / UPLOADS) as folder:
-        try:
-            content_type = request.headers.get("content-type", "")
-            upload = await receive_upload(content_type, request.stream(), folder, max_file_bytes=max_file_bytes)
-        except ClientDisconnect as exc:
-            raise InvalidError("The upload ended too early: send it again.") from exc
+    async with receiving(request, ports, PUSH) as received:
+        files = received.files
+        upload = Upload(files["source"], files["data"], files.get("train"), received.parsed(PushForm))
         return await run_in_threadpool(
             accept_push, ports.catalogue, ports.objects, (model, version), upload, now=ports.clock()
         )

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from server.api.slots import MAX_UPLOADS
-from server.api.upload import receive_upload
+from server.api.upload import PUSH, receive_upload
 from server.database.tables import jobs
 from server.errors import InvalidError
 
@@ -282,7 +282,9 @@ def test_upload_that_stalls_gives_its_slot_back(tmp_path: Path) -> None:
         yield b"--x"
         await asyncio.sleep(60)
 
-    receiving = receive_upload("multipart/form-data; boundary=x", silent(), tmp_path, max_file_bytes=1000, stall_s=0.05)
+    receiving = receive_upload(
+        "multipart/form-data; boundary=x", silent(), tmp_path, PUSH, max_file_bytes=1000, stall_s=0.05
+    )
     with pytest.raises(InvalidError, match=r"stalled for 0\.05 s"):
         asyncio.run(receiving)
 
