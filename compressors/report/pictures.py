@@ -67,15 +67,17 @@ def _pareto(evidence: Evidence) -> str:
     largest = max(point.download_bytes for point in points)
 
     def draw(axes: Axes) -> None:
+        named = 0
         for point in points:
+            place = (point.latency_p50_ms, point.metric)
             color = AFTER if point.reported else BEFORE if point.on_front else GREY
             size, z = 20 + 80 * point.download_bytes / largest, 3 if point.reported else 2
-            axes.scatter(point.latency_p50_ms, point.metric, s=size, color=color, zorder=z)
-            if point.reported or point.on_front:
+            axes.scatter(*place, s=size, color=color, zorder=z)
+            if point.reported or point.on_front:  # neighbours: one above its point, the next below
+                offset = (6, -13 if named % 2 else 6)
                 name = f"{point.recipe}, {point.target}"
-                axes.annotate(
-                    name, (point.latency_p50_ms, point.metric), xytext=(6, 5), textcoords="offset points", color=color
-                )
+                axes.annotate(name, place, xytext=offset, textcoords="offset points", color=color)
+                named += 1
         if max(one.latency_p50_ms for one in points) > LOGARITHMIC * min(one.latency_p50_ms for one in points):
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter("{x:g}")

@@ -91,7 +91,7 @@ def test_report_is_written_for_people_and_for_programs(tmp_path: Path, evidence:
         text = " ".join((tmp_path / "report" / page).read_text().split())
         for said in (
             "faster",
-            "camera gets this variant",
+            "camera gets it.",
             "more than one point of top1, and camera gets it",
             "0.75 (0.73 to 0.77)",
             "4,400,000",

@@ -2,12 +2,14 @@
 
 import fcntl
 import hashlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,8 +24,9 @@ from server.jobs.process import JobLimits
 from server.jobs.runner import JobRunner, JobSettings
 from server.jobs.worker import Worker
 from server.schemas.catalogue import ModelVersion, PushForm, Task, Variant
+from server.schemas.report import Report
 from server.schemas.search import Search
-from server.schemas.work import BuildWork, InspectWork, SearchWork, StoredFile
+from server.schemas.work import BuildWork, InspectWork, ReportWork, SearchWork, StoredFile
 from server.storage import S3ObjectStore
 
 NETWORK = Path(__file__).with_name("network.py")
@@ -159,6 +162,7 @@ def test_worker_a_pushed_network_is_inspected_then_built_and_stored(
     manifest = VariantManifest.model_validate_json(object_store.get_bytes(chosen["manifest_sha256"]))
     assert manifest.object.sha256 == chosen["object_sha256"]
     assert object_store.size_bytes(chosen["object_sha256"]) == chosen["object_bytes"]
+    check_report(catalogue, object_store, chosen["variant_id"])
     end_s = time.monotonic() + 20
     while list((catalogue.folder / "work").iterdir()):  # its folder goes after its result was written
         assert time.monotonic() < end_s, "a job left its folder"
@@ -309,6 +313,34 @@ def test_worker_a_link_among_the_results_is_never_uploaded(
     assert not object_store.exists(sha256)
 
 
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (["report.html", "../secret.json"], "files that no report has"),
+        (["report.json"], "files that no report has"),
+        (["report.html"], "did not leave it"),
+    ],
+)
+def test_worker_a_report_of_foreign_files_is_never_uploaded(
+    catalogue: Catalogue, object_store: S3ObjectStore, program: MakeProgram, files: list[str], words: str
+) -> None:
+    prepared_build(catalogue, object_store)
+    sha256 = object_store.put_bytes(b"of a variant").sha256
+    names = {"model": "net", "version": "1", "profile": "any", "variant_id": "v", "recipe": "float32"}
+    told = {"runtime": "litert", "delegate": "none", "verdict": "fits", "chosen": True}
+    shas = {"manifest_sha256": sha256, "object_sha256": sha256}
+    document = {**names, **told, **shas}
+    catalogue.insert(tables.variants, {**document, "document": document, "created_at": 1.0})
+    work = ReportWork(profile="any", variant_id="v")
+    job_id = catalogue.add_job("report", work.model_dump(mode="json"))
+    result = {"label": "faster", "sentence": "0.5", "loses_points": False, "files": files}
+    source = f"import json, sys; json.dump({result!r}, open(sys.argv[3], 'w'))"
+    assert in_process(catalogue, object_store, program(source)).run_one(threading.Event())
+    assert (catalogue.run(job_id)["state"], catalogue.run(job_id)["error"]["code"]) == ("failed", "bad_result")
+    assert words in catalogue.run(job_id)["error"]["message"]
+    assert catalogue.rows(tables.variant_reports) == []
+
+
 def test_worker_that_lost_its_lease_ends_the_job_and_writes_nothing(
     catalogue: Catalogue, object_store: S3ObjectStore, program: MakeProgram
 ) -> None:
@@ -328,6 +360,19 @@ def test_worker_that_lost_its_lease_ends_the_job_and_writes_nothing(
     thread.join()
     assert time.monotonic() - began_s < 10
     assert (catalogue.run(job_id)["state"], catalogue.run(job_id)["worker"]) == ("running", "thief")
+
+
+def check_report(catalogue: Catalogue, store: S3ObjectStore, variant_id: str) -> None:
+    """A report on what was built is asked for, made, stored and registered."""
+    report = catalogue.add_job("report", ReportWork(profile="any", variant_id=variant_id).model_dump(mode="json"))
+    run = wait_for_end(catalogue, report)
+    assert run["state"] == "done", run["error"]
+    (row,) = catalogue.rows(tables.variant_reports)
+    told = Report.model_validate(row["document"])
+    assert (told.label, told.variant_id) == ("not worth it", variant_id)  # it is the float file itself
+    with zipfile.ZipFile(io.BytesIO(store.get_bytes(row["archive_sha256"]))) as archive:
+        assert tuple(archive.namelist()) == told.files
+        assert variant_id in archive.read("report.html").decode()
 
 
 def prepared_build(catalogue: Catalogue, store: S3ObjectStore) -> None:

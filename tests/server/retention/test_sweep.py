@@ -111,6 +111,15 @@ def add_inspection(database: Database, job_id: str, files: list[str], state: str
         insert(database, tables.job_runs, **run, progress={})
 
 
+def add_report(database: Database, archive_sha256: str, shifted_sha256: str) -> None:
+    """A report that is there, and a wish for another one with a second set."""
+    key = {"model": "m", "version": "1", "profile": "pi", "variant_id": "v", "shifted_sha256": ""}
+    insert(database, tables.variant_reports, **key, archive_sha256=archive_sha256, document={}, created_at=NOW)
+    request = {"profile": "pi", "variant_id": "v", "shifted": {"sha256": shifted_sha256, "size_bytes": 1}}
+    job = {"job_id": "j10", "kind": "report", "dedupe_key": "j10", "model": "m", "version": "1"}
+    insert(database, tables.jobs, **job, request=request, created_at=NOW)
+
+
 def name_everything(parts: Parts, store: S3ObjectStore) -> set[str]:
     """Every way in which an object can be needed; what is named."""
     catalogue = parts.catalogue
@@ -122,6 +131,8 @@ def name_everything(parts: Parts, store: S3ObjectStore) -> set[str]:
     add_inspection(catalogue, "j1", queued, None)
     add_inspection(catalogue, "j2", running, "running")
     add_inspection(catalogue, "j9", given_back, "queued")
+    report, second = put(store), put(store)
+    add_report(catalogue, report, second)
     manifest, object_ = put_variant(store, "built and never chosen")
     variant = {"model": "m", "version": "1", "profile": "pi", "variant_id": "v", "recipe": "float32"}
     run_on = {"runtime": "litert", "delegate": "xnnpack", "verdict": "misses", "chosen": False, "document": {}}
@@ -137,7 +148,7 @@ def name_everything(parts: Parts, store: S3ObjectStore) -> set[str]:
     previous = wanted(before).model_dump(mode="json")
     insert(catalogue, tables.deployments, **deployment, **told, previous=previous)
     named = {source, data, train, manifest, object_, desired, desired_object, before, before_object}
-    return named | set(queued) | set(running) | set(given_back)
+    return named | set(queued) | set(running) | set(given_back) | {report, second}
 
 
 def test_sweep_objects_deletes_what_nobody_names_and_nothing_else(parts: Parts, store: S3ObjectStore) -> None:
