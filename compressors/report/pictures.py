@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BEFORE, AFTER, GREY = "#8a8f98", "#1f6f8b", "#c9ccd1"
 MAX_BARS = 12
+NAME_HEIGHTS = (6, -14, 18, -26, 30, -38)  # points above a candidate: neighbours shall not cover each other
 SHOWN_CHANGE = 0.2  # of the float model's metric
 LEAST_SPAN = 0.04  # of that metric, along the axis
 LOGARITHMIC = 8.0  # times the least latency
@@ -73,8 +74,8 @@ def _pareto(evidence: Evidence) -> str:
             color = AFTER if point.reported else BEFORE if point.on_front else GREY
             size, z = 20 + 80 * point.download_bytes / largest, 3 if point.reported else 2
             axes.scatter(*place, s=size, color=color, zorder=z)
-            if point.reported or point.on_front:  # neighbours: one above its point, the next below
-                offset = (6, -13 if named % 2 else 6)
+            if point.reported or point.on_front:
+                offset = (6, NAME_HEIGHTS[named % len(NAME_HEIGHTS)])
                 name = f"{point.recipe}, {point.target}"
                 axes.annotate(name, place, xytext=offset, textcoords="offset points", color=color)
                 named += 1
