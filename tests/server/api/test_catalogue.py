@@ -13,6 +13,9 @@ from server.database.tables import choices, jobs, variants
 Registry = Any
 OPERATIONS = [
     "get_health",
+    "start_report",
+    "get_report",
+    "get_report_files",
     "add_profile",
     "list_profiles",
     "get_profile",
