@@ -1,6 +1,6 @@
 """A compact student on Fashion-MNIST: what its teacher is worth, with few labels and with many.
 
-    python benchmarks/distillation.py [--rows 20000] [--labels 2000] [--epochs 16] [--seed 0] [--json FILE]
+    python -m benchmarks.distillation [--rows 20000] [--labels 2000] [--epochs 16] [--seed 0] [--json FILE]
 
 The teacher is the CNN of examples/fashion.py (9.1 M multiply-accumulates), the student MobileNetV3-small of a quarter
 of its width. Each student sees as many batches as the others, whatever it learns from. The pictures are those of the

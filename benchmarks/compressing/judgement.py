@@ -27,8 +27,8 @@ class Entrant:
         return max(self.p50_ms) < min(other.p50_ms)
 
     def is_righter(self, other: Entrant) -> bool:
-        """Beyond the interval of the other's metric."""
-        return self.metric > other.high
+        """Beyond the metric's interval: either value is outside of the other's, which is short where it nears 1."""
+        return self.metric > other.high or other.metric < self.low
 
     def is_smaller(self, other: Entrant) -> bool:
         """On the wire."""

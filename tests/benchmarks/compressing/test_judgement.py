@@ -68,6 +68,13 @@ def test_judge_of_a_win_over_what_another_peer_beats_anyway_says_not_better() ->
     assert judge([OURS], [bad, THEIRS]).better == ()
 
 
+def test_judge_of_a_loss_outside_of_our_short_interval_alone_says_not_dominated() -> None:
+    nearly_perfect = replace(OURS, metric=0.975, low=0.925, high=1.0)
+    far_off = replace(THEIRS, metric=0.875, low=0.75, high=0.975, wire_bytes=8_000)
+    assert not judge([nearly_perfect], [far_off]).dominated
+    assert not judge([far_off], [nearly_perfect]).dominated
+
+
 def test_front_keeps_trades_and_equals() -> None:
     fast = replace(OURS, name="fast", wire_bytes=20_000, p50_ms=(0.1,) * 5)
     slow = replace(OURS, name="slow", p50_ms=(3.0,) * 5)
