@@ -75,7 +75,7 @@ def show(name: str, metric: str, contenders: list[Contender], judgement: Judgeme
     """Print the table and what follows from it."""
     width = max(len(one.name) for one in contenders) + 3
     print(f"\n{f'{name}, {metric}':{width}}" + "".join(f"{column:>17}" for column in COLUMNS))
-    for one in sorted(contenders, key=lambda one: (bool(one.refusal), min(one.p50_ms, default=0.0))):
+    for one in sorted(contenders, key=lambda one: (bool(one.refusal), one.median_ms)):
         if one.refusal:
             print(f"{one.name:{width}}  refused: {one.refusal}")
             continue
