@@ -45,7 +45,7 @@ class Judgement:
     """How one side stands beside another. Pairs of names, the better one first."""
 
     dominated: tuple[tuple[str, str], ...]  # of our front, by theirs
-    better: tuple[tuple[str, str], ...]  # ours, than something of their front
+    better: tuple[tuple[str, str], ...]  # something of our front, than something of theirs
 
 
 def front(entrants: Sequence[Entrant]) -> list[Entrant]:
@@ -54,8 +54,9 @@ def front(entrants: Sequence[Entrant]) -> list[Entrant]:
 
 
 def judge(ours: Sequence[Entrant], theirs: Sequence[Entrant]) -> Judgement:
-    """Hold the front of one side against all of the other, both ways alike."""
-    return Judgement(dominated=_pairs(theirs, front(ours)), better=_pairs(ours, front(theirs)))
+    """Hold the front of one side against the other: against all of theirs, and what we gain by our own front alone."""
+    own = front(ours)
+    return Judgement(dominated=_pairs(theirs, own), better=_pairs(own, front(theirs)))
 
 
 def _pairs(better: Iterable[Entrant], worse: Sequence[Entrant]) -> tuple[tuple[str, str], ...]:
