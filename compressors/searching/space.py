@@ -153,8 +153,11 @@ def _rounded(ask: Ask, facts: Facts, *, may_move: bool) -> Iterator[StepSpec]:
         return
     most = facts.outstanding or min(1, len(facts.sensitive) - 1)
     float_layers = ask.suggest_int("float_layers", 0, most) if most > 0 else 0
+    parameters: Choices = {"float_layers": float_layers} if float_layers else {}
+    if _one_of(ask, "per_tensor", (False, True)):  # one scale a tensor: fewer bytes, and often as right
+        parameters["granularity"] = "tensor"
     yield _LITERT
-    yield StepSpec(step="static-int8", parameters={"float_layers": float_layers} if float_layers else {})
+    yield StepSpec(step="static-int8", parameters=parameters)
 
 
 def _numbers(ask: Ask, form: Form) -> str:
@@ -172,6 +175,9 @@ def _first(facts: Facts) -> Iterator[Choices]:
     if facts.outstanding and form is Form.LITERT:
         yield _chosen(form, "static-int8", float_layers=facts.outstanding)
     yield _chosen(form, "static-int8", repairs=True)
+    if form is Form.LITERT:
+        yield _chosen(form, "static-int8", per_tensor=True)
+        yield _chosen(form, "dynamic-int4")
     if facts.has_tables:
         numbers = "dynamic-int8" if "dynamic-int8" in NUMBERS[form] else "float32"
         yield _chosen(form, numbers, tables="shared", fine_tune=True)
@@ -199,6 +205,7 @@ def _chosen(form: Form, numbers: str, **choices: JsonValue) -> Choices:
         "train_quantized": False,
         "repairs": False,
         "float_layers": 0,
+        "per_tensor": False,
         "spared": 0,
     }
     return plain | choices

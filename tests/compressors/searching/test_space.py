@@ -88,6 +88,8 @@ def test_all_that_the_facts_allow_is_suggested_and_the_usual_recipes_come_first(
     }
     floats = {spec.parameters.get("float_layers", 0) for recipe in recipes for spec in recipe.steps}
     assert floats == {0, 1, 2}
+    scales = {spec.parameters.get("granularity") for recipe in recipes for spec in recipe.steps}
+    assert scales == {None, "tensor"}
 
 
 def test_model_without_layers_is_tried_in_each_number_format_and_no_more() -> None:
