@@ -352,6 +352,9 @@ def test_rollout_is_started_told_and_watched_to_its_end(
     controller.join()
     assert "net@1 running" in watched
     assert "net@1 finished" in watched
+    advance("finished", "timed_out")
+    run("rollout", "status", "--watch", exit_code=1)
+    advance("finished", "running")
     with registry.catalogue.write() as connection:
         choice = {
             "model": "net",
