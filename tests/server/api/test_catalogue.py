@@ -102,6 +102,11 @@ def test_body_that_is_no_json_or_too_large_is_refused(http: httpx.Client) -> Non
     answer = http.post("/v1/profiles", content=b"{nope", headers={"content-type": "application/json"})
     assert answer.status_code == 422
     assert "not JSON" in error_of(answer)[1]
+    untyped = http.post("/v1/profiles", content=b"{}", headers={"content-type": "text/plain"})
+    assert untyped.status_code == 422
+    assert error_of(untyped)[1] == (
+        "the body is b'{}': it should be a JSON object, sent with the content type application/json."
+    )
     large = http.post("/v1/profiles", content=b" " * 2_000_000, headers={"content-type": "application/json"})
     assert large.status_code == 413
     chunked = http.post("/v1/profiles", content=iter([b" " * 700_000] * 2))
