@@ -407,7 +407,7 @@ def test_advance_proven_variant_that_fails_stops_its_lane_and_no_other(make_pape
     told = paper.sentence("lane_stopped")
     assert told.startswith("Lane pi stops: 1 of ")
     assert f"0 are allowed; the first is {bad}: crash_loop, 3 crashes in 60 s" in told
-    assert told.endswith("1 that run it keep it.")
+    assert told.endswith(" other devices will not get it, 1 that runs it keeps it.")
     versions = {device: (paper.wanted(device) or pytest.fail(device)).version for device in paper.devices}
     assert versions[bad] == "1"
     assert versions[good] == "2", "it was verified there"
