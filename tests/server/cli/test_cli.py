@@ -135,7 +135,7 @@ def finish(registry: Registry, job: sa.Row[Any], *, fails: bool = False) -> None
     names = ("model", "version", "task", "metric", "source_sha256", "source_bytes", "eval_sha256", "created_at")
     with registry.catalogue.write() as connection:
         connection.execute(
-            sa.insert(job_runs).values(**run_row, started_at=1.0, finished_at=2.0, progress={"done": 1, "of": 1})
+            sa.insert(job_runs).values(**run_row, started_at=1.0, finished_at=2.0, progress={"stage": "fetching"})
         )
         if job.kind == "inspect":
             row = {**{name: document[name] for name in names}, "document": document}
@@ -260,6 +260,9 @@ def test_push_ends_when_the_version_is_registered_and_built(
     assert "none yet" in run("variant", "list", "net@1").stdout
     assert as_json("variant", "choices", "net@1") == []
     assert [job["kind"] for job in as_json("job", "list", "--model", "net")] == ["build", "inspect"]
+    listed = run("job", "list").stdout
+    assert listed.count("done") == 2
+    assert "fetching" not in listed, "the last step that was written is none that it is at"
     assert as_json("job", "show", pushed["job_id"], "--wait")["state"] == "done"
     assert "There is no variant v-x" in run("variant", "show", "net@1", "v-x", exit_code=1).stderr
 
