@@ -7,6 +7,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,10 @@ def test_help_answers_quickly_and_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert found.stdout.strip() == "[]"
+
+
+def test_version_is_that_of_the_distribution(run: Run) -> None:
+    assert run("--version").stdout == f"edge-registry {metadata.version('shoal')}\n"
 
 
 def test_client_commands_import_no_server_packages(all_work: Registry) -> None:
