@@ -161,6 +161,7 @@ def test_advance_device_whose_second_try_succeeds_has_never_failed(make_paper: M
     paper.tick(50)
     assert paper.states(r) == {"d0": "retrying"}, "its patience began anew: the bytes had come"
     paper.all_run(r)
+    assert paper.sentence("wave_opened") == "Wave 1 of 1 opens for 1 device."
     assert paper.sentence("finished").startswith("Finished: 1 of 1 devices run m@1, 0 failed")
 
 
