@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from server.stack import StackState
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 COMMANDS = Path(sys.executable).parent
 TFLITE_COMMANDS = REPOSITORY / ".venv-tflite" / "bin"
 STEP_DEADLINE_S = 60.0

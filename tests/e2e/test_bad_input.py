@@ -27,7 +27,7 @@ from paho.mqtt.properties import Properties
 from edge_agent.protocol.messages import DeploymentStatus, Desired, Status, TelemetryReport, encode
 from edge_agent.protocol.states import DeploymentState
 from edge_agent.protocol.topics import DeviceTopic, device_topic
-from tests.e2e.processes import RunningRegistry, wait_until
+from tests.processes import RunningRegistry, wait_until
 
 if TYPE_CHECKING:
     import subprocess

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.e2e.processes import RunningRegistry, wait_until
+from tests.processes import RunningRegistry, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
