@@ -133,7 +133,7 @@ def _merit(contest: _Contest) -> str:
     times = [contest.speed_of(one).ms for one in equal]
     tie = f"of {len(equal)} that can't be told apart in speed ({number(min(times))} to {number(max(times))} ms)"
     if _size(chosen) < _size(equal[1]):
-        return f"the smallest download, {_bytes(chosen)}, {tie}"
+        return f"the smallest download, {_bytes(chosen, beside=equal[1])}, {tie}"
     if (chosen.candidate.metric_drop or 0.0) < (equal[1].candidate.metric_drop or 0.0):
         return f"the most accurate of the smallest downloads, {_bytes(chosen)}, {tie}"
     return f"the first by name or by a difference that is noise {tie}"
@@ -153,7 +153,7 @@ def _alternative(contest: _Contest, others: list[Judgement], metric: str) -> str
 
 def _beaten_among_equals(chosen: Judgement, following: Judgement, metric: str) -> str:
     if _size(following) > _size(chosen):
-        return f"{_name(following)}, is larger: {_bytes(following)}"
+        return f"{_name(following)}, is larger: {_bytes(following, beside=chosen)}"
     lost, loses = (judgement.candidate.metric_drop or 0.0 for judgement in (chosen, following))
     if loses > lost:
         return f"{_name(following)}, loses more of {metric}: {number(loses)} against {number(lost)}"
@@ -188,6 +188,14 @@ def _size(judgement: Judgement) -> int:
     return judgement.candidate.download_bytes or 0
 
 
-def _bytes(judgement: Judgement) -> str:
-    size = _size(judgement)
-    return f"{size / _KIB:,.1f} KiB" if size < _KIB * _KIB else f"{size / _KIB / _KIB:,.1f} MiB"
+def _bytes(judgement: Judgement, *, beside: Judgement | None = None) -> str:
+    """A size in the unit that suits it, in bytes where rounding would hide the difference to the one beside it."""
+    size, text = _size(judgement), _rounded(_size(judgement))
+    hides = beside is not None and _size(beside) != size and _rounded(_size(beside)) == text
+    return f"{size:,} bytes" if hides else text
+
+
+def _rounded(size_bytes: int) -> str:
+    if size_bytes < _KIB * _KIB:
+        return f"{size_bytes / _KIB:,.1f} KiB"
+    return f"{size_bytes / _KIB / _KIB:,.1f} MiB"

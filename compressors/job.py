@@ -25,7 +25,7 @@ from compressors.contract import (
     SearchRequest,
     SearchResult,
 )
-from compressors.errors import CompressorError
+from compressors.errors import CompressorError, ExtraMissingError
 
 
 def print_progress(line: ProgressLine) -> None:
@@ -40,7 +40,6 @@ def main(arguments: list[str]) -> int:
     logging.disable(logging.WARNING)  # converters talk; what matters is in the result
     raw = Path(request_path).read_bytes()
     result: InspectResult | BuildResult | SearchResult | ReportResult | JobFailure
-    code = 0
     try:
         if verb == "inspect":
             from compressors.inspection import run_inspect  # noqa: PLC0415  seconds, each verb for its own
@@ -59,17 +58,25 @@ def main(arguments: list[str]) -> int:
 
             result = run_search(SearchRequest.model_validate_json(raw), print_progress)
     except CompressorError as exc:
-        result, code = JobFailure(error=FailureBody(code=exc.code, message=str(exc))), FAILED_EXIT_CODE
+        result = _failure(exc.code, str(exc))
     except ValidationError as exc:
-        message = f"the request does not fit: {exc.errors(include_url=False)[0]['msg']}"
-        result, code = JobFailure(error=FailureBody(code="bad_request", message=message)), FAILED_EXIT_CODE
+        result = _failure("bad_request", f"the request does not fit: {exc.errors(include_url=False)[0]['msg']}")
+    except ModuleNotFoundError as exc:
+        if (exc.name or "").partition(".")[0] == __package__:
+            raise  # a fault of ours: no installation mends it
+        message = f"jobs need {exc.name}, which is not installed where they run: pip install 'shoal[compress]' there"
+        result = _failure(ExtraMissingError.code, message)
     except MemoryError:
         message = (
             "the job needs more memory than it may have: raise job_memory_bytes, or use a smaller model or less data"
         )
-        result, code = JobFailure(error=FailureBody(code="job_memory", message=message)), FAILED_EXIT_CODE
+        result = _failure("job_memory", message)
     Path(result_path).write_text(result.model_dump_json())
-    return code
+    return FAILED_EXIT_CODE if isinstance(result, JobFailure) else 0
+
+
+def _failure(code: str, message: str) -> JobFailure:
+    return JobFailure(error=FailureBody(code=code, message=message))
 
 
 if __name__ == "__main__":

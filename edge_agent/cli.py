@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
+from edge_agent.protocol.refusal import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -280,7 +281,7 @@ def _name(value: str | None, flag: str) -> str | None:
 
     if value is not None and (not re.match(NAME_PATTERN, value) or ".." in value or value.endswith("\n")):
         rule = "1 to 63 letters, digits, dots, dashes or underscores, beginning with a letter or digit"
-        raise UsageError(f"{flag} is {value[:80]!r}: a name has {rule}")
+        raise UsageError(f"{flag} is {shown(value)}: a name has {rule}")
     return value
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edge_agent.errors import EdgeAgentError
+from edge_agent.protocol.refusal import shown
 from edge_agent.supervisor.listeners import short_path
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def read_inputs(source: str) -> dict[str, Any]:
         try:
             name, content = source, Path(source).read_bytes()
         except (OSError, ValueError) as exc:
-            raise InferError(f"{source[:80]!r} can't be read: give an .npz or a JSON file, or {HOW}") from exc
+            raise InferError(f"{shown(source)} can't be read: give an .npz or a JSON file, or {HOW}") from exc
     return _from_npz(content, name) if content.startswith(ZIP_BEGINS) else _from_json(content, name)
 
 
@@ -128,7 +129,7 @@ def _request(model: str, specs: list[dict[str, Any]], inputs: Mapping[str, Any])
     unknown = [name for name in inputs if name not in datatypes]
     if unknown:
         known = ", ".join(f"{spec['name']} ({spec['datatype']} {spec['shape']})" for spec in specs)
-        raise InferError(f"model {model} has no input {unknown[0][:80]!r}: its inputs are {known}")
+        raise InferError(f"model {model} has no input {shown(unknown[0])}: its inputs are {known}")
     tensors = [
         {"name": name, "shape": _shape(values), "datatype": datatypes[name], "data": _flat(values)}
         for name, values in inputs.items()

@@ -126,6 +126,8 @@ command but `up` takes `--json` too: one JSON document on standard output instea
 and progress stay on standard error, and the exit code is the same. The documents are those of the HTTP API: a running
 registry describes each field at `/docs` and in `/openapi.json`.
 
+`edge-registry --version` says which version is installed.
+
 Shell completion of commands and options: `edge-registry --install-completion` adds it to the settings of the shell that
 you are in (bash, zsh, fish), and a new shell has it; `edge-registry --show-completion` only prints the script.
 

@@ -1,9 +1,10 @@
 """Run the commands of a document, in order and in one shell, and put what they print into it.
 
-    python tooling/transcript.py docs/tutorial.md [--check]
+    python tooling/transcript.py docs/tutorial.md [--check [--replace OLD=NEW ...] [--leave-out LINE ...]]
 
 Each block of `sh` is run; a block of `text` that follows it is replaced by the output. A command that fails ends the
-run, and the document stays as it was. With `--check` nothing is written: it only says whether every command worked.
+run, and the document stays as it was. With `--check` nothing is written: it only says whether every command worked,
+where it is told so in another folder and on another port than a reader's, and without what takes long.
 Tables are laid out for a terminal of 120 columns.
 """
 
@@ -88,7 +89,32 @@ def blocks_of(document: str) -> list[Block]:
     ]
 
 
-def rerun(document: str, shell: Shell) -> str:
+@dataclass(frozen=True)
+class Changes:
+    """What is run otherwise than the document says."""
+
+    replaced: tuple[tuple[str, str], ...] = ()
+    left_out: frozenset[str] = frozenset()
+
+    def of(self, commands: str) -> str:
+        r"""The commands to run.
+
+        >>> Changes((("/tmp/x", "/tmp/y"),), frozenset({"make setup"})).of("make setup\nls /tmp/x\n")
+        'ls /tmp/y\n'
+        """
+        kept = "".join(line for line in commands.splitlines(keepends=True) if line.strip() not in self.left_out)
+        for old, new in self.replaced:
+            kept = kept.replace(old, new)
+        return kept
+
+    def unmet(self, document: str) -> list[str]:
+        """What the document does not hold: then the change would be none, and a run would go where it must not."""
+        commands = "".join(block.content for block in blocks_of(document) if block.kind == "sh")
+        lines = {line.strip() for line in commands.splitlines()}
+        return [old for old, _ in self.replaced if old not in commands] + sorted(self.left_out - lines)
+
+
+def rerun(document: str, shell: Shell, changes: Changes) -> str:
     """The document with fresh outputs.
 
     Raises:
@@ -97,8 +123,9 @@ def rerun(document: str, shell: Shell) -> str:
     pieces, place, output = [], 0, None
     for block in blocks_of(document):
         if block.kind == "sh":
-            sys.stderr.write(block.content)
-            output = shell.run(block.content)
+            commands = changes.of(block.content)
+            sys.stderr.write(commands)
+            output = shell.run(commands)
         elif output is not None:
             lines = [line.rstrip() for line in output.splitlines()]
             pieces += [document[place : block.start], "\n".join(lines).strip("\n") + "\n"]
@@ -106,22 +133,37 @@ def rerun(document: str, shell: Shell) -> str:
     return "".join([*pieces, document[place:]])
 
 
-def main() -> int:
-    """Run one document."""
+def read_arguments() -> tuple[Path, Changes, bool]:
+    """The document, what to change in it, and whether it is only checked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("document", type=Path)
     parser.add_argument("--check", action="store_true", help="run it and write nothing")
-    arguments = parser.parse_args()
-    path: Path = arguments.document
+    parser.add_argument("--replace", action="append", default=[], metavar="OLD=NEW", help="in the commands")
+    parser.add_argument("--leave-out", action="append", default=[], metavar="LINE", help="a line that is not run")
+    given = parser.parse_args()
+    pairs = [text.partition("=") for text in given.replace]
+    if not all(old and equals for old, equals, _ in pairs):
+        parser.error("--replace takes OLD=NEW")
+    changes = Changes(tuple((old, new) for old, _, new in pairs), frozenset(given.leave_out))
+    if changes != Changes() and not given.check:
+        parser.error("a document is written only from the commands that it shows: add --check")
+    if unmet := changes.unmet(given.document.read_text("utf-8")):
+        parser.error(f"no command of {given.document} holds {unmet[0]!r}")
+    return given.document, changes, given.check
+
+
+def main() -> int:
+    """Run one document."""
+    path, changes, check = read_arguments()
     shell = Shell()
     try:
-        fresh = rerun(path.read_text("utf-8"), shell)
+        fresh = rerun(path.read_text("utf-8"), shell, changes)
     except CommandFailedError as exc:
         sys.stderr.write(f"{path}: {exc}\n")
         return 1
     finally:
         shell.close()
-    if not arguments.check:
+    if not check:
         path.write_text(fresh, "utf-8")
     return 0
 

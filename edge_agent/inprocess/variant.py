@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,6 @@ from edge_agent.runtimes.convert import BoundModel, InputError
 from edge_agent.runtimes.registry import open_runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from edge_agent.layout import Layout
@@ -114,11 +113,21 @@ def load(pointer: ActivePointer, layout: Layout) -> LoadedVariant:
     return LoadedVariant(pointer, manifest, model, _new_meter(pointer, manifest))
 
 
-def named(inputs: Mapping[str, Array] | Array, signature: ModelSignature) -> dict[str, Array]:
-    """The inputs by name; floats of another width are converted, nothing else is."""
+def named(inputs: object, signature: ModelSignature) -> dict[str, Array]:
+    """The inputs by name; floats of another width are converted, nothing else is.
+
+    Raises:
+        InputError: they are neither one array nor arrays by name.
+    """
     specs = signature.inputs
-    if not isinstance(inputs, np.ndarray):
+    if isinstance(inputs, Mapping):
         arrays = dict(inputs)
+        if strange := [name for name in arrays if not isinstance(name, str)]:
+            raise InputError(f"an input is named {strange[0]!r}, a {type(strange[0]).__name__}: names are text")
+    elif not isinstance(inputs, np.ndarray):
+        raise InputError(
+            f"the inputs are a {type(inputs).__name__}: give a numpy array, or a dictionary of them by name"
+        )
     elif len(specs) == 1:
         arrays = {specs[0].name: inputs}
     else:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from edge_agent.errors import EdgeAgentError
 from edge_agent.protocol.profile import DeviceProfile
+from edge_agent.protocol.refusal import expectation, shown
 
 MAX_BYTES = 64 * 1024
 _SUFFIX = ".yaml"
@@ -74,7 +75,7 @@ def _sentence(where: str, kind: str, message: str, value: object) -> str:
     message = message.removeprefix("Value error, ")
     if not where:
         return f"the profile contradicts itself: {message}"
-    return f"the profile's {where} is {str(value)[:60]!r}: {message[:1].lower()}{message[1:]}"
+    return f"the profile's {where} is {shown(value)}: {expectation(kind, message)}"
 
 
 def _first_line(exc: Exception) -> str:

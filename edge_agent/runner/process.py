@@ -167,6 +167,7 @@ class RunnerProcess:
                 break
         await drain_until_told(serving.listener, self._inbox, message)
         self._send_window(serving)
+        self._channel.send(self._sign_of_life())  # what it answered while it left counts too
         self._channel.send(Drained())
 
     async def _cut_windows(self, serving: ServingRunner) -> None:
@@ -185,20 +186,22 @@ class RunnerProcess:
             self._channel.send(Window(report=report, journal=journal))
 
     async def _beat(self) -> None:
+        while True:
+            self._channel.send(self._sign_of_life())
+            await asyncio.sleep(BEAT_INTERVAL_S)
+
+    def _sign_of_life(self) -> Beat:
         from edge_agent.runtimes.measure import rss_bytes  # noqa: PLC0415
 
-        while True:
-            serving = self._serving
-            beat = Beat(rss_bytes=rss_bytes())
-            if serving is not None:
-                beat = Beat(
-                    inferences=serving.meter.inferences,
-                    connections=serving.listener.connections,
-                    busy_ms=serving.engine.busy_ms,
-                    rss_bytes=rss_bytes(),
-                )
-            self._channel.send(beat)
-            await asyncio.sleep(BEAT_INTERVAL_S)
+        serving = self._serving
+        if serving is None:
+            return Beat(rss_bytes=rss_bytes())
+        return Beat(
+            inferences=serving.meter.inferences,
+            connections=serving.listener.connections,
+            busy_ms=serving.engine.busy_ms,
+            rss_bytes=rss_bytes(),
+        )
 
 
 async def drain_until_told(listener: Listener, inbox: asyncio.Queue[Any], message: Drain | None) -> None:

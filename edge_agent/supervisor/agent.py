@@ -199,8 +199,9 @@ class Agent:
 
     def _handle_events(self) -> None:
         while self._events:  # carrying out an action may bring the next event
-            moment = self._moment()
-            for action in self._core.handle(self._events.pop(0), moment):
+            moment, event = self._moment(), self._events.pop(0)
+            self._incoming.remark(event)
+            for action in self._core.handle(event, moment):
                 self._actions.carry_out(action, moment)
 
     def _say_status(self, moment: ev.Moment) -> None:

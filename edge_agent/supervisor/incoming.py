@@ -91,6 +91,15 @@ class Incoming:
             taken.append(report)
         return taken
 
+    def remark(self, event: Event) -> None:
+        """Say it when a wanted state is older than ours, once it is its turn: the core ignores it without a word."""
+        if not isinstance(event, DesiredReceived) or event.desired.order >= self._core.accepted.order:
+            return
+        told, kept = (
+            f"generation {one.generation} of epoch {one.epoch}" for one in (event.desired, self._core.accepted)
+        )
+        self._complaints.add("mqtt.desired.older", f"{told} is wanted, older than {kept}: it is ignored")
+
     def _received(self, message: Received, moment: Moment) -> None:
         parsed = topics.parse(message.topic)
         if isinstance(parsed, ParsedBlockTopic):

@@ -21,7 +21,8 @@ _WITH_FILES: Final = re.compile(r"/v1/models/[^/]+/versions/[^/]+(/reports)?")
 class BodyLimit:
     """Reads the body of an ordinary request into memory, up to the limit; one with files is counted by its route.
 
-    `Content-Length` is only a claim, and a chunked body makes none: so what arrives is counted.
+    A `Content-Length` above the limit is refused before a byte of the body is read. It is only a claim, and a chunked
+    body makes none: so what arrives is counted too.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int = MAX_BODY_BYTES) -> None:
@@ -37,6 +38,9 @@ class BodyLimit:
         if scope["method"] == "POST" and _WITH_FILES.fullmatch(scope["path"]):
             await self._app(scope, body.receive, body.answering(send))
             return
+        if _claimed_bytes(scope) > self._max_bytes:
+            await self._refuse(body, send)
+            return
         content = bytearray()
         while not body.ended:
             message = await body.receive()
@@ -44,18 +48,25 @@ class BodyLimit:
                 return
             content += message.get("body", b"")
             if len(content) > self._max_bytes:
-                await self._refuse(body.answering(send))
+                await self._refuse(body, send)
                 return
         await self._app(scope, _replay(bytes(content), receive), send)
 
-    async def _refuse(self, send: Send) -> None:
+    async def _refuse(self, body: "_Body", send: Send) -> None:
+        """Answer at once, whether or not more comes; the connection ends when the rest has been read, within reason."""
         text = f"The body is larger than {self._max_bytes} bytes, which no request here needs."
         content = json.dumps(ErrorDocument(error=ErrorBody(code="too_large", message=text)).model_dump()).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(content)).encode()),
+            (b"connection", b"close"),
+        ]
         await send(
             {"type": "http.response.start", "status": int(HTTPStatus.REQUEST_ENTITY_TOO_LARGE), "headers": headers}
         )
-        await send({"type": "http.response.body", "body": content})
+        await send({"type": "http.response.body", "body": content, "more_body": True})
+        await body.drain()
+        await send({"type": "http.response.body", "body": b""})
 
 
 class _Body:
@@ -76,18 +87,24 @@ class _Body:
 
         async def drained(message: Message) -> None:
             if message["type"] == "http.response.start" and not self.ended:
-                await self._drain()
+                await self.drain()
             await send(message)
 
         return drained
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
+        """Read what is left of it and forget it, within reason."""
         left = DRAIN_BYTES
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_S):
                 while not self.ended and left > 0:
                     message = await self.receive()
                     left -= len(message.get("body", b""))
+
+
+def _claimed_bytes(scope: Scope) -> int:
+    """What `Content-Length` says; 0 without one. The HTTP server has refused what is no number."""
+    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

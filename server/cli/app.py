@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from edge_agent import __version__
 from server.cli import compress, devices, jobs, models, profiles, retention, rollouts, telemetry, tokens, variants
 from server.cli.options import JsonOption, RegistryOption
 from server.cli.output import fail, say, show_json, show_table
@@ -13,7 +14,6 @@ from server.cli.session import connected
 
 app = typer.Typer(
     name="edge-registry",
-    help="Push a model once; every kind of device gets the variant that fits it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -28,6 +28,22 @@ app.add_typer(rollouts.app, name="rollout")
 app.command("compress")(compress.compress)
 app.command("telemetry")(telemetry.telemetry)
 app.command("gc")(retention.gc)
+
+
+def _show_version(value: bool) -> None:  # noqa: FBT001  typer calls it with the flag's value
+    if value:
+        say(f"edge-registry {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Say which version this is.")
+    ] = False,
+) -> None:
+    """Push a model once; every kind of device gets the variant that fits it."""
 
 
 @app.command()

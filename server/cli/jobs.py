@@ -73,5 +73,8 @@ def show(
 
 
 def _progress(job: "Job") -> str:
+    """The step that it is at, or failed at; what is done is at none."""
+    if job.state == "done":
+        return "-"
     counted = f" {job.progress.done}/{job.progress.of}" if job.progress.of else ""
     return f"{job.progress.stage}{counted}".strip() or "-"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edge_agent.protocol.refusal import shown
 from server.cli.options import JsonOption, RegistryOption
 from server.cli.output import (
     fail,
@@ -194,7 +195,7 @@ def _numbers(flag: str, text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError:
-        fail(f"{flag} is {text[:80]!r}: give numbers such as 0.485,0.456,0.406.", exit_code=2)
+        fail(f"{flag} is {shown(text)}: give numbers such as 0.485,0.456,0.406.", exit_code=2)
 
 
 def _labels(path: Path | None) -> list[str]:

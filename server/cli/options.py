@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from edge_agent.protocol.refusal import shown
 from server.cli.output import fail
 
 RegistryOption = Annotated[
@@ -26,7 +27,7 @@ def split_version(text: str) -> tuple[str, str]:
     """MODEL@VERSION as two names."""
     model, at, version = text.partition("@")
     if not (model and at and version):
-        fail(f"{text[:80]!r} is not MODEL@VERSION; write for example lite0@1.", exit_code=2)
+        fail(f"{shown(text)} is not MODEL@VERSION; write for example lite0@1.", exit_code=2)
     return model, version
 
 
@@ -40,5 +41,5 @@ def split_labels(texts: list[str]) -> dict[str, str | None]:
         elif not equals and len(key) > 1 and key.endswith("-"):
             labels[key[:-1]] = None
         else:
-            fail(f"{text[:80]!r} is neither KEY=VALUE nor KEY- (which removes the label).", exit_code=2)
+            fail(f"{shown(text)} is neither KEY=VALUE nor KEY- (which removes the label).", exit_code=2)
     return labels

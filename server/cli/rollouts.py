@@ -21,7 +21,14 @@ ENDS: Final = frozenset({GOOD_END, "stopped", "aborted", "rolled_back"})
 _COLUMNS: Final = ("wave", "devices", "waiting", "in progress", "running", "failed", "timed out", "no variant", "left")
 
 RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT")]
-WatchOption = Annotated[bool, typer.Option("--watch", help="Follow it to its end; exit code 1 unless it finishes.")]
+WatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--watch",
+        help="Follow it to its end; exit code 1 unless it finishes, 1 too if a lane stopped or no device that has a "
+        "variant runs it.",
+    ),
+]
 
 
 @app.command()
@@ -147,8 +154,15 @@ def _end(client: "RegistryClient", rollout: "Rollout", *, watch: bool, as_json: 
         show_json(rollout.model_dump(mode="json"))
     elif not quiet:
         _show(rollout)
-    if watch and rollout.state != GOOD_END:
+    if watch and not is_good_end(rollout):
         raise typer.Exit(1)
+
+
+def is_good_end(rollout: "Rollout") -> bool:
+    """Whether it finished, no lane stopped, and somebody runs the version, unless nobody has a variant of it."""
+    running = sum(wave.running for wave in rollout.waves)
+    with_variant = sum(wave.devices - wave.no_variant for wave in rollout.waves)
+    return rollout.state == GOOD_END and not rollout.stopped_lanes and (running > 0 or with_variant == 0)
 
 
 def _follow(client: "RegistryClient", rollout: "Rollout", *, silent: bool) -> "Rollout":

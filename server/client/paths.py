@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from edge_agent.protocol.refusal import shown
 from server.client.errors import RegistryClientError
 from server.client.transport import segment
 
@@ -23,7 +24,7 @@ def digest_segment(sha256: str) -> str:
         RegistryClientError: it is none.
     """
     if not _SHA256.fullmatch(sha256):
-        raise RegistryClientError("invalid", f"{sha256[:80]!r} is not a sha256 in lower-case hexadecimal.")
+        raise RegistryClientError("invalid", f"{shown(sha256)} is not a sha256 in lower-case hexadecimal.")
     return sha256
 
 

@@ -9,6 +9,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from edge_agent.protocol.base import Name
+from edge_agent.protocol.refusal import shown
 from server.client.errors import RegistryClientError
 from server.schemas.common import ErrorDocument
 from server.schemas.sentence import NAME_RULE
@@ -123,7 +124,7 @@ def segment(value: str, what: str) -> str:
     try:
         return quote(_NAME.validate_python(value), safe="")
     except ValidationError as exc:
-        raise RegistryClientError("invalid", f"{what} is {value[:80]!r}, but a name has {NAME_RULE}.") from exc
+        raise RegistryClientError("invalid", f"{what} is {shown(value)}, but a name has {NAME_RULE}.") from exc
 
 
 def given(parameters: Mapping[str, Any]) -> dict[str, Any]:

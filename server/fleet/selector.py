@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.protocol.refusal import shown
 from server.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def parse(text: str) -> Selector:
         match = _TERM.fullmatch(part.strip())
         if match is None:
             raise SelectorError(
-                f"The part {part.strip()[:80]!r} of the selector is not KEY=VALUE or KEY!=VALUE; write {EXAMPLE}."
+                f"The part {shown(part.strip())} of the selector is not KEY=VALUE or KEY!=VALUE; write {EXAMPLE}."
             )
         terms.append(Term(key=match[1], value=match[3], negated=match[2] == "!="))
     return Selector(tuple(terms))

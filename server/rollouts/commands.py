@@ -8,6 +8,7 @@ from edge_agent.protocol.states import DeploymentState
 from server.rollouts.facts import CANCELLED, CLOSED_STATES, FAILED_STATES, RUNNING, WAITING, Facts, Why
 from server.rollouts.gate import bucket
 from server.rollouts.going_back import roll_back
+from server.rollouts.wording import counted, will_not_get_it
 from server.schemas.rollouts import RolloutAction, RolloutState
 
 if TYPE_CHECKING:
@@ -51,12 +52,12 @@ def _apply(action: RolloutAction, facts: Facts, ledger: Ledger, command_id: int,
     elif action is RolloutAction.ABORT:
         withdrawn = withdraw(ledger.rows_of(rollout_id), ledger, why=Why.ROLLOUT_STOPPED, now=now)
         state = RolloutState.ABORTED
-        sentence = f"Aborted by command: {withdrawn} devices will not get it, who has it keeps it."
+        sentence = f"Aborted by command: {will_not_get_it(withdrawn)}, who has it keeps it."
     else:
         # the state first: what goes back must not come to rest on this very rollout
         ledger.stand(rollout_id, RolloutState.ROLLING_BACK, "")
         restored = roll_back(facts, ledger, now=now)
-        going = "1 device goes" if restored == 1 else f"{restored} devices go"
+        going = counted(restored, "device goes", "devices go")
         state, sentence = RolloutState.ROLLING_BACK, f"Rolling back by command: {going} back."
     ledger.stand(rollout_id, state, sentence)
     ledger.decide(facts.rollout, action, sentence, command_id=command_id)

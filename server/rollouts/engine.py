@@ -25,6 +25,7 @@ from server.rollouts.facts import (
 )
 from server.rollouts.plan import cut_waves, in_plan_order, order_devices
 from server.rollouts.verify import judge, proven_on_device, retrying_since
+from server.rollouts.wording import counted
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def make_plan(facts: Facts, ledger: Ledger) -> None:
             )
             ledger.add(row)
     sizes = ", ".join(str(len(device_ids)) for device_ids in cut)
-    matching = "1 device matches" if len(ordered) == 1 else f"{len(ordered)} devices match"
+    matching = counted(len(ordered), "device matches", "devices match")
     sentence = f"{matching}; the waves hold {sizes}."
     ledger.decide(rollout, "planned", sentence, devices=len(ordered), waves=len(cut))
 
@@ -175,7 +176,9 @@ def _open_wave(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> None
     if not upcoming:
         return  # it reaches nobody new: nothing was decided
     counts = gate.count_wave(upcoming)
-    sentence = f"Wave {standing.wave + 1} of {len(rollout.waves)} opens for {counts.devices} devices"
+    sentence = (
+        f"Wave {standing.wave + 1} of {len(rollout.waves)} opens for {counted(counts.devices, 'device', 'devices')}"
+    )
     sentence += f", {counts.no_variant} of them without a variant" if counts.no_variant else ""
     if standing.wave:
         sentence += (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from server.rollouts import commands, gate
 from server.rollouts.facts import CLOSED_STATES, WAITING, ChoiceFact, Deployment, Facts, Why
 from server.rollouts.plan import in_plan_order
+from server.rollouts.wording import counted, will_not_get_it
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ def stop_what_is_bad(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneSt
         running = sum(commands.has_it(row) for row in members)
         others = commands.withdraw(members, ledger, why=Why.LANE_STOPPED, detail=stop.cause, now=now)
         if lane not in said:
-            sentence = f"Lane {lane.profile} stops: {stop.cause}; {others} other devices will not get it"
-            sentence += f", {running} that run it keep it." if running else "."
+            sentence = f"Lane {lane.profile} stops: {stop.cause}; {will_not_get_it(others, other=True)}"
+            sentence += f", {counted(running, 'that runs it keeps', 'that run it keep')} it." if running else "."
             ledger.decide(
                 facts.rollout, "lane_stopped", sentence, wave=stop.wave, profile=lane.profile, withdrawn=others
             )

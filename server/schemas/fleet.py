@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -10,8 +10,10 @@ from edge_agent.protocol.base import Name
 from edge_agent.protocol.messages import Status
 from server.schemas.common import Document, RequestDocument
 
-LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$")]
-LabelValue = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,63}$")]
+LABEL_KEY_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$"
+LABEL_VALUE_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,63}$"
+LabelKey = Annotated[str, Field(pattern=LABEL_KEY_PATTERN)]
+LabelValue = Annotated[str, Field(pattern=LABEL_VALUE_PATTERN)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
 
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from edge_agent.protocol.base import NAME_PATTERN
+from edge_agent.protocol.refusal import expectation, shown
+from server.schemas.fleet import LABEL_KEY_PATTERN, LABEL_VALUE_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MAX_SHOWN: Final = 80
 NAME_RULE: Final = (
     "1 to 63 letters, digits, dots, dashes or underscores, beginning with a letter or digit, without `..`"
 )
+_RULES: Final = {
+    NAME_PATTERN: f"a name has {NAME_RULE}",
+    LABEL_KEY_PATTERN: "a label has 1 to 32 letters, digits, dots, dashes or underscores, beginning with a letter",
+    LABEL_VALUE_PATTERN: "a label's value has 1 to 63 letters, digits, dots, dashes or underscores",
+}
+_WHOLE: Final = "the body"
 # Where FastAPI says a value came from; no user thinks in these words.
 _SOURCES: Final = frozenset({"body", "path", "query", "header", "cookie"})
 
@@ -24,30 +31,35 @@ def sentence(errors: Sequence[Mapping[str, Any]], *, subject: str = "") -> str:
     'cpu.cores is missing.'
     """
     first = errors[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in _SOURCES)
+    where = _place([str(part) for part in first["loc"] if part not in _SOURCES])
     problem = _problem(first, where)
     more = f" ({len(errors) - 1} more like this)" if len(errors) > 1 else ""
     text = f"{subject}: {problem}{more}" if subject else f"{problem}{more}"
     return text if text.endswith(".") else f"{text}."
 
 
+def _place(parts: Sequence[str]) -> str:
+    """Which value it is; empty: the document as a whole."""
+    if parts[-1:] == ["[key]"]:
+        return f"a name in {'.'.join(parts[:-2]) or _WHOLE}"
+    return ".".join(parts)
+
+
 def _problem(error: Mapping[str, Any], where: str) -> str:
-    kind = str(error["type"])
-    message = str(error["msg"]).removeprefix("Value error, ")
+    kind, message = str(error["type"]), str(error["msg"]).removeprefix("Value error, ")
+    subject = where or _WHOLE
     if kind == "missing":
-        return f"{where or 'the body'} is missing"
+        return f"{subject} is missing"
     if kind == "extra_forbidden":
         return f"{where} is unknown; is it spelt right?"
     if kind == "json_invalid":
         return f"the body is not JSON ({error.get('ctx', {}).get('error', message)})"
-    given = _shown(error.get("input"))
-    if kind == "string_pattern_mismatch" and error.get("ctx", {}).get("pattern") == NAME_PATTERN:
-        return f"{where} is {given}, but a name has {NAME_RULE}"
     if kind == "value_error":
         return f"{where}: {message}" if where else message
-    return f"{where} is {given}: {message[:1].lower()}{message[1:]}"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    given = shown(error.get("input"))
+    rule = _RULES.get(error.get("ctx", {}).get("pattern"))
+    if rule:
+        return f"{subject} is {given}, but {rule}"
+    if kind in {"model_type", "model_attributes_type"} and not where:
+        return f"{subject} is {given}: it should be a JSON object, sent with the content type application/json"
+    return f"{subject} is {given}: {expectation(kind, message)}"

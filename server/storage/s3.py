@@ -15,6 +15,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
+from edge_agent.protocol.refusal import shown
 from server.errors import (
     DigestMismatchError,
     ObjectNotFoundError,
@@ -66,7 +67,7 @@ def object_key(sha256: str) -> str:
         ObjectNotFoundError: the text is no sha256, so that no object can have it as a name.
     """
     if not _SHA256.fullmatch(sha256):
-        raise ObjectNotFoundError(f"{sha256[:80]!r} is not a sha256 in lower-case hexadecimal.")
+        raise ObjectNotFoundError(f"{shown(sha256)} is not a sha256 in lower-case hexadecimal.")
     return f"{PREFIX}{sha256[:2]}/{sha256}"
 
 

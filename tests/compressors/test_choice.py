@@ -51,6 +51,12 @@ def test_medians_that_noise_can_swap_are_equal_and_the_sentence_says_so() -> Non
     )
 
 
+def test_sizes_that_rounding_makes_equal_are_told_in_bytes() -> None:
+    told = explain(fits(replace(FLOAT, download_bytes=2990), INT8), metric="r2")
+    assert "dynamic-int8-litert-none is the smallest download, 2,970 bytes, of 2" in told
+    assert told.endswith("the nearest alternative, float32-litert-none, is larger: 2,990 bytes.")
+
+
 def test_microseconds_that_a_measurement_can_tell_apart_decide() -> None:
     slower = replace(INT8, host_latency_p50_ms=0.0228, host_latency_interval_ms=(0.0226, 0.0231))
     judgements = fits(slower, FLOAT)

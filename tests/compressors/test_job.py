@@ -386,3 +386,21 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = "import sys, compressors, compressors.contract; print(sorted({'torch', 'jax', 'numpy'} & set(sys.modules)))"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout.strip() == "[]"
+
+
+def test_job_where_a_library_is_missing_says_what_to_install(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = None; from compressors.job import main; sys.exit(main(sys.argv[1:]))"
+    (tmp_path / "request.json").write_text("{}")
+    paths = (tmp_path / "request.json", tmp_path / "result.json")
+    ended = subprocess.run(
+        [sys.executable, "-c", code, "inspect", *map(str, paths)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == CODE_OF_FAILURE, ended.stderr
+    assert json.loads(paths[1].read_text())["error"] == {
+        "code": "extra_missing",
+        "message": "jobs need torch, which is not installed where they run: pip install 'shoal[compress]' there",
+    }

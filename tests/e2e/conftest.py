@@ -21,7 +21,7 @@ from edge_agent.probe.read import probe
 from edge_agent.protocol.profile import Limits, RuntimeName
 from server.schemas.catalogue import PushForm, Task
 from tests.e2e.fleet import Fleet
-from tests.e2e.processes import RunningRegistry
+from tests.processes import RunningRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from server.client import RegistryClientError
 from server.schemas.rollouts import Rollout, RolloutOptions, RolloutRequest
 from server.schemas.telemetry import GroupBy
-from tests.e2e.processes import COMMANDS, TELEMETRY_WINDOW_S, RunningAgent, RunningRegistry, wait_until
+from tests.processes import COMMANDS, TELEMETRY_WINDOW_S, RunningAgent, RunningRegistry, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

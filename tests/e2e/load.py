@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tests.e2e.processes import RunningAgent
+    from tests.processes import RunningAgent
 
 TIMEOUT_S = 20.0
 

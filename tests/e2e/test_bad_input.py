@@ -11,6 +11,7 @@ import pickle
 import shutil
 import signal
 import socket
+import threading
 import zipfile
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,13 @@ import numpy as np
 import pytest
 from paho.mqtt.client import Client, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
+from edge_agent.protocol.messages import DeploymentStatus, Desired, Status, TelemetryReport, encode
+from edge_agent.protocol.states import DeploymentState
 from edge_agent.protocol.topics import DeviceTopic, device_topic
-from tests.e2e.processes import RunningRegistry, wait_until
+from tests.processes import RunningRegistry, wait_until
 
 if TYPE_CHECKING:
     import subprocess
@@ -112,20 +117,20 @@ def with_a_nan(array: Any) -> Any:  # noqa: ANN401  an array
     return array
 
 
-SLOW = pytest.mark.slow
+SLOW = pytest.mark.slow  # the quickest of each kind are not
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        pytest.param(truncated, ["truncated or damaged"], id="truncated", marks=SLOW),
+        pytest.param(truncated, ["truncated or damaged"], id="truncated"),
         pytest.param(a_pickle, ["pickle"], id="pickle"),
-        pytest.param(another_zip, ["torch.export.save"], id="another-zip", marks=SLOW),
-        pytest.param(pickled_payload, ["pickle"], id="pickled-payload", marks=SLOW),
+        pytest.param(another_zip, ["torch.export.save"], id="another-zip"),
+        pytest.param(pickled_payload, ["pickle"], id="pickled-payload"),
         pytest.param(renamed, ["features"], id="wrong-name", marks=SLOW),
-        pytest.param(data_with(features=lambda a: a[:, :5]), ["features"], id="wrong-shape", marks=SLOW),
+        pytest.param(data_with(features=lambda a: a[:, :5]), ["features"], id="wrong-shape"),
         pytest.param(data_with(target=lambda a: a[:-3]), ["597", "600"], id="row-counts", marks=SLOW),
-        pytest.param(data_with(features=with_a_nan), ["features"], id="nan", marks=SLOW),
+        pytest.param(data_with(features=with_a_nan), ["features"], id="nan"),
     ],
 )
 def test_push_of_what_is_no_model_or_no_data_is_one_sentence_and_registers_nothing(
@@ -166,8 +171,7 @@ def test_profile_that_cannot_be_is_one_sentence(
     assert "strange" not in shared.cli("profile", "list").stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("part", "row"), [("seaweedfs", "objects"), ("mosquitto", "broker")])
+@pytest.mark.parametrize(("part", "row"), [pytest.param("seaweedfs", "objects", marks=SLOW), ("mosquitto", "broker")])
 def test_part_that_hangs_is_named_by_status_and_a_push_registers_nothing_meanwhile(
     fleet: Fleet, tiny_model: TinyModel, part: str, row: str
 ) -> None:
@@ -227,6 +231,22 @@ def publish(mqtt_url: str, messages: list[tuple[str, bytes]]) -> None:
         client.loop_stop()
 
 
+def subscribe_for(mqtt_url: str, client_id: str, topic: str) -> None:
+    """Leave a session with this subscription at the broker, for whoever connects next by this id."""
+    host, port = mqtt_url.removeprefix("mqtt://").split(":")
+    kept = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    kept.SessionExpiryInterval = 600
+    client = Client(CallbackAPIVersion.VERSION2, client_id=client_id, protocol=MQTTProtocolVersion.MQTTv5)
+    answered = threading.Event()
+    client.on_subscribe = lambda *_: answered.set()
+    client.connect(host, int(port), clean_start=False, properties=kept)
+    client.loop_start()
+    client.subscribe(topic, qos=1)
+    assert answered.wait(10)
+    client.disconnect()
+    client.loop_stop()
+
+
 def _is_over(client: Client, sent: MQTTMessageInfo) -> bool:
     return sent.is_published() or not client.is_connected()
 
@@ -246,7 +266,6 @@ def test_strange_messages_and_requests_stop_neither_device_nor_registry(fleet: F
     wanted = agent.status()["desired"]
     older = {"v": 1, "epoch": wanted["epoch"], "generation": 0, "deployments": []}
     newer_version = {**older, "v": 99, "generation": 10**6}
-    other = device_topic("small-1", DeviceTopic.DESIRED)
     publish(
         fleet.registry.state.mqtt_url,
         [
@@ -257,8 +276,6 @@ def test_strange_messages_and_requests_stop_neither_device_nor_registry(fleet: F
                 (device_topic("till-1", kind), b"x" * 5_000_000)
                 for kind in (DeviceTopic.DESIRED, DeviceTopic.TELEMETRY)
             ),
-            (other.replace("small-1", "nobody-1"), json.dumps(older).encode()),
-            ("shoal/v1/d/nobody-1/telemetry", json.dumps({"v": 1}).encode()),
         ],
     )
     bodies: list[dict[str, Any]] = [{}, {"inputs": []}, {"inputs": [{"name": "features"}]}]
@@ -277,6 +294,61 @@ def test_strange_messages_and_requests_stop_neither_device_nor_registry(fleet: F
     fleet.wait_counted({"till-1": len(tiny_model.rows)})
     fleet.wait_for(fleet.roll_out("2", max_failures=1))
     assert agent.serves("tiny", "2")
+
+
+def test_messages_of_a_device_that_never_joined_count_nothing(fleet: Fleet) -> None:
+    fleet.wait_online(fleet.join("till-1"))
+    report = TelemetryReport(
+        spool_id="a" * 32,
+        sequence=1,
+        model="tiny",
+        version="1",
+        variant_id="v-1",
+        deployment_id="dep-1",
+        window_start=1.0,
+        window_s=1.0,
+        requests=7,
+        inferences=7,
+    )
+    deployment = DeploymentStatus(
+        deployment_id="dep-1", model="tiny", version="1", variant_id="v-1", state=DeploymentState.ACTIVE, serving=True
+    )
+    status = Status(session_id="b" * 32, sequence=1, observed_epoch=1, observed_generation=1, deployments=(deployment,))
+
+    # the very same report counts where its device is known: last, so that the others have been read by then
+    publish(
+        fleet.registry.state.mqtt_url,
+        [
+            (device_topic("nobody-1", DeviceTopic.TELEMETRY), encode(report)),
+            (device_topic("nobody-1", DeviceTopic.STATUS), encode(status)),
+            (device_topic("till-1", DeviceTopic.TELEMETRY), encode(report)),
+        ],
+    )
+
+    fleet.wait_counted({"till-1": 7, "nobody-1": 0})
+    with fleet.registry.client() as client:
+        assert [device.device_id for device in client.list_devices()] == ["till-1"]
+    told = (fleet.registry.data_dir / "logs" / "ingest.log").read_text()
+    assert told.count("from device nobody-1: unknown device: it never joined, or was removed") == 1
+
+
+def test_desired_state_of_another_device_is_not_obeyed(fleet: Fleet) -> None:
+    # a session of the broker's is the client's by its id: so till-1 finds itself subscribed to what is not its own
+    subscribe_for(fleet.registry.state.mqtt_url, "till-1", device_topic("till-2", DeviceTopic.DESIRED))
+    agent, other = fleet.join("till-1"), fleet.join("till-2")
+    fleet.wait_online(agent, other)
+    fleet.wait_for(fleet.roll_out("1"))
+    wanted = agent.status()["desired"]
+
+    nothing = Desired(epoch=wanted["epoch"], generation=10**6)
+    publish(fleet.registry.state.mqtt_url, [(device_topic("till-2", DeviceTopic.DESIRED), encode(nothing))])
+
+    # it is valid: whom it is for obeys it
+    wait_until(lambda: other.status()["desired"]["generation"] == 10**6, "till-2 has it")
+    wait_until(lambda: not other.serves("tiny", "1"), "till-2 obeys")
+    wait_until(lambda: "till-2/desired, which is not ours" in agent.log_path.read_text(), "till-1 has seen it")
+    assert agent.status()["desired"] == wanted
+    assert agent.serves("tiny", "1")
 
 
 def _request(data: list[list[Any]]) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import json
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tests.e2e.processes import wait_until
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import TinyModel
     from tests.e2e.fleet import Fleet
-    from tests.e2e.processes import RunningAgent
+    from tests.processes import RunningAgent
 
 
 def test_rollout_is_paused_resumed_rolled_back_and_aborted_and_a_device_is_removed(

@@ -17,14 +17,14 @@ import pytest
 
 from tests.e2e.fleet import Fleet
 from tests.e2e.load import SteadyLoad
-from tests.e2e.processes import RunningRegistry, wait_until
+from tests.processes import RunningRegistry, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.e2e.conftest import TinyModel
-    from tests.e2e.processes import RunningAgent
+    from tests.processes import RunningAgent
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.e2e.fleet import Fleet
-from tests.e2e.processes import RunningRegistry, wait_until
+from tests.processes import RunningRegistry, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from edge_agent.protocol.profile import RuntimeName
 from server.stack.objects import embedded_keys
 from tests.e2e.conftest import FORM
 from tests.e2e.load import SteadyLoad
-from tests.e2e.processes import RunningRegistry, wait_until
 from tests.postgresql import PostgresServer
+from tests.processes import RunningRegistry, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from tests.e2e.load import SteadyLoad
-from tests.e2e.processes import wait_until
+from tests.processes import wait_until
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import TinyModel
     from tests.e2e.fleet import Fleet
-    from tests.e2e.processes import RunningAgent
+    from tests.processes import RunningAgent
 
 
 def bytes_received(agent: RunningAgent) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tests.e2e.load import SteadyLoad
-from tests.e2e.processes import TFLITE_COMMANDS, wait_until
+from tests.processes import TFLITE_COMMANDS, wait_until
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import TinyModel

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import torch
+
+from tests.processes import RunningRegistry, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from tests.house.conftest import Environment
 
@@ -112,9 +118,13 @@ def test_client_installed_alone_runs_the_operators_command(client: Environment) 
     assert not loaded & {"compressors", "numpy", *HEAVY}
 
 
+@pytest.fixture(scope="module")
+def server(install: Callable[[str, str], Environment]) -> Environment:
+    return install("server", "server")
+
+
 @pytest.mark.slow
-def test_server_without_compressors_imports_all_but_the_job(install: Callable[[str, str], Environment]) -> None:
-    server = install("server", "server")
+def test_server_without_compressors_imports_all_but_the_job(server: Environment) -> None:
     failed, loaded = import_all(server, "server", skip=("server.jobs", "server.processes.worker"))
     assert failed == {}
     assert not loaded & {"compressors", "torch", "jax", "litert_torch"}
@@ -123,3 +133,47 @@ def test_server_without_compressors_imports_all_but_the_job(install: Callable[[s
     assert not loaded & {"torch", "jax", "litert_torch", "litert_quantizer", "ai_edge_litert"}
     assert "server.api" in loaded
     assert "usage" in server.run("edge-registry", "--help").lower()
+
+
+@pytest.fixture
+def registry(server: Environment) -> Iterator[RunningRegistry]:
+    """A registry that was installed without what jobs need; its folder has a short name, as Unix sockets want."""
+    folder = Path(tempfile.mkdtemp(prefix="shoal-wheel-"))
+    running = RunningRegistry(folder / "registry", commands=server.venv / "bin", cwd=server.cwd)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_server_without_compressors_runs_and_says_what_a_push_lacks(registry: RunningRegistry, tmp_path: Path) -> None:
+    wait_until(lambda: registry.cli("status").returncode == 0, "every process has said that it works")
+    exported = torch.export.export(torch.nn.Linear(8, 1).eval(), (torch.zeros(1, 8),))
+    torch.export.save(exported, tmp_path / "line.pt2")
+    features = np.random.default_rng(1).normal(size=(90, 8)).astype(np.float32)
+    np.savez(tmp_path / "line.npz", input=features, target=features[:, 0])
+
+    flags = (
+        "--name",
+        "line",
+        "--version",
+        "1",
+        "--data",
+        tmp_path / "line.npz",
+        "--task",
+        "regression",
+        "--metric",
+        "r2",
+    )
+    pushed = registry.cli("model", "push", tmp_path / "line.pt2", *flags)
+
+    assert pushed.returncode == 1, pushed
+    assert pushed.stderr.splitlines()[-1] == (
+        "edge-registry: line@1 is not registered: jobs need torch, which is not installed where they run: "
+        "pip install 'shoal[compress]' there"
+    )
+    assert "Traceback" not in pushed.stderr
+    assert json.loads(registry.cli("model", "list", "--json").stdout) == []

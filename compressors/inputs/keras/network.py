@@ -15,6 +15,7 @@ from compressors.errors import ConversionError, ExtraMissingError, SignatureErro
 from compressors.inputs.keras.archive import checked_copy
 from compressors.inputs.keras.layers import Tidying
 from compressors.program import FloatModel, Names, from_exported, is_shown_name
+from compressors.running import first_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +58,7 @@ def load(path: Path) -> FloatModel:
             raise
         except Exception as exc:  # Keras raises whatever its layers happen to hit
             raise ConversionError(
-                f"Keras {keras.__version__} can't load this model ({_said(exc)}): save it again with this version"
+                f"Keras {keras.__version__} can't load this model ({first_line(exc)}): save it again with this version"
             ) from exc
     paths = {variable.value.data_ptr(): str(variable.path) for variable in model.variables}
     return from_exported(
@@ -93,7 +94,9 @@ def _exported(keras: Any, model: Any) -> Any:  # noqa: ANN401
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             return torch.export.export(_Called(keras, model).eval(), examples, dynamic_shapes=shapes, strict=False)
     except Exception as exc:  # torch raises whatever its tracing happens to hit
-        raise ConversionError(f"torch can't follow this Keras model ({_said(exc)}): export it to ONNX instead") from exc
+        raise ConversionError(
+            f"torch can't follow this Keras model ({first_line(exc)}): export it to ONNX instead"
+        ) from exc
 
 
 def _example(tensor: Any) -> torch.Tensor:  # noqa: ANN401
@@ -123,8 +126,3 @@ def _shown(kind: str, names: Sequence[str], count: int) -> list[str]:
     if len(names) == count == len(set(names)) and all(map(is_shown_name, names)):
         return list(names)
     return [f"{kind}_{number}" for number in range(count)]
-
-
-def _said(exc: Exception) -> str:
-    lines = str(exc).strip().splitlines()
-    return (lines[0] if lines else type(exc).__name__)[:200]

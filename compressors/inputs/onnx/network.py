@@ -14,6 +14,7 @@ from compressors.inputs.onnx.gate import NAME_CHARS, Graph, Node, Tensor, read_g
 from compressors.inputs.onnx.preparation import LINEAR, prepare
 from compressors.inputs.onnx.values import TYPES, array_of, known
 from compressors.program import FloatModel, Names, from_exported, is_shown_name
+from compressors.running import first_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +65,7 @@ class OnnxModule(torch.nn.Module):
         except MemoryError:
             raise
         except Exception as exc:  # an operator of torch raises whatever it likes
-            said = (str(exc).strip() or type(exc).__name__).splitlines()[0][:200]
+            said = first_line(exc)
             raise ConversionError(
                 f"the layer {node.label!r} ({node.operator}) can't be read: {said}; replace it, or export the model as "
                 "a torch.export archive"
@@ -122,7 +123,7 @@ def load(path: Path) -> FloatModel:
         raise
     except Exception as exc:  # torch raises whatever its tracing happens to hit
         raise ConversionError(
-            f"torch can't follow this ONNX model ({_said(exc)}): export it with a constant batch of 1, or as a "
+            f"torch can't follow this ONNX model ({first_line(exc)}): export it with a constant batch of 1, or as a "
             "torch.export archive"
         ) from exc
     names = Names(_shown("input", graph.inputs), _shown("output", graph.outputs))
@@ -159,8 +160,3 @@ def _value(constant: Tensor) -> Value:
 def _shown(kind: str, ends: tuple[End, ...]) -> list[str]:
     names = [end.name for end in ends]
     return names if all(map(is_shown_name, names)) else [f"{kind}_{number}" for number in range(len(ends))]
-
-
-def _said(exc: Exception) -> str:
-    lines = str(exc).strip().splitlines()
-    return (lines[0] if lines else type(exc).__name__)[:200]

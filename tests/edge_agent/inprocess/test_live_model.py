@@ -87,6 +87,9 @@ def test_run_with_inputs_that_do_not_fit_is_refused_and_counted(
         np.full_like(rows, np.nan),
         rows.astype(np.float64) * 1e300,
         {"features": rows, "more": rows},
+        {"features": rows, 1: rows},
+        [1],
+        None,
     ]
     with opened as model:
         for inputs in bad:

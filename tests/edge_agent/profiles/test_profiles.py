@@ -38,7 +38,12 @@ def test_dump_of_a_profile_is_read_as_the_same(profile: DeviceProfile) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("ram_bytes: 1000000000", "ram_bytes: -5", "ram_bytes is '-5'"),
+        ("ram_bytes: 1000000000", "ram_bytes: -5", "ram_bytes is -5: it should be greater"),
+        (
+            "name: my-board",
+            "name: my-board\nnpu: warp-drive",
+            "npu is 'warp-drive': it should be a mapping of names to values",
+        ),
         ("runtimes: [litert]", "runtimes: [tensorrt]", "runtimes.0 is 'tensorrt'"),
         ("runtimes: [litert]", "runtimes: [litert]\nnpu: {kind: warp-drive}", "npu.kind is 'warp-drive'"),
         ("name: my-board", "name: my-board\ncolour: red", "unknown field colour"),

@@ -266,6 +266,22 @@ def test_runner_told_to_terminate_answers_what_is_open_and_ends(
     assert runner.process.wait(5) == 0
 
 
+def test_runner_that_leaves_says_last_what_it_has_answered_in_all(
+    workshop: Workshop, start: Callable[..., Runner], connect: Callable[..., Client], spec_of: Callable[..., RunnerSpec]
+) -> None:
+    runner = start()
+    runner.prove(spec_of())
+    runner.serve()
+    client = connect()
+    row = workshop.network.samples(1).ravel().tolist()
+    for _ in range(25):
+        request = {"inputs": [{"name": "features", "shape": [1, 8], "datatype": "FP32", "data": row}]}
+        assert client.infer(request)[0] == 200
+    client.close()
+    runner.drain()
+    assert runner.beats()[-1].inferences == 25
+
+
 def test_runner_given_garbage_instead_of_a_spec_ends(start: Callable[..., Runner]) -> None:
     runner = start()
     runner.control.sendall(b"{not json}\n")

@@ -36,6 +36,9 @@ def test_agent_told_the_same_older_and_newer_ends_in_the_newest_state(
     status = device.status()
     assert status["desired"]["generation"] == 3
     assert status["ignored_desired"] >= 4
+    assert status["complaints"]["mqtt.desired.older"] == 3
+    told = "generation 1 of epoch 1 is wanted, older than generation 3 of epoch 1: it is ignored"
+    assert device.log.count(told) == 1
     assert [d["deployment_id"] for d in status["deployments"]] == ["d3"]
 
 

@@ -1,7 +1,11 @@
 """Profiles, versions, builds and jobs over HTTP."""
 
+import json
 from collections.abc import Callable
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -98,6 +102,11 @@ def test_body_that_is_no_json_or_too_large_is_refused(http: httpx.Client) -> Non
     answer = http.post("/v1/profiles", content=b"{nope", headers={"content-type": "application/json"})
     assert answer.status_code == 422
     assert "not JSON" in error_of(answer)[1]
+    untyped = http.post("/v1/profiles", content=b"{}", headers={"content-type": "text/plain"})
+    assert untyped.status_code == 422
+    assert error_of(untyped)[1] == (
+        "the body is b'{}': it should be a JSON object, sent with the content type application/json."
+    )
     large = http.post("/v1/profiles", content=b" " * 2_000_000, headers={"content-type": "application/json"})
     assert large.status_code == 413
     chunked = http.post("/v1/profiles", content=iter([b" " * 700_000] * 2))
@@ -105,6 +114,23 @@ def test_body_that_is_no_json_or_too_large_is_refused(http: httpx.Client) -> Non
     multipart = http.post("/v1/join", files={"x": b" " * 2_000_000})
     assert multipart.status_code == 413
     assert error_of(chunked)[0] == "too_large"
+
+
+@pytest.mark.parametrize("path", ["/v1/profiles", "/v1/rollouts", "/v1/join"])
+def test_body_that_is_announced_too_large_is_refused_before_it_comes(registry: Registry, path: str) -> None:
+    address = urlsplit(registry.url)
+    connection = HTTPConnection(str(address.hostname), address.port, timeout=20)
+    with closing(connection):
+        connection.putrequest("POST", path)
+        connection.putheader("Content-Length", str(1 << 30))
+        connection.endheaders()
+        answer = connection.getresponse()
+        error = json.loads(answer.read())["error"]
+    assert (answer.status, answer.getheader("Connection")) == (413, "close")
+    assert error == {
+        "code": "too_large",
+        "message": "The body is larger than 1048576 bytes, which no request here needs.",
+    }
 
 
 def test_unknown_address_and_method_are_documents_too(http: httpx.Client) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def finish(registry: Registry, job: sa.Row[Any], *, fails: bool = False) -> None
     names = ("model", "version", "task", "metric", "source_sha256", "source_bytes", "eval_sha256", "created_at")
     with registry.catalogue.write() as connection:
         connection.execute(
-            sa.insert(job_runs).values(**run_row, started_at=1.0, finished_at=2.0, progress={"done": 1, "of": 1})
+            sa.insert(job_runs).values(**run_row, started_at=1.0, finished_at=2.0, progress={"stage": "fetching"})
         )
         if job.kind == "inspect":
             row = {**{name: document[name] for name in names}, "document": document}
@@ -151,6 +152,10 @@ def test_help_answers_quickly_and_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert found.stdout.strip() == "[]"
+
+
+def test_version_is_that_of_the_distribution(run: Run) -> None:
+    assert run("--version").stdout == f"edge-registry {metadata.version('shoal')}\n"
 
 
 def test_client_commands_import_no_server_packages(all_work: Registry) -> None:
@@ -260,6 +265,9 @@ def test_push_ends_when_the_version_is_registered_and_built(
     assert "none yet" in run("variant", "list", "net@1").stdout
     assert as_json("variant", "choices", "net@1") == []
     assert [job["kind"] for job in as_json("job", "list", "--model", "net")] == ["build", "inspect"]
+    listed = run("job", "list").stdout
+    assert listed.count("done") == 2
+    assert "fetching" not in listed, "the last step that was written is none that it is at"
     assert as_json("job", "show", pushed["job_id"], "--wait")["state"] == "done"
     assert "There is no variant v-x" in run("variant", "show", "net@1", "v-x", exit_code=1).stderr
 
@@ -352,6 +360,9 @@ def test_rollout_is_started_told_and_watched_to_its_end(
     controller.join()
     assert "net@1 running" in watched
     assert "net@1 finished" in watched
+    advance("finished", "timed_out")
+    run("rollout", "status", "--watch", exit_code=1)
+    advance("finished", "running")
     with registry.catalogue.write() as connection:
         choice = {
             "model": "net",

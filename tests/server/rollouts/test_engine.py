@@ -161,6 +161,7 @@ def test_advance_device_whose_second_try_succeeds_has_never_failed(make_paper: M
     paper.tick(50)
     assert paper.states(r) == {"d0": "retrying"}, "its patience began anew: the bytes had come"
     paper.all_run(r)
+    assert paper.sentence("wave_opened") == "Wave 1 of 1 opens for 1 device."
     assert paper.sentence("finished").startswith("Finished: 1 of 1 devices run m@1, 0 failed")
 
 
@@ -407,7 +408,7 @@ def test_advance_proven_variant_that_fails_stops_its_lane_and_no_other(make_pape
     told = paper.sentence("lane_stopped")
     assert told.startswith("Lane pi stops: 1 of ")
     assert f"0 are allowed; the first is {bad}: crash_loop, 3 crashes in 60 s" in told
-    assert told.endswith("1 that run it keep it.")
+    assert told.endswith(" other devices will not get it, 1 that runs it keeps it.")
     versions = {device: (paper.wanted(device) or pytest.fail(device)).version for device in paper.devices}
     assert versions[bad] == "1"
     assert versions[good] == "2", "it was verified there"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from server.stack import StackState
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 COMMANDS = Path(sys.executable).parent
 TFLITE_COMMANDS = REPOSITORY / ".venv-tflite" / "bin"
 STEP_DEADLINE_S = 60.0
@@ -62,6 +62,8 @@ class RunningRegistry:
     arguments: tuple[str, ...] = ()
     prefix: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    commands: Path = COMMANDS
+    cwd: Path | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -80,7 +82,7 @@ class RunningRegistry:
             self.process = subprocess.Popen(
                 [
                     *self.prefix,
-                    str(COMMANDS / "edge-registry"),
+                    str(self.commands / "edge-registry"),
                     "up",
                     "--data-dir",
                     str(self.data_dir),
@@ -89,6 +91,7 @@ class RunningRegistry:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **settings, **self.environment},
+                cwd=self.cwd,
             )
         wait_until(self._is_up, f"the registry is up; see {self.log_path}")
 
@@ -118,11 +121,12 @@ class RunningRegistry:
     def cli(self, *arguments: str | Path, timeout_s: float = STEP_DEADLINE_S) -> subprocess.CompletedProcess[str]:
         """One `edge-registry` command, as a user types it."""
         return subprocess.run(
-            [*self.prefix, str(COMMANDS / "edge-registry"), *map(str, arguments), "--registry", self.url],
+            [*self.prefix, str(self.commands / "edge-registry"), *map(str, arguments), "--registry", self.url],
             capture_output=True,
             text=True,
             timeout=timeout_s,
             check=False,
+            cwd=self.cwd,
         )
 
     def kill(self, part: str) -> None:

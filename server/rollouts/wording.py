@@ -1,0 +1,22 @@
+"""Numbers of devices as people say them. Pure."""
+
+from __future__ import annotations
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """A number with the words that agree with it.
+
+    >>> counted(1, "device goes", "devices go")
+    '1 device goes'
+    >>> counted(0, "device goes", "devices go")
+    'no devices go'
+    """
+    return f"1 {one}" if number == 1 else f"{number or 'no'} {many}"
+
+
+def will_not_get_it(number: int, *, other: bool = False) -> str:
+    """Half a sentence: how many devices an offer was taken back from."""
+    among = "other " if other else ""
+    if number == 0:
+        return f"no {among}device was still to get it"
+    return f"{counted(number, f'{among}device', f'{among}devices')} will not get it"
