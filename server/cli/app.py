@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from edge_agent import __version__
 from server.cli import compress, devices, jobs, models, profiles, retention, rollouts, telemetry, tokens, variants
 from server.cli.options import JsonOption, RegistryOption
 from server.cli.output import fail, say, show_json, show_table
@@ -32,7 +31,9 @@ app.command("gc")(retention.gc)
 
 def _show_version(value: bool) -> None:  # noqa: FBT001  typer calls it with the flag's value
     if value:
-        say(f"edge-registry {__version__}")
+        from importlib.metadata import version  # noqa: PLC0415  `--help` must not wait for it
+
+        say(f"edge-registry {version('shoal')}")
         raise typer.Exit
 
 
