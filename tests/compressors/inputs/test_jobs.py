@@ -32,8 +32,8 @@ def request(model: Path, data: Path) -> Request:
     ("name", "data", "shape"),
     [
         ("shapes.onnx", "shapes.npz", (-1, 1, 12, 12)),
-        ("shapes.h5", "keras-shapes.npz", (-1, 12, 12, 1)),
-        ("shapes.zip", "keras-shapes.npz", (-1, 12, 12, 1)),
+        pytest.param("shapes.h5", "keras-shapes.npz", (-1, 12, 12, 1), marks=pytest.mark.slow),
+        pytest.param("shapes.zip", "keras-shapes.npz", (-1, 12, 12, 1), marks=pytest.mark.slow),
     ],
 )
 def test_inspect_tells_the_signature_of_any_format(

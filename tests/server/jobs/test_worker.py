@@ -33,6 +33,8 @@ NETWORK = Path(__file__).with_name("network.py")
 MIB = 1024 * 1024
 StartWorker = Callable[[], "subprocess.Popen[bytes]"]
 MakeProgram = Callable[[str], tuple[str, ...]]
+# What takes long for the job's sake; what the worker writes into either database the other tests see.
+ON_ONE_SERVER = pytest.mark.parametrize("new_database", ["sqlite"], indirect=True)
 
 
 class Catalogue(Protocol):
@@ -119,6 +121,7 @@ def in_process(
     return Worker(catalogue.database, JobRunner(catalogue.database, store, settings), name="w", lease_s=lease_s)
 
 
+@ON_ONE_SERVER
 def test_worker_a_pushed_network_is_inspected_then_built_and_stored(
     catalogue: Catalogue, object_store: S3ObjectStore, price: Path, start_worker: StartWorker
 ) -> None:
@@ -170,6 +173,7 @@ def test_worker_a_pushed_network_is_inspected_then_built_and_stored(
 
 
 @pytest.mark.timeout(400)
+@ON_ONE_SERVER
 def test_worker_a_search_tries_recipes_and_registers_the_best_of_them(
     catalogue: Catalogue, object_store: S3ObjectStore, price: Path, start_worker: StartWorker
 ) -> None:
