@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from compressors import program
 from compressors.contract import Task
-from compressors.data import Split
+from compressors.data.evaluation_rows import Split
+from compressors.inputs import program
 from compressors.metrics import METRICS, value_of
-from compressors.steps.base import Context, Model
+from compressors.step import Context, Model
 from compressors.steps.student import STEP as STUDENT
 from compressors.training import predict
 from examples.fashion import pictures, train

@@ -27,25 +27,25 @@ import torch
 import zstandard
 from ai_edge_litert.interpreter import Interpreter
 
-from compressors import program
 from compressors.contract import Task
-from compressors.data import Split
+from compressors.data.evaluation_rows import Split
 from compressors.errors import NoEffectError
+from compressors.files.litert import read_facts
+from compressors.inputs import program
 from compressors.metrics import METRICS, value_of
-from compressors.steps.base import Context, Model, content_of
+from compressors.step import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.fine_tune import STEP as FINE_TUNE
 from compressors.steps.prune_channels import STEP as CHANNELS
 from compressors.steps.prune_channels_hessian import STEP as CHANNELS_HESSIAN
 from compressors.steps.prune_weights import STEP as WEIGHTS
 from compressors.steps.prune_weights_hessian import STEP as WEIGHTS_HESSIAN
-from compressors.tflite_file import read_facts
 from compressors.training import FitOptions, Setting, fit, predict
 from examples.fashion import cnn, pictures
 from examples.packaged import DataMissingError
 
 if TYPE_CHECKING:
-    from compressors.steps.base import AnyStep, Outcome
+    from compressors.step import AnyStep, Outcome
 
 TRAINED, CALIBRATING = 55_000, 2_000
 TRAINING = FitOptions(epochs=5, batch_size=128, learning_rate=2e-3, weight_decay=1e-2)

@@ -28,14 +28,14 @@ __all__ = ["build", "inspect", "report_on", "search"]
 
 def inspect(request: InspectRequest) -> InspectResult:
     """Look into a `.pt2` and its evaluation data; raises `compressors.errors.CompressorError` with one sentence."""
-    from compressors.inspection import run_inspect  # noqa: PLC0415  torch takes seconds to import
+    from compressors.inputs.inspection import run_inspect  # noqa: PLC0415  torch takes seconds to import
 
     return run_inspect(request)
 
 
 def build(request: BuildRequest) -> BuildResult:
     """Build, measure and judge variants; raises `compressors.errors.CompressorError` with one sentence."""
-    from compressors.building import run_build  # noqa: PLC0415  torch takes seconds to import
+    from compressors.building.run import run_build  # noqa: PLC0415  torch takes seconds to import
 
     return run_build(request)
 
@@ -76,6 +76,6 @@ def report_on(request: ReportRequest, on_progress: Callable[[ProgressLine], None
     Raises:
         compressors.errors.CompressorError: the variant does not run here, or a file does not fit; one sentence.
     """
-    from compressors.reporting import run_report  # noqa: PLC0415  torch takes seconds to import
+    from compressors.reporting.run import run_report  # noqa: PLC0415  torch takes seconds to import
 
     return run_report(request, on_progress)

@@ -42,15 +42,15 @@ def main(arguments: list[str]) -> int:
     result: InspectResult | BuildResult | SearchResult | ReportResult | JobFailure
     try:
         if verb == "inspect":
-            from compressors.inspection import run_inspect  # noqa: PLC0415  seconds, each verb for its own
+            from compressors.inputs.inspection import run_inspect  # noqa: PLC0415  seconds, each verb for its own
 
             result = run_inspect(InspectRequest.model_validate_json(raw))
         elif verb == "build":
-            from compressors.building import run_build  # noqa: PLC0415
+            from compressors.building.run import run_build  # noqa: PLC0415
 
             result = run_build(BuildRequest.model_validate_json(raw), print_progress)
         elif verb == "report":
-            from compressors.reporting import run_report  # noqa: PLC0415
+            from compressors.reporting.run import run_report  # noqa: PLC0415
 
             result = run_report(ReportRequest.model_validate_json(raw), print_progress)
         else:

@@ -10,16 +10,16 @@ from pydantic import ValidationError
 
 from compressors.contract import Recipe, StepSpec
 from compressors.errors import RecipeError
-from compressors.formats import FORMATS, default_recipes, targets_of
+from compressors.files.formats import FORMATS, targets_of
 from compressors.npu.vela import ACCELERATORS
+from compressors.step import Form
 from compressors.steps import STEPS
-from compressors.steps.base import Form
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from compressors.formats import Target
-    from compressors.steps.base import AnyStep, Parameters
+    from compressors.files.formats import Target
+    from compressors.step import AnyStep, Parameters
     from edge_agent.protocol.profile import DeviceProfile
 
 _EXPORT, _INT8, _ONNX = StepSpec(step="export-litert"), StepSpec(step="static-int8"), StepSpec(step="export-onnx")
@@ -55,6 +55,14 @@ RECIPES = {
         ),
     )
 }
+
+
+def default_recipes(profiles: Iterable[DeviceProfile]) -> list[str]:
+    """The recipes of every format that a runtime of some profile loads."""
+    named = list(profiles)
+    plain = [name for form, one in FORMATS.items() if targets_of(form, named) for name in one.recipes]
+    compiled = {target.npu for target in targets_of(Form.ETHOS_U, named)}
+    return plain + [f"static-int8-{accelerator}" for accelerator in ACCELERATORS if accelerator in compiled]
 
 
 def recipes_of(asked: Sequence[str | Recipe], profiles: Sequence[DeviceProfile]) -> list[Recipe]:

@@ -20,9 +20,9 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from compressors.building import run_build
+from compressors.building.run import run_build
 from compressors.contract import BuildRequest, ProgressLine
-from compressors.report.labels import labelled
+from compressors.reporting.labels import labelled
 from edge_agent.probe.read import probe
 from edge_agent.profiles import well_known
 from edge_agent.protocol.profile import RuntimeName

@@ -15,27 +15,28 @@ import torch
 
 from benchmarks.compressing.judgement import Entrant
 from benchmarks.peers.environment import REPOSITORY
-from compressors import data, search
+from compressors import search
+from compressors.building.kitchen import Kitchen
 from compressors.contract import SearchBudget, SearchRequest
-from compressors.formats import FORMATS, Form
+from compressors.data import evaluation_rows
+from compressors.data.training_rows import load as load_training
+from compressors.files.formats import FORMATS, Form
 from compressors.inputs import loading
-from compressors.kept import KeptMeasurements
-from compressors.kitchen import Kitchen
-from compressors.measure import Failure, Rig
+from compressors.measuring.kept import KeptMeasurements
+from compressors.measuring.measure import Failure, Rig
+from compressors.measuring.scoring import score
 from compressors.metrics import evaluate, metric_for
-from compressors.package import encode
+from compressors.packing.package import encode
 from compressors.recipes import RECIPES
-from compressors.scoring import score
 from compressors.searching.evaluation import targets_of
-from compressors.steps.base import Context
-from compressors.training_rows import load as load_training
+from compressors.step import Context
 from edge_agent.protocol.profile import RuntimeName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from compressors.contract import Inputs, SearchResult, StepSpec
-    from compressors.data import Split
+    from compressors.data.evaluation_rows import Split
     from edge_agent.protocol.profile import DeviceProfile
 
 TURNS = 5
@@ -109,7 +110,7 @@ class Comparison:
         self._inputs, self._profile, self._folder, self._cache = inputs, profile, folder, cache
         self._metric = metric_for(inputs.metric, inputs.task)
         self._network = loading.load(inputs.model_path)
-        self._rows = data.load(inputs.data_path, self._network.signature, inputs.task, labels=inputs.labels)
+        self._rows = evaluation_rows.load(inputs.data_path, self._network.signature, inputs.task, labels=inputs.labels)
         self._kitchen = self._make_kitchen()
         self.contenders: list[Contender] = []
         self.found: SearchResult | None = None

@@ -10,13 +10,13 @@ from ai_edge_litert.interpreter import Interpreter
 
 from compressors.calibration.histogram import Histogram
 from compressors.calibration.rows import calibrating, require_rows
-from compressors.tflite_file import read_graphs, tensor_name
+from compressors.files.litert import read_graphs, tensor_name
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from compressors.data import Split
+    from compressors.data.evaluation_rows import Split
 
 MAX_VALUES = 1 << 32  # of all activations over all rows: about 15 s for a photo network
 

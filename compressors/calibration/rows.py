@@ -12,7 +12,7 @@ from compressors.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from compressors.data import Split
+    from compressors.data.evaluation_rows import Split
 
 MAX_CALIBRATION_ROWS = 4096  # more would take minutes for a photo network
 

@@ -15,7 +15,7 @@ from compressors.calibration.rows import spread
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from compressors.data import Split
+    from compressors.data.evaluation_rows import Split
 
 CLIPPED = 0.01  # of the values of a tensor: other photos of one kind stay below 0.1 %, noise clips 4 %
 WASTED = 4.0  # times as wide as what is seen; photos of one kind stay below 1.5

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from compressors import program
+from compressors.inputs import program
 from compressors.inputs.recognition import Format, format_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from compressors.contract import Inputs
-    from compressors.program import FloatModel
+    from compressors.inputs.program import FloatModel
 
 
 def load(path: Path) -> FloatModel:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from compressors.tflite_file import read_graphs, tensor_name, type_name
+from compressors.files.litert import read_graphs, tensor_name, type_name
 
 if TYPE_CHECKING:
-    from compressors.tflite_file import Graph
+    from compressors.files.litert import Graph
 
 # the builtin operators behind the names of that page
 SUPPORTED = frozenset(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from compressors.errors import NoEffectError
-from compressors.layers import check_skip, weight_of, weighted_layers
+from compressors.network.layers import check_skip, weight_of, weighted_layers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -13,8 +13,8 @@ from torch import nn
 if TYPE_CHECKING:
     from torch import fx
 
-    from compressors.data import Split
-    from compressors.program import FloatModel
+    from compressors.data.evaluation_rows import Split
+    from compressors.inputs.program import FloatModel
 
 BATCH = 64
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compressors.layers import weighted_layers
+from compressors.network.layers import weighted_layers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import fx
 
-    from compressors.data import Split
-    from compressors.program import FloatModel
+    from compressors.data.evaluation_rows import Split
+    from compressors.inputs.program import FloatModel
 
     Hook = Callable[[nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor | None]
 

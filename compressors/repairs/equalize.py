@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compressors.layers import weight_of
+from compressors.network.layers import weight_of
 from compressors.simulation.points import layer_at
 
 if TYPE_CHECKING:

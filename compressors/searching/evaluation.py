@@ -7,30 +7,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compressors.building.kitchen import Kitchen
+from compressors.building.prediction import Predictor, predictor_for
 from compressors.contract import Latency, TrialFigures
 from compressors.errors import ModelRunError, SearchError
-from compressors.formats import FORMATS, Target
-from compressors.golden import golden_file, sample_count
-from compressors.kept import KeptMeasurements
-from compressors.kitchen import Kitchen
-from compressors.measure import Failure, Measurement, Rig
+from compressors.files.formats import FORMATS, Target
+from compressors.measuring.kept import KeptMeasurements
+from compressors.measuring.measure import Failure, Measurement, Rig
+from compressors.measuring.scoring import score
 from compressors.metrics import evaluate
-from compressors.package import pack
-from compressors.prediction import Predictor, predictor_for
+from compressors.packing.golden import golden_file, sample_count
+from compressors.packing.package import pack
 from compressors.recipes import recipe_hash
-from compressors.scoring import score
-from compressors.steps.base import Context
+from compressors.step import Context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from compressors.contract import Recipe, SearchRequest
-    from compressors.formats import Form
-    from compressors.measure import Run
+    from compressors.files.formats import Form
+    from compressors.measuring.measure import Run
     from compressors.searching.judging import Bar
     from compressors.searching.materials import Materials
-    from compressors.steps.base import ModelFile
+    from compressors.step import ModelFile
     from edge_agent.protocol.profile import DeviceProfile, RuntimeName
 
 

@@ -15,21 +15,21 @@ from torch import nn
 
 from compressors.contract import Part, Task
 from compressors.errors import CompressorError, SearchError
-from compressors.formats import Form
-from compressors.layers import weight_of, weighted_layers
-from compressors.macs import layer_macs
+from compressors.files.formats import Form
+from compressors.network.layers import weight_of, weighted_layers
+from compressors.network.macs import layer_macs
 from compressors.repairs.batch_norm import norms_of
-from compressors.sensitivity import sensitivity
+from compressors.sensitivity.quantizing import sensitivity
+from compressors.step import Model
 from compressors.steps import low_rank, narrowing
-from compressors.steps.base import Model
 from compressors.students import Architecture, build
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from compressors.program import FloatModel
-    from compressors.sensitivity import LayerSensitivity
-    from compressors.steps.base import Context
+    from compressors.inputs.program import FloatModel
+    from compressors.sensitivity.quantizing import LayerSensitivity
+    from compressors.step import Context
 
 TABLE_ENTRIES = 256  # from which on an embedding is worth sharing
 SHARES = (25, 35, 50, 65, 80)  # per cent of the multiplications that pruning may be asked to leave

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressors.choice import choose, explain
+from compressors.building.choice import choose, explain
+from compressors.building.judge import POINT, Candidate, judge, refuse
 from compressors.contract import Figure
-from compressors.judge import POINT, Candidate, judge, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from compressors.building.judge import Judgement
     from compressors.contract import RefusedProfile, Trial, TrialFigures
-    from compressors.judge import Judgement
     from compressors.metrics import Metric
     from edge_agent.protocol.profile import DeviceProfile
 

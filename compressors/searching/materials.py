@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressors import data, program, training_rows
-from compressors.inputs import loading
+from compressors.data import evaluation_rows, training_rows
+from compressors.inputs import loading, program
 from compressors.metrics import evaluate
 
 if TYPE_CHECKING:
     from compressors.contract import Figure, Inputs
-    from compressors.data import Split
+    from compressors.data.evaluation_rows import Split
+    from compressors.inputs.program import FloatModel
     from compressors.metrics import Metric
-    from compressors.program import FloatModel
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def materials_of(inputs: Inputs, metric: Metric) -> Materials:
         compressors.errors.CompressorError: they can't be loaded, or do not fit each other.
     """
     network = loading.load(inputs.model_path)
-    rows = data.load(inputs.data_path, network.signature, inputs.task, labels=inputs.labels)
+    rows = evaluation_rows.load(inputs.data_path, network.signature, inputs.task, labels=inputs.labels)
     train = None
     if inputs.train_path is not None:
         train = training_rows.load(inputs.train_path, network.signature, inputs.task, rows).split

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressors.building import run_build
+from compressors.building.run import run_build
 from compressors.contract import BuildRequest, FrontLine, ProgressLine, SearchResult
 from compressors.errors import SearchError
 from compressors.inputs import loading

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from compressors.contract import Recipe, StepSpec
-from compressors.formats import Form
+from compressors.files.formats import Form
 from compressors.recipes import RECIPES, recipe_hash
 from compressors.searching.loop import Space
 from compressors.students import Architecture

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from compressors.layers import weighted_layers
+from compressors.network.layers import weighted_layers
 from compressors.rehydrate import clone
 from compressors.simulation.grid import RoundedWeight, rounded
 from compressors.simulation.simulate import channel_axis

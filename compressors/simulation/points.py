@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from compressors.layers import WEIGHTED
+from compressors.network.layers import WEIGHTED
 
 if TYPE_CHECKING:
     from torch import fx

@@ -10,9 +10,9 @@ from torch import fx, nn
 
 from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.calibration.rows import part_of
-from compressors.fidelity import snr_db
-from compressors.folding import fold_batch_norms
-from compressors.layers import graph_of, weight_of, weighted_layers
+from compressors.measuring.fidelity import snr_db
+from compressors.network.folding import fold_batch_norms
+from compressors.network.layers import graph_of, weight_of, weighted_layers
 from compressors.rehydrate import clone
 from compressors.simulation.grid import Grid, RoundedActivation, bounds_of, rounded
 from compressors.simulation.points import before_layers, rounding_points
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from compressors.data import Split
-    from compressors.program import FloatModel
-    from compressors.steps.base import Context
+    from compressors.data.evaluation_rows import Split
+    from compressors.inputs.program import FloatModel
+    from compressors.step import Context
 
     Ranges = Mapping[str, tuple[float, float]]
 

@@ -33,7 +33,7 @@ from compressors.steps import (
 )
 
 if TYPE_CHECKING:
-    from compressors.steps.base import AnyStep
+    from compressors.step import AnyStep
 
 ALL: tuple[AnyStep, ...] = (
     cluster.STEP,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from compressors.calibration.ranges import range_of
 from compressors.calibration.rows import part_of
-from compressors.fidelity import snr_db
+from compressors.measuring.fidelity import snr_db
 from compressors.metrics import value_of
-from compressors.steps.base import Form, ModelFile
+from compressors.step import Form, ModelFile
 from edge_agent.protocol.profile import Delegate
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from compressors.calibration.histogram import Histogram
     from compressors.calibration.ranges import Range, Rule
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 MAX_ROWS = 256
 
@@ -50,7 +50,7 @@ def candidates(
     What is best is decided by the signal-to-noise ratio of the first output: the metric of a few hundred rows moves in
     steps of a row, and would choose by chance.
     """
-    from compressors.scoring import outputs_of  # noqa: PLC0415  it knows the forms of steps, and steps know this
+    from compressors.measuring.scoring import outputs_of  # noqa: PLC0415  it knows the forms of steps, and steps know this
 
     rows = part_of(context.selection, MAX_ROWS)
     name = model.network.signature.outputs[0].name

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressors.errors import ConversionError
+from compressors.files.litert import read_facts
 from compressors.npu.edge_tpu import violations
-from compressors.steps.base import Form, Outcome, Parameters, Step, content_of
-from compressors.tflite_file import read_facts
+from compressors.step import Form, Outcome, Parameters, Step, content_of
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 NAMED = 8  # violations in the sentence
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field
 
-from compressors.codebooks import codebook_of, nearest
 from compressors.errors import NoEffectError
-from compressors.folding import fold_batch_norms
-from compressors.layers import graph_of, weight_of, weighted_layers
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.network.folding import fold_batch_norms
+from compressors.network.layers import graph_of, weight_of, weighted_layers
+from compressors.quantization.codebooks import codebook_of, nearest
+from compressors.step import Form, Outcome, Parameters, Step
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 
 class ClusterParameters(Parameters):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from compressors.errors import NoEffectError
 from compressors.npu.vela import Accelerator, Compiled, Placed, compile_file
-from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step, content_of
+from compressors.step import Form, ModelFile, Outcome, Parameters, Step, content_of
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 NAMED_FALLEN = 4  # operators in the summary
 

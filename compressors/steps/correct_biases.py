@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from compressors.calibration.rows import part_of
-from compressors.folding import fold_batch_norms
-from compressors.layers import graph_of
+from compressors.network.folding import fold_batch_norms
+from compressors.network.layers import graph_of
 from compressors.repairs.bias_correction import add_to_biases, shifts_of
 from compressors.simulation import ranges_of, simulated
-from compressors.steps.base import Form, Step
+from compressors.step import Form, Step
 from compressors.steps.repaired import RepairParameters, kept_if_better, left_out
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model, Outcome
+    from compressors.step import Context, Model, Outcome
 
 
 class CorrectBiasesParameters(RepairParameters):

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from compressors.calibration.rows import part_of
-from compressors.folding import fold_batch_norms
-from compressors.layers import graph_of
+from compressors.network.folding import fold_batch_norms
+from compressors.network.layers import graph_of
 from compressors.repairs.equalize import equalize, pairs_of
 from compressors.simulation.simulate import BATCH, MAX_ROWS
-from compressors.steps.base import Form, Step
+from compressors.step import Form, Step
 from compressors.steps.repaired import RepairParameters, kept_if_better, left_out
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from compressors.program import FloatModel
-    from compressors.steps.base import Context, Model, Outcome
+    from compressors.inputs.program import FloatModel
+    from compressors.step import Context, Model, Outcome
 
 
 class EqualizeLayersParameters(RepairParameters):

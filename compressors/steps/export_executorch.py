@@ -18,16 +18,16 @@ from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.calibration.rows import calibrating
 from compressors.errors import CompressorError, NoEffectError
 from compressors.extras import extra
-from compressors.pte_file import read_delegated, read_facts
+from compressors.files.executorch import read_delegated, read_facts
 from compressors.quiet import quiet
-from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step
+from compressors.step import Form, ModelFile, Outcome, Parameters, Step
 from compressors.steps.likeness import require_like_network
 from compressors.steps.unconvertible import unconvertible
 
 if TYPE_CHECKING:
-    from compressors.data import Split
-    from compressors.facts import FileFacts
-    from compressors.steps.base import Context, Model
+    from compressors.data.evaluation_rows import Split
+    from compressors.files.facts import FileFacts
+    from compressors.step import Context, Model
 
 _SCALING = {"sub", "add", "mul", "div", "clamp", "relu", "reshape", "view"}
 _CLAMPS = ("aten.hardtanh", "aten.clamp.")

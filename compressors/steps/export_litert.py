@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressors.files.litert import read_facts
 from compressors.quiet import quiet
-from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step
+from compressors.step import Form, ModelFile, Outcome, Parameters, Step
 from compressors.steps.unconvertible import unconvertible
-from compressors.tflite_file import read_facts
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 
 class ExportLitertParameters(Parameters):

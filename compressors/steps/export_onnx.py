@@ -11,14 +11,14 @@ import torch
 from pydantic import Field
 
 from compressors.extras import extra
-from compressors.onnx_file import read_facts
+from compressors.files.onnx import read_facts
 from compressors.quiet import quiet
-from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step
+from compressors.step import Form, ModelFile, Outcome, Parameters, Step
 from compressors.steps.likeness import require_like_network
 from compressors.steps.unconvertible import unconvertible
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 
 class ExportOnnxParameters(Parameters):

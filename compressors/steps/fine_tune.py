@@ -12,7 +12,7 @@ import torch
 
 from compressors.errors import NoEffectError, RecipeError
 from compressors.rehydrate import clone
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.step import Form, Outcome, Parameters, Step
 from compressors.training import FitOptions, Setting, fit
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
     from compressors.training import Fit
 
 _MATRIX = 2  # dimensions from which on pruning makes zeros; norms and biases may be zero by chance

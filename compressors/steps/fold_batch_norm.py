@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from compressors.folding import fold_batch_norms
-from compressors.layers import graph_of
+from compressors.network.folding import fold_batch_norms
+from compressors.network.layers import graph_of
 from compressors.repairs.batch_norm import norms_of
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.step import Form, Outcome, Parameters, Step
 from compressors.steps.repaired import left_out
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 
 class FoldBatchNormParameters(Parameters):

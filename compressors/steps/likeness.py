@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressors.errors import ConversionError
-from compressors.scoring import answering
+from compressors.measuring.scoring import answering
 from edge_agent.errors import EdgeAgentError
 
 if TYPE_CHECKING:
-    from compressors.data import Split
-    from compressors.steps.base import Model
+    from compressors.data.evaluation_rows import Split
+    from compressors.step import Model
 
 ROWS = 8
 RELATIVE = 1e-3  # of the largest output: kernels sum in another order, a wrong conversion is off by far more

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from compressors.errors import NoEffectError
-from compressors.factors import factors_of
-from compressors.layers import check_skip, graph_of, replace_layer, weighted_layers
-from compressors.macs import layer_macs
-from compressors.moments import input_moments
+from compressors.network.factors import factors_of
+from compressors.network.layers import check_skip, graph_of, replace_layer, weighted_layers
+from compressors.network.macs import layer_macs
+from compressors.network.moments import input_moments
 from compressors.rehydrate import clone
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.step import Form, Outcome, Parameters, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from compressors.factors import Factors
-    from compressors.steps.base import Context, Model
+    from compressors.network.factors import Factors
+    from compressors.step import Context, Model
 
 SEARCH_ROUNDS = 30  # bisections of the energy: far below one rank
 

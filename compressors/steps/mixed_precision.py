@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressors.errors import CompressorError
-from compressors.folding import fold_batch_norms
-from compressors.layers import graph_of, weight_of, weighted_layers
-from compressors.sensitivity import sensitivity
-from compressors.sharpness import sharpness
-from compressors.steps.feature_scaling import FloatOperator
-from compressors.tflite_file import weighted_operators
+from compressors.files.litert import weighted_operators
+from compressors.network.folding import fold_batch_norms
+from compressors.network.layers import graph_of, weight_of, weighted_layers
+from compressors.quantization.feature_scaling import FloatOperator
+from compressors.sensitivity.quantizing import sensitivity
+from compressors.sensitivity.sharpness import sharpness
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from compressors.steps.base import Context, Model
-    from compressors.tflite_file import WeightedOperator
+    from compressors.files.litert import WeightedOperator
+    from compressors.step import Context, Model
 
 
 class SensitiveBy(StrEnum):

@@ -10,20 +10,20 @@ from pydantic import Field
 from torch import nn
 
 from compressors.errors import NoEffectError
-from compressors.layers import check_skip, weighted_layers
-from compressors.macs import layer_macs
+from compressors.network.layers import check_skip, weighted_layers
+from compressors.network.macs import layer_macs
 from compressors.pruning.cost import Cost
 from compressors.pruning.coupling import couplings_of, without_channels
 from compressors.pruning.selection import Widths, choose_globally, choose_per_layer
 from compressors.pruning.trial import allowed
 from compressors.rehydrate import clone
-from compressors.steps.base import Outcome, Parameters
+from compressors.step import Outcome, Parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from compressors.pruning.coupling import Coupling, Examples
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
     Scores = dict[Coupling, torch.Tensor]
 

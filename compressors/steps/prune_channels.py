@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from compressors.pruning.channel_scores import at_random, magnitude
-from compressors.steps.base import Form, Step
+from compressors.step import Form, Step
 from compressors.steps.narrowing import ChannelParameters, prunable_of, prune_channels
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model, Outcome
+    from compressors.step import Context, Model, Outcome
 
 
 class PruneChannelsParameters(ChannelParameters):

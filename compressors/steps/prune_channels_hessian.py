@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from compressors.curvature import curvature_of
-from compressors.layers import weight_of
-from compressors.macs import layer_macs
-from compressors.moments import patch_moments
+from compressors.network.layers import weight_of
+from compressors.network.macs import layer_macs
+from compressors.network.moments import patch_moments
 from compressors.pruning.channel_scores import fisher
 from compressors.pruning.coupling import without_channels
 from compressors.pruning.gates import inputs_gone
 from compressors.pruning.surgeon import without_inputs
 from compressors.running import operators_may_refuse
-from compressors.steps.base import Form, Step
+from compressors.sensitivity.curvature import curvature_of
+from compressors.step import Form, Step
 from compressors.steps.narrowing import ChannelParameters, check_reachable, chosen, outcome_of, prunable_of
 from compressors.training.row_losses import has_labels, loss_batches
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from compressors.steps.base import Context, Model, Outcome
+    from compressors.step import Context, Model, Outcome
     from compressors.training.row_losses import LossBatch
 
 BATCH_ROWS = 64

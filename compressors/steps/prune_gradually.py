@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from compressors.errors import RecipeError
-from compressors.macs import layer_macs
+from compressors.network.macs import layer_macs
 from compressors.pruning import weights
 from compressors.pruning.schedule import cubic, shared_out
 from compressors.rehydrate import clone
+from compressors.step import Form, Outcome, Parameters, Step
 from compressors.steps import narrowing, prune_weights
-from compressors.steps.base import Form, Outcome, Parameters, Step
 from compressors.steps.fine_tune import zeros_kept
 from compressors.steps.prune_channels import STEP as CHANNELS
 from compressors.steps.prune_weights import STEP as WEIGHTS
 from compressors.training import FitOptions, Setting, fit
 
 if TYPE_CHECKING:
-    from compressors.data import Split
-    from compressors.steps.base import Context, Model
+    from compressors.data.evaluation_rows import Split
+    from compressors.step import Context, Model
 
 
 class PruneGraduallyParameters(FitOptions, Parameters):

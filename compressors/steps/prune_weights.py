@@ -13,17 +13,17 @@ import torch
 from pydantic import Field
 
 from compressors.errors import NoEffectError
-from compressors.layers import weight_of
+from compressors.network.layers import weight_of
 from compressors.pruning.weights import Scope, least, prunable, sizes_of, zeros_of
 from compressors.rehydrate import clone
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.step import Form, Outcome, Parameters, Step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
 
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 
 class PruneWeightsParameters(Parameters):

@@ -14,20 +14,20 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from compressors.curvature import curvature_of
 from compressors.errors import NoEffectError
-from compressors.layers import weight_of
-from compressors.moments import input_moments, patch_moments
+from compressors.network.layers import weight_of
+from compressors.network.moments import input_moments, patch_moments
 from compressors.pruning.surgeon import output_error, without_weights
 from compressors.pruning.weights import Scope, least, lowest, prunable, zeros_of
 from compressors.rehydrate import clone
-from compressors.steps.base import Form, Parameters, Step
+from compressors.sensitivity.curvature import curvature_of
+from compressors.step import Form, Parameters, Step
 from compressors.steps.prune_weights import outcome_of
 from compressors.training.row_losses import loss_batches
 
 if TYPE_CHECKING:
-    from compressors.curvature import Curvature
-    from compressors.steps.base import Context, Model, Outcome
+    from compressors.sensitivity.curvature import Curvature
+    from compressors.step import Context, Model, Outcome
 
 CURVATURE_ROWS = 128  # the mean curvature of a layer is known well before
 BATCH_ROWS = 64

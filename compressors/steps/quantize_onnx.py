@@ -17,15 +17,15 @@ from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.calibration.rows import calibrating
 from compressors.errors import CompressorError, NoEffectError
 from compressors.extras import extra
-from compressors.onnx_file import OnnxGraph, read_facts
+from compressors.files.onnx import OnnxGraph, read_facts
 from compressors.quiet import quiet
-from compressors.steps.base import Form, ModelFile, Outcome, Parameters, Step, content_of
+from compressors.step import Form, ModelFile, Outcome, Parameters, Step, content_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compressors.data import Split
-    from compressors.steps.base import Context, Model
+    from compressors.data.evaluation_rows import Split
+    from compressors.step import Context, Model
 
 _SCALING = {"Sub", "Add", "Mul", "Div", "Max", "Min", "Relu", "Clip", "Cast", "Reshape"}
 

@@ -16,10 +16,10 @@ from compressors.calibration import shift
 from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.calibration.observe import observe
 from compressors.calibration.ranges import Rule
-from compressors.quantizer import Ends, Granularity, StaticScheme, quantize_static
-from compressors.steps.base import Form, Parameters, Step, content_of
+from compressors.quantization.feature_scaling import scaling_operators
+from compressors.quantization.quantizer import Ends, Granularity, StaticScheme, quantize_static
+from compressors.step import Form, Parameters, Step, content_of
 from compressors.steps.calibrated import candidates
-from compressors.steps.feature_scaling import scaling_operators
 from compressors.steps.mixed_precision import SensitiveBy, most_sensitive
 from compressors.steps.quantized import outcome_of
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from compressors.calibration.histogram import Histogram
-    from compressors.steps.base import Context, Model, Outcome
-    from compressors.steps.feature_scaling import FloatOperator
+    from compressors.quantization.feature_scaling import FloatOperator
+    from compressors.step import Context, Model, Outcome
 
 COMPARED_VALUES = 1 << 30  # activations of the selection rows that calibration is compared with
 

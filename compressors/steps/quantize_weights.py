@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from compressors.quantizer import Granularity, WeightScheme, quantize_weights
-from compressors.steps.base import Form, Parameters, Step, content_of
+from compressors.quantization.quantizer import Granularity, WeightScheme, quantize_weights
+from compressors.step import Form, Parameters, Step, content_of
 from compressors.steps.quantized import outcome_of
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model, Outcome
+    from compressors.step import Context, Model, Outcome
 
 
 class WeightOnlyParameters(Parameters):

@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from compressors.errors import NoEffectError
-from compressors.steps.base import Form, ModelFile, Outcome
-from compressors.tflite_file import read_facts
+from compressors.files.litert import read_facts
+from compressors.step import Form, ModelFile, Outcome
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Model
+    from compressors.step import Model
 
 
 def outcome_of(model: Model, before: bytes, after: bytes, *, weights: str, activations: str = "") -> Outcome:

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from compressors.calibration.rows import part_of
-from compressors.layers import graph_of
+from compressors.network.layers import graph_of
 from compressors.rehydrate import clone
 from compressors.repairs.batch_norm import move_statistics, norms_of, reestimate
 from compressors.simulation.simulate import round_weights
-from compressors.steps.base import Form, Step
+from compressors.step import Form, Step
 from compressors.steps.repaired import RepairParameters, kept_if_better, left_out
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model, Outcome
+    from compressors.step import Context, Model, Outcome
 
 
 class ReestimateBatchNormParameters(RepairParameters):

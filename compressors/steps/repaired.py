@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from compressors.simulation import Grid, Scheme, answers_on_selection, simulated_snr_db
-from compressors.steps.base import Outcome, Parameters
+from compressors.step import Outcome, Parameters
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 
 class RepairParameters(Parameters):

@@ -2,7 +2,7 @@
 
 A table of users or items is most of a recommender's bytes, and few of its multiplications: this makes a model smaller,
 not faster. Train it further behind this step.
-Source: see `compressors.shared_rows`.
+Source: see `compressors.network.shared_rows`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pydantic import Field
 from torch import nn
 
 from compressors.errors import NoEffectError
-from compressors.layers import graph_of, replace_layer, weight_of, weighted_layers
-from compressors.moments import input_moments
+from compressors.network.layers import graph_of, replace_layer, weight_of, weighted_layers
+from compressors.network.moments import input_moments
+from compressors.network.shared_rows import hashed, least_hashed_rows, shared
 from compressors.rehydrate import clone
-from compressors.shared_rows import hashed, least_hashed_rows, shared
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.step import Form, Outcome, Parameters, Step
 
 if TYPE_CHECKING:
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 
 class ShareEmbeddingsParameters(Parameters):

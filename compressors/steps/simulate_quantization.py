@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from compressors.errors import NoEffectError
-from compressors.fidelity import snr_db
-from compressors.folding import fold_batch_norms
-from compressors.layers import graph_of, weight_of, weighted_layers
+from compressors.measuring.fidelity import snr_db
+from compressors.network.folding import fold_batch_norms
+from compressors.network.layers import graph_of, weight_of, weighted_layers
 from compressors.simulation import Grid, Scheme, ranges_of, simulated, simulated_snr_db
 from compressors.simulation.simulate import channel_axis
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.step import Form, Outcome, Parameters, Step
 
 if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 Bits = Annotated[int, Field(ge=2, le=16)]
 

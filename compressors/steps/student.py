@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import nn
 
 from compressors.errors import NoEffectError, RecipeError
-from compressors.macs import layer_macs
+from compressors.network.macs import layer_macs
 from compressors.rehydrate import clone
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.step import Form, Outcome, Parameters, Step
 from compressors.students import Architecture, build
 from compressors.training import FitOptions, Setting, fit
 from compressors.training.hints import Hints
@@ -24,7 +24,7 @@ from compressors.training.scale import Scale, scale_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compressors.steps.base import Context, Model
+    from compressors.step import Context, Model
 
 _ENDINGS: dict[Scale, Callable[[], nn.Module]] = {
     Scale.LOGITS: nn.Identity,

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from compressors.errors import RecipeError
-from compressors.folding import fold_batch_norms
-from compressors.layers import graph_of, weight_of, weighted_layers
 from compressors.metrics import value_of
+from compressors.network.folding import fold_batch_norms
+from compressors.network.layers import graph_of, weight_of, weighted_layers
 from compressors.rehydrate import clone
 from compressors.simulation import Grid, Scheme, ranges_of, simulated
 from compressors.simulation.learning import move_weights, prepared
-from compressors.steps.base import Form, Outcome, Parameters, Step
+from compressors.step import Form, Outcome, Parameters, Step
 from compressors.steps.repaired import left_out
 from compressors.training import FitOptions, Setting, fit
 
 if TYPE_CHECKING:
     from torch import fx
 
-    from compressors.program import FloatModel
-    from compressors.steps.base import Context, Model
+    from compressors.inputs.program import FloatModel
+    from compressors.step import Context, Model
 
 
 class TrainQuantizedParameters(FitOptions, Parameters):

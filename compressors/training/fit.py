@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compressors.contract import Task
-    from compressors.data import Split
+    from compressors.data.evaluation_rows import Split
     from compressors.metrics import Metric
     from compressors.training.objective import Objective
     from compressors.training.options import FitOptions

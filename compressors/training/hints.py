@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import nn
 
-from compressors.layers import weighted_layers
+from compressors.network.layers import weighted_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from compressors.data import Split
+    from compressors.data.evaluation_rows import Split
     from compressors.metrics import Metric
     from compressors.training.options import FitOptions
 

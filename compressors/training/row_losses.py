@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from compressors.data import Split
+    from compressors.data.evaluation_rows import Split
     from compressors.metrics import Metric
 
 

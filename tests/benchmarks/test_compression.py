@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.compressing.comparison import FLOAT, SHOAL, Contender
 from benchmarks.compression import judged, show
-from compressors.formats import Form
+from compressors.files.formats import Form
 
 if TYPE_CHECKING:
     import pytest

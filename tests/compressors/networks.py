@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
+from compressors.inputs import program
 from compressors.metrics import METRICS
-from compressors.steps.base import Context, Model, content_of
+from compressors.step import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def write_broken(folder: Path) -> None:
     export(Logarithm(), folder / "logarithm.pt2", "features", (8,))
     export(OutOfBounds().eval(), folder / "out-of-bounds.pt2", "features", (8,))
     network = program.load(folder / "logarithm.pt2")
-    rows = data.load(folder / "price.npz", network.signature, Task.REGRESSION)
+    rows = evaluation_rows.load(folder / "price.npz", network.signature, Task.REGRESSION)
     context = Context(rows.calibration, rows.selection, Task.REGRESSION, METRICS["r2"])
     exported = EXPORT.apply(Model(network), context, EXPORT.parameters()).model
     (folder / "logarithm.tflite").write_bytes(content_of(exported))

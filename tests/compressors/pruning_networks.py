@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from compressors import program
 from compressors.contract import Task
-from compressors.data import Split
+from compressors.data.evaluation_rows import Split
+from compressors.inputs import program
 from compressors.metrics import METRICS
-from compressors.steps.base import Context
+from compressors.step import Context
 
 CLASSES, SIDE = 3, 8
 

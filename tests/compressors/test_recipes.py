@@ -7,7 +7,7 @@ import pytest
 from compressors.contract import Recipe, StepSpec
 from compressors.errors import RecipeError
 from compressors.recipes import RECIPES, check, parameters_of, recipes_of, steps_from
-from compressors.steps.base import Form
+from compressors.step import Form
 from edge_agent.protocol.profile import DeviceProfile
 from tests.compressors.conftest import board
 

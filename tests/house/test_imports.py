@@ -38,6 +38,16 @@ SUPERVISOR = (
     "edge_agent.transfer",
     "edge_agent.supervisor",
 )
+# What the compressors are made of, from what everybody may know to what puts all together.
+COMPRESSORS = tuple(
+    f"compressors.{name}"
+    for name in (
+        *("errors", "contract", "quiet", "extras", "running", "metrics"),
+        *("data", "files", "rehydrate", "inputs", "step", "network", "measuring"),
+        *("calibration", "quantization", "npu", "training", "students", "pruning", "simulation", "repairs"),
+        *("sensitivity", "steps", "recipes", "packing", "building", "searching", "reporting", "job"),
+    )
+)
 INTERPRETERS = {"ai_edge_litert", "executorch", "onnxruntime", "tflite_runtime"}
 # Distributions that are not installed where the tests run, or whose import name nothing tells.
 OWN_ENVIRONMENT = {"compressors.npu.rockchip_worker"}  # scripts that another environment's Python runs
@@ -184,11 +194,18 @@ def test_import_against_the_arrows_is_found_nowhere(
     assert offences(inside, forbidden, but=but) == []
 
 
-@pytest.mark.parametrize("folder", SUPERVISOR)
-def test_folder_of_the_agent_knows_only_those_before_it(folder: str) -> None:
-    later = set(SUPERVISOR[SUPERVISOR.index(folder) + 1 :])
-    assert any(within(name, folder) for name in modules()), f"{folder} is gone: this rule holds nothing"
-    assert offences((folder,), later) == []
+@pytest.mark.parametrize("order", [pytest.param(SUPERVISOR, id="agent"), pytest.param(COMPRESSORS, id="compressors")])
+def test_folder_knows_only_those_before_it(order: tuple[str, ...]) -> None:
+    for position, folder in enumerate(order):
+        assert any(within(name, folder) for name in modules()), f"{folder} is gone: this rule holds nothing"
+        assert offences((folder,), set(order[position + 1 :])) == []
+
+
+def test_folders_of_the_compressors_all_have_a_place_in_their_order() -> None:
+    assert {".".join(name.split(".")[:2]) for name in modules() if within(name, "compressors")} == {
+        "compressors",
+        *COMPRESSORS,
+    }
 
 
 def test_core_of_the_agent_does_no_io() -> None:

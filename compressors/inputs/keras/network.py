@@ -14,7 +14,7 @@ import torch
 from compressors.errors import ConversionError, ExtraMissingError, SignatureError
 from compressors.inputs.keras.archive import checked_copy
 from compressors.inputs.keras.layers import Tidying
-from compressors.program import FloatModel, Names, from_exported, is_shown_name
+from compressors.inputs.program import FloatModel, Names, from_exported, is_shown_name
 from compressors.running import first_line
 
 if TYPE_CHECKING:

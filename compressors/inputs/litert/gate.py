@@ -18,7 +18,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from compressors.errors import ArchiveError, ConversionError, SignatureError, WeightError
-from compressors.tflite_file import read_graphs, tensor_name
+from compressors.files.litert import read_graphs, tensor_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

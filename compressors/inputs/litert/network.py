@@ -10,7 +10,7 @@ import torch
 
 from compressors.errors import SignatureError
 from compressors.inputs.litert import gate
-from compressors.program import FloatModel, is_shown_name
+from compressors.inputs.program import FloatModel, is_shown_name
 from edge_agent.errors import EdgeAgentError
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import FREE, Datatype, ModelSignature, TensorSpec

@@ -13,7 +13,7 @@ from compressors.inputs.onnx import elementwise, layers, shaping
 from compressors.inputs.onnx.gate import NAME_CHARS, Graph, Node, Tensor, read_graph
 from compressors.inputs.onnx.preparation import LINEAR, prepare
 from compressors.inputs.onnx.values import TYPES, array_of, known
-from compressors.program import FloatModel, Names, from_exported, is_shown_name
+from compressors.inputs.program import FloatModel, Names, from_exported, is_shown_name
 from compressors.running import first_line
 
 if TYPE_CHECKING:

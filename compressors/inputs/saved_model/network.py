@@ -16,7 +16,7 @@ from compressors.inputs.saved_model.gate import check_graph
 from compressors.inputs.saved_model.unpacking import unpack
 
 if TYPE_CHECKING:
-    from compressors.program import FloatModel
+    from compressors.inputs.program import FloatModel
 
 SIGNATURES = ("serving_default", "serve")
 

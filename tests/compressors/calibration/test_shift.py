@@ -4,7 +4,7 @@ import numpy as np
 
 from compressors.calibration import shift
 from compressors.calibration.histogram import Histogram
-from compressors.data import Split
+from compressors.data.evaluation_rows import Split
 
 ROWS = 1000
 

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from compressors.program import FloatModel
+    from compressors.inputs.program import FloatModel
 
 
 def check_answers(network: FloatModel, foreign: Path, rows: str, output: str) -> None:

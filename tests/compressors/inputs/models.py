@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 import torch
 
-from compressors import program
+from compressors.inputs import program
 
 FLAT_SHAPE = (16, 3, 3)  # of the last pictures, in torch's order
 

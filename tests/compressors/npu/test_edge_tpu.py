@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import ConversionError
+from compressors.inputs import program
+from compressors.inputs.program import FloatModel
 from compressors.npu.edge_tpu import violations
-from compressors.program import FloatModel
-from compressors.steps.base import Context, Model, content_of
+from compressors.step import Context, Model, content_of
 from compressors.steps.check_edge_tpu import STEP as CHECK
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.quantize_dynamic import INT8 as DYNAMIC
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def shapes_float(uploads: Path) -> tuple[Model, Context]:
     network = program.load(uploads / "shapes.pt2")
-    rows = data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+    rows = evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
     context = context_of(rows, Task.CLASSIFICATION)
     return apply(EXPORT, Model(network), context).model, context
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import ConversionError, ExtraMissingError
+from compressors.inputs import program
 from compressors.npu.rockchip import compile_onnx
-from compressors.steps.base import Model, content_of
+from compressors.step import Model, content_of
 from compressors.steps.export_onnx import STEP as EXPORT
 from tests.compressors.steps.applying import apply, context_of
 
@@ -30,7 +31,7 @@ def rknn_python() -> Path:
 
 def test_convnet_compiled_for_rk3588_decides_as_the_network_does(uploads: Path, rknn_python: Path) -> None:
     network = program.load(uploads / "shapes.pt2")
-    splits = data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+    splits = evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
     onnx = content_of(apply(EXPORT, Model(network), context_of(splits, Task.CLASSIFICATION)).model)
     compiled = compile_onnx(
         onnx, splits.calibration.inputs, splits.selection.inputs, platform="rk3588", python=rknn_python

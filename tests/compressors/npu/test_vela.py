@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import ConversionError, ExtraMissingError, NoEffectError, RecipeError
+from compressors.files.litert import read_graphs
+from compressors.inputs import program
+from compressors.measuring.scoring import score
 from compressors.npu.vela import ACCELERATORS, Accelerator, compile_file
-from compressors.scoring import score
-from compressors.steps.base import Context, Form, Model, content_of
+from compressors.step import Context, Form, Model, content_of
 from compressors.steps.compile_ethos_u import STEP as COMPILE
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.quantize_static import INT8 as STATIC
-from compressors.tflite_file import read_graphs
 from edge_agent.protocol.manifest import VariantManifest
 from tests.compressors.conftest import Built, Shared, Upload, board, build_once, inputs_of
 from tests.compressors.steps.applying import apply, context_of
@@ -32,7 +33,7 @@ U65: Accelerator = "ethos-u65-256"
 @pytest.fixture(scope="session")
 def shapes_int8(uploads: Path) -> tuple[Model, Context]:
     network = program.load(uploads / "shapes.pt2")
-    rows = data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+    rows = evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
     context = context_of(rows, Task.CLASSIFICATION)
     return apply(STATIC, apply(EXPORT, Model(network), context).model, context).model, context
 
@@ -94,7 +95,9 @@ def test_every_accelerator_has_memories_that_vela_knows(shapes_int8: tuple[Model
 
 def test_float_file_has_nothing_for_the_processor(uploads: Path) -> None:
     network = program.load(uploads / "shapes.pt2")
-    context = context_of(data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION), Task.CLASSIFICATION)
+    context = context_of(
+        evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION), Task.CLASSIFICATION
+    )
     exported = apply(EXPORT, Model(network), context).model
     with pytest.raises(NoEffectError, match="make it fully integer first"):
         apply(COMPILE, exported, context, accelerator=U65)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from compressors.layers import weight_of
+from compressors.network.layers import weight_of
 from compressors.rehydrate import clone
 from compressors.repairs.equalize import equalize, pairs_of
 

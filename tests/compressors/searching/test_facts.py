@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import SearchError
-from compressors.formats import Form
-from compressors.inputs import loading
+from compressors.files.formats import Form
+from compressors.inputs import loading, program
 from compressors.searching.facts import Facts, affordable_epochs, facts_of
 from tests.compressors.steps.applying import context_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from compressors.steps.base import Context
+    from compressors.step import Context
 
 LITERT = (Form.LITERT,)
 
@@ -31,7 +31,7 @@ def network(uploads: Path) -> program.FloatModel:
 
 @pytest.fixture(scope="module")
 def context(uploads: Path, network: program.FloatModel) -> Context:
-    evaluation = data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+    evaluation = evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
     return context_of(evaluation, Task.CLASSIFICATION)
 
 
@@ -59,7 +59,7 @@ def test_model_that_was_pushed_as_a_file_has_no_layers(uploads: Path, tmp_path: 
     network = loading.load(uploads / "logarithm.tflite")
     with np.load(uploads / "price.npz") as rows:
         np.savez(tmp_path / "rows.npz", args_0=rows["features"], target=rows["target"])
-    evaluation = data.load(tmp_path / "rows.npz", network.signature, Task.REGRESSION)
+    evaluation = evaluation_rows.load(tmp_path / "rows.npz", network.signature, Task.REGRESSION)
     context = context_of(evaluation, Task.REGRESSION)
     assert facts_of(network, context, (Form.ONNX, Form.LITERT)) == Facts(has_layers=False, forms=LITERT)
     with pytest.raises(SearchError, match=r"pushed as a \.tflite file, and no runtime that loads one"):
@@ -72,5 +72,5 @@ def test_tables_are_seen_where_they_are_large_enough(
 ) -> None:
     monkeypatch.setattr("compressors.searching.facts.TABLE_ENTRIES", entries)
     network = program.load(uploads / "films.pt2")  # of 50 and 70 entries
-    rows = data.load(uploads / "films.npz", network.signature, Task.RANKING)
+    rows = evaluation_rows.load(uploads / "films.npz", network.signature, Task.RANKING)
     assert facts_of(network, context_of(rows, Task.RANKING), LITERT).has_tables is has_tables

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 
-from compressors.formats import Form
+from compressors.files.formats import Form
 from compressors.recipes import check, form_of, recipe_hash, step_of
 from compressors.searching.facts import Facts
 from compressors.searching.sampling import told

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressors.contract import Task
+from compressors.measuring.scoring import outputs_of
 from compressors.metrics import METRICS
-from compressors.scoring import outputs_of
-from compressors.steps.base import Context
+from compressors.step import Context
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from compressors.data import EvaluationData, Split
-    from compressors.steps.base import AnyStep, Model, Outcome
+    from compressors.data.evaluation_rows import EvaluationData, Split
+    from compressors.step import AnyStep, Model, Outcome
 
 METRIC_OF = {Task.CLASSIFICATION: "top1", Task.REGRESSION: "r2", Task.RANKING: "hr@10"}
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import DataError
-from compressors.steps.base import Context, Model
+from compressors.inputs import program
+from compressors.step import Context, Model
 from compressors.steps.export_executorch import STEP as EXECUTORCH
 from compressors.steps.export_onnx import STEP as EXPORT_ONNX
 from compressors.steps.quantize_onnx import STATIC as ONNX
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from compressors.steps.base import Outcome
+    from compressors.step import Outcome
 
     Quantize = Callable[[Context], Outcome]
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def shapes(uploads: Path) -> tuple[Model, Context]:
     network = program.load(uploads / "shapes.pt2")
-    rows = data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+    rows = evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
     return Model(network), context_of(rows, Task.CLASSIFICATION)
 
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import zstandard
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import NoEffectError
+from compressors.files.litert import read_facts
+from compressors.inputs import program
+from compressors.measuring.scoring import score
 from compressors.metrics import METRICS
-from compressors.package import encode
-from compressors.scoring import score
-from compressors.steps.base import Context, Model, content_of
+from compressors.packing.package import encode
+from compressors.step import Context, Model, content_of
 from compressors.steps.cluster import STEP as CLUSTER
 from compressors.steps.export_litert import STEP as EXPORT
-from compressors.tflite_file import read_facts
 from tests.compressors.steps.applying import apply, context_of, first_output
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ def network(uploads: Path) -> program.FloatModel:
 
 
 @pytest.fixture(scope="module")
-def evaluation(uploads: Path, network: program.FloatModel) -> data.EvaluationData:
-    return data.load(uploads / "price.npz", network.signature, Task.REGRESSION)
+def evaluation(uploads: Path, network: program.FloatModel) -> evaluation_rows.EvaluationData:
+    return evaluation_rows.load(uploads / "price.npz", network.signature, Task.REGRESSION)
 
 
 @pytest.fixture(scope="module")
-def context(evaluation: data.EvaluationData) -> Context:
+def context(evaluation: evaluation_rows.EvaluationData) -> Context:
     return context_of(evaluation, Task.REGRESSION)
 
 
@@ -42,7 +43,7 @@ def exported(model: Model, context: Context) -> bytes:
 
 
 def test_clustered_file_holds_few_values_travels_in_fewer_bytes_and_answers_alike(
-    network: program.FloatModel, evaluation: data.EvaluationData, context: Context
+    network: program.FloatModel, evaluation: evaluation_rows.EvaluationData, context: Context
 ) -> None:
     plain = Model(network)
     clustered = apply(CLUSTER, plain, context, values=16)
@@ -55,7 +56,9 @@ def test_clustered_file_holds_few_values_travels_in_fewer_bytes_and_answers_alik
     assert r2 > float_r2 - 0.02
 
 
-def test_more_values_lose_less(network: program.FloatModel, evaluation: data.EvaluationData, context: Context) -> None:
+def test_more_values_lose_less(
+    network: program.FloatModel, evaluation: evaluation_rows.EvaluationData, context: Context
+) -> None:
     wanted = first_output(Model(network), evaluation.test)
     errors = [
         float(

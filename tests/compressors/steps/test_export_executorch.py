@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import ConversionError, ExtraMissingError, NoEffectError
-from compressors.program import FloatModel
-from compressors.pte_file import read_delegated, read_facts
-from compressors.scoring import score
-from compressors.steps.base import Model, content_of
+from compressors.files.executorch import read_delegated, read_facts
+from compressors.inputs import program
+from compressors.inputs.program import FloatModel
+from compressors.measuring.scoring import score
+from compressors.step import Model, content_of
 from compressors.steps.export_executorch import STEP as EXPORT
 from edge_agent.protocol.signature import ModelSignature, TensorSpec
 from tests.compressors.steps.applying import apply, context_of, first_output
@@ -21,7 +22,7 @@ from tests.compressors.steps.applying import apply, context_of, first_output
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from compressors.steps.base import Context
+    from compressors.step import Context
 
 MACS_OF = {"price": 8 * 32 + 32 * 32 + 32, "shapes": 8 * 9 * 144 + 8 * 9 * 144 + 8 * 16 * 144 + 144 * 3}
 TASK_OF = {"price": Task.REGRESSION, "shapes": Task.CLASSIFICATION}
@@ -30,7 +31,7 @@ TASK_OF = {"price": Task.REGRESSION, "shapes": Task.CLASSIFICATION}
 def loaded(uploads: Path, name: str) -> tuple[Model, Context]:
     network = program.load(uploads / f"{name}.pt2")
     return Model(network), context_of(
-        data.load(uploads / f"{name}.npz", network.signature, TASK_OF[name]), TASK_OF[name]
+        evaluation_rows.load(uploads / f"{name}.npz", network.signature, TASK_OF[name]), TASK_OF[name]
     )
 
 
@@ -70,7 +71,7 @@ def test_int8_of_what_a_relu6_cuts_off_spends_no_bits_on_it(uploads: Path) -> No
 
 def test_table_of_a_recommender_stays_outside_of_xnnpack_and_the_summary_says_so(uploads: Path) -> None:
     network = program.load(uploads / "films.pt2")
-    rows = data.load(uploads / "films.npz", network.signature, Task.RANKING)
+    rows = evaluation_rows.load(uploads / "films.npz", network.signature, Task.RANKING)
     outcome = apply(EXPORT, Model(network), context_of(rows, Task.RANKING))
     assert "2 operators stay outside of it (aten::embedding)" in outcome.summary
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import ConversionError
-from compressors.steps.base import Model
+from compressors.inputs import program
+from compressors.step import Model
 from compressors.steps.export_litert import STEP
 from tests.compressors.networks import export
 from tests.compressors.steps.applying import apply, context_of
@@ -37,7 +38,7 @@ class Centre(nn.Module):
 def test_operator_without_counterpart_is_named_with_its_layer(uploads: Path, tmp_path: Path) -> None:
     export(Middle().eval(), tmp_path / "middle.pt2", "features", (8,))
     network = program.load(tmp_path / "middle.pt2")
-    evaluation = data.load(uploads / "price.npz", network.signature, Task.REGRESSION)
+    evaluation = evaluation_rows.load(uploads / "price.npz", network.signature, Task.REGRESSION)
     with pytest.raises(
         ConversionError, match=r"because of the operator aten\.median\.dim in its layer centre \(Lowering"
     ):

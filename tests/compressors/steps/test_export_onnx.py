@@ -7,13 +7,14 @@ import onnx
 import pytest
 import torch
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import ConversionError, ExtraMissingError, NoEffectError
-from compressors.onnx_file import read_facts
-from compressors.program import FloatModel
-from compressors.scoring import score
-from compressors.steps.base import Context, Model, content_of
+from compressors.files.onnx import read_facts
+from compressors.inputs import program
+from compressors.inputs.program import FloatModel
+from compressors.measuring.scoring import score
+from compressors.step import Context, Model, content_of
 from compressors.steps.export_onnx import STEP as EXPORT
 from compressors.steps.quantize_onnx import DYNAMIC, STATIC, scaling_nodes
 from compressors.steps.unconvertible import unconvertible
@@ -39,14 +40,14 @@ class Unconvertible(torch.nn.Module):
 def price_model(uploads: Path) -> tuple[Model, Context]:
     network = program.load(uploads / "price.pt2")
     return Model(network), context_of(
-        data.load(uploads / "price.npz", network.signature, Task.REGRESSION), Task.REGRESSION
+        evaluation_rows.load(uploads / "price.npz", network.signature, Task.REGRESSION), Task.REGRESSION
     )
 
 
 @pytest.fixture(scope="session")
 def shapes_model(uploads: Path) -> tuple[Model, Context]:
     network = program.load(uploads / "shapes.pt2")
-    evaluation = data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+    evaluation = evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
     return Model(network), context_of(evaluation, Task.CLASSIFICATION)
 
 

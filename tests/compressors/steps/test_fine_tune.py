@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from compressors import data, program, training_rows
 from compressors.contract import Task
+from compressors.data import evaluation_rows, training_rows
 from compressors.errors import NoEffectError, RecipeError
+from compressors.inputs import program
+from compressors.measuring.scoring import score
 from compressors.rehydrate import clone
-from compressors.scoring import score
-from compressors.steps.base import Context, Model
+from compressors.step import Context, Model
 from compressors.steps.fine_tune import STEP
 from tests.compressors.networks import price_rows
 from tests.compressors.steps.applying import apply, context_of
@@ -28,7 +29,7 @@ def network(uploads: Path) -> program.FloatModel:
 
 @pytest.fixture(scope="module")
 def context(uploads: Path, network: program.FloatModel, tmp_path_factory: pytest.TempPathFactory) -> Context:
-    evaluation = data.load(uploads / "price.npz", network.signature, Task.REGRESSION)
+    evaluation = evaluation_rows.load(uploads / "price.npz", network.signature, Task.REGRESSION)
     features, prices = price_rows()
     path = tmp_path_factory.mktemp("train") / "train.npz"
     np.savez(path, features=features, target=prices)

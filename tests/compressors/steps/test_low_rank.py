@@ -4,15 +4,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import NoEffectError
+from compressors.files.litert import read_facts
+from compressors.inputs import program
+from compressors.measuring.scoring import score
 from compressors.metrics import METRICS
-from compressors.scoring import score
-from compressors.steps.base import Context, Model, content_of
+from compressors.step import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.low_rank import STEP as LOW_RANK
-from compressors.tflite_file import read_facts
 from tests.compressors.steps.applying import apply, context_of
 
 if TYPE_CHECKING:
@@ -25,17 +26,17 @@ def network(uploads: Path) -> program.FloatModel:
 
 
 @pytest.fixture(scope="module")
-def evaluation(uploads: Path, network: program.FloatModel) -> data.EvaluationData:
-    return data.load(uploads / "price.npz", network.signature, Task.REGRESSION)
+def evaluation(uploads: Path, network: program.FloatModel) -> evaluation_rows.EvaluationData:
+    return evaluation_rows.load(uploads / "price.npz", network.signature, Task.REGRESSION)
 
 
 @pytest.fixture(scope="module")
-def context(evaluation: data.EvaluationData) -> Context:
+def context(evaluation: evaluation_rows.EvaluationData) -> Context:
     return context_of(evaluation, Task.REGRESSION)
 
 
 def test_factors_are_plain_layers_of_the_file_with_fewer_multiplications(
-    network: program.FloatModel, evaluation: data.EvaluationData, context: Context
+    network: program.FloatModel, evaluation: evaluation_rows.EvaluationData, context: Context
 ) -> None:
     plain = Model(network)
     thin = apply(LOW_RANK, plain, context, energy=0.97, multiple=2)
@@ -67,7 +68,7 @@ def test_layers_of_full_rank_are_left_and_said_so(network: program.FloatModel, c
 
 def test_convolutions_become_tucker_factors_and_depthwise_ones_stay(uploads: Path) -> None:
     network = program.load(uploads / "shapes.pt2")
-    rows = data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+    rows = evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
     outcome = apply(
         LOW_RANK, Model(network), context_of(rows, Task.CLASSIFICATION), energy=0.5, multiple=1, skip=("layers.8",)
     )

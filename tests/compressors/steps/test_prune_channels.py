@@ -9,15 +9,15 @@ import torch
 from torch_pruning import DependencyGraph
 
 from compressors.errors import NoEffectError, RecipeError
-from compressors.macs import layer_macs
+from compressors.files.litert import read_facts
+from compressors.network.macs import layer_macs
 from compressors.pruning.channel_scores import fisher
 from compressors.rehydrate import clone
-from compressors.steps.base import Model, content_of
+from compressors.step import Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.narrowing import prunable_of
 from compressors.steps.prune_channels import STEP as MAGNITUDE
 from compressors.steps.prune_channels_hessian import STEP as HESSIAN
-from compressors.tflite_file import read_facts
 from compressors.training.row_losses import loss_batches
 from tests.compressors.pruning_networks import (
     Attention,
@@ -34,7 +34,7 @@ from tests.compressors.steps.applying import apply, first_output
 if TYPE_CHECKING:
     from torch import nn
 
-    from compressors.steps.base import AnyStep
+    from compressors.step import AnyStep
 
 STEPS = pytest.mark.parametrize("step", [MAGNITUDE, HESSIAN], ids=lambda step: step.name)
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from compressors.errors import NoEffectError, RecipeError
-from compressors.macs import layer_macs
+from compressors.measuring.scoring import score
+from compressors.network.macs import layer_macs
 from compressors.pruning.weights import prunable, sizes_of, zeros_of
-from compressors.scoring import score
-from compressors.steps.base import Model
+from compressors.step import Model
 from compressors.steps.prune_gradually import STEP
 from compressors.steps.prune_weights import STEP as AT_ONCE
 from tests.compressors.pruning_networks import Grouped, Residual, context_for, network_of

@@ -7,22 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from compressors.data import Split
+from compressors.data.evaluation_rows import Split
 from compressors.errors import NoEffectError
-from compressors.layers import weight_of
-from compressors.program import from_exported
+from compressors.files.litert import read_facts
+from compressors.inputs.program import from_exported
+from compressors.network.layers import weight_of
 from compressors.pruning.weights import prunable, sizes_of, zeros_of
-from compressors.steps.base import Model, content_of
+from compressors.step import Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.prune_weights import STEP as MAGNITUDE
 from compressors.steps.prune_weights_hessian import STEP as HESSIAN
-from compressors.tflite_file import read_facts
 from tests.compressors.pruning_networks import Grouped, Residual, context_for, network_of
 from tests.compressors.steps.applying import apply, first_output
 
 if TYPE_CHECKING:
-    from compressors.program import FloatModel
-    from compressors.steps.base import AnyStep, Context
+    from compressors.inputs.program import FloatModel
+    from compressors.step import AnyStep, Context
 
 STEPS = pytest.mark.parametrize("step", [MAGNITUDE, HESSIAN], ids=lambda step: step.name)
 

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import DataError
-from compressors.fidelity import snr_db
-from compressors.sharpness import sharpness
+from compressors.files.litert import read_facts
+from compressors.inputs import program
+from compressors.measuring.fidelity import snr_db
+from compressors.sensitivity.sharpness import sharpness
+from compressors.step import Context, Model, content_of
 from compressors.steps import STEPS
-from compressors.steps.base import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
-from compressors.tflite_file import read_facts
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.runtimes.registry import open_runtime
 from tests.compressors.steps.applying import apply, context_of, first_output
@@ -30,7 +31,7 @@ LAYERS = ("DEPTHWISE_CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D", "FULLY_CONNECTED"
 @pytest.fixture(scope="module")
 def context(uploads: Path) -> Context:
     network = program.load(uploads / "shapes.pt2")
-    evaluation = data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+    evaluation = evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
     return context_of(evaluation, Task.CLASSIFICATION, teacher=network)
 
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from compressors import data, program
 from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import NoEffectError
+from compressors.files.litert import read_facts
+from compressors.inputs import program
 from compressors.metrics import METRICS, evaluate
-from compressors.steps.base import Context, Model, content_of
+from compressors.quantization.feature_scaling import scaling_operators
+from compressors.step import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
-from compressors.steps.feature_scaling import scaling_operators
 from compressors.steps.quantize_dynamic import INT8 as DYNAMIC
 from compressors.steps.quantize_static import INT8 as STATIC
-from compressors.tflite_file import read_facts
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.runtimes.registry import open_runtime
 from tests.compressors.steps.applying import apply, context_of, first_output
@@ -37,12 +38,12 @@ def network(uploads: Path) -> program.FloatModel:
 
 
 @pytest.fixture(scope="session")
-def evaluation(uploads: Path, network: program.FloatModel) -> data.EvaluationData:
-    return data.load(uploads / "price.npz", network.signature, Task.REGRESSION)
+def evaluation(uploads: Path, network: program.FloatModel) -> evaluation_rows.EvaluationData:
+    return evaluation_rows.load(uploads / "price.npz", network.signature, Task.REGRESSION)
 
 
 @pytest.fixture(scope="session")
-def context(evaluation: data.EvaluationData) -> Context:
+def context(evaluation: evaluation_rows.EvaluationData) -> Context:
     return context_of(evaluation, Task.REGRESSION)
 
 
@@ -51,11 +52,11 @@ def exported(network: program.FloatModel, context: Context) -> Model:
     return apply(EXPORT, Model(network), context).model
 
 
-def r2(outputs: NDArray[np.float32], split: data.Split) -> float:
+def r2(outputs: NDArray[np.float32], split: evaluation_rows.Split) -> float:
     return evaluate(METRICS["r2"], outputs, split.target, group=split.group, query=None).value
 
 
-def test_export_gives_the_float_model_at_batch_one(exported: Model, evaluation: data.EvaluationData) -> None:
+def test_export_gives_the_float_model_at_batch_one(exported: Model, evaluation: evaluation_rows.EvaluationData) -> None:
     expected = exported.network.run(evaluation.test.inputs)["output_0"]
     assert np.allclose(first_output(exported, evaluation.test), expected, atol=1e-4)
     facts = read_facts(content_of(exported))
@@ -64,7 +65,7 @@ def test_export_gives_the_float_model_at_batch_one(exported: Model, evaluation: 
 
 
 def test_static_int8_with_one_output_keeps_r2_within_half_a_point(
-    exported: Model, evaluation: data.EvaluationData, context: Context
+    exported: Model, evaluation: evaluation_rows.EvaluationData, context: Context
 ) -> None:
     quantized = apply(STATIC, exported, context)
     float_r2 = r2(first_output(exported, evaluation.test), evaluation.test)
@@ -75,7 +76,7 @@ def test_static_int8_with_one_output_keeps_r2_within_half_a_point(
 
 
 def test_static_int8_range_of_the_output_is_its_true_one(
-    exported: Model, evaluation: data.EvaluationData, context: Context
+    exported: Model, evaluation: evaluation_rows.EvaluationData, context: Context
 ) -> None:
     # the library's moving average of each sample's extremes would end near the mean: min = max for one output
     quantized = apply(STATIC, exported, context).model
@@ -101,7 +102,7 @@ def test_dynamic_int8_stores_weights_as_int8_and_shrinks_the_file(exported: Mode
 @pytest.mark.parametrize(("io", "integer"), [("int8", True), ("float32", False)])
 def test_static_int8_ends_are_what_the_parameter_says(uploads: Path, tmp_path: Path, io: str, *, integer: bool) -> None:
     shapes = program.load(uploads / "shapes.pt2")
-    evaluation = data.load(uploads / "shapes.npz", shapes.signature, Task.CLASSIFICATION)
+    evaluation = evaluation_rows.load(uploads / "shapes.npz", shapes.signature, Task.CLASSIFICATION)
     context = context_of(evaluation, Task.CLASSIFICATION)
     file = content_of(apply(STATIC, apply(EXPORT, Model(shapes), context).model, context, io=io).model)
     path = tmp_path / "shapes.tflite"
@@ -114,7 +115,7 @@ def test_static_int8_of_a_network_with_a_dead_channel_loads_on_both_runtimes(
     uploads: Path, tmp_path: Path, pythons: dict[str, str]
 ) -> None:
     shapes = program.load(uploads / "shapes.pt2")
-    evaluation = data.load(uploads / "shapes.npz", shapes.signature, Task.CLASSIFICATION)
+    evaluation = evaluation_rows.load(uploads / "shapes.npz", shapes.signature, Task.CLASSIFICATION)
     context = context_of(evaluation, Task.CLASSIFICATION)
     path = tmp_path / "shapes.tflite"
     path.write_bytes(content_of(apply(STATIC, apply(EXPORT, Model(shapes), context).model, context).model))

@@ -11,13 +11,13 @@ import torch
 from torch import fx, nn
 
 from compressors.contract import Task
-from compressors.data import Split
+from compressors.data.evaluation_rows import Split
+from compressors.inputs.program import FloatModel
 from compressors.metrics import METRICS
-from compressors.program import FloatModel
 from compressors.rehydrate import clone
 from compressors.repairs.batch_norm import reestimate
+from compressors.step import Context, Model
 from compressors.steps import STEPS
-from compressors.steps.base import Context, Model
 from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 from tests.compressors.steps.applying import apply
 

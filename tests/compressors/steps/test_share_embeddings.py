@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import NoEffectError
-from compressors.steps.base import Context, Model, content_of
+from compressors.inputs import program
+from compressors.step import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.share_embeddings import STEP as SHARE
 from tests.compressors.steps.applying import apply, context_of, first_output
@@ -36,21 +37,21 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> program.FloatModel:
 
 
 @pytest.fixture(scope="module")
-def evaluation(network: program.FloatModel, tmp_path_factory: pytest.TempPathFactory) -> data.EvaluationData:
+def evaluation(network: program.FloatModel, tmp_path_factory: pytest.TempPathFactory) -> evaluation_rows.EvaluationData:
     path = tmp_path_factory.mktemp("films") / "films.npz"
     film = np.random.default_rng(0).integers(0, 2000, 400)
     np.savez(path, film=film, query=np.arange(400) // 20, target=(np.arange(400) % 20 == 0).astype(np.float32))
-    return data.load(path, network.signature, Task.RANKING)
+    return evaluation_rows.load(path, network.signature, Task.RANKING)
 
 
 @pytest.fixture(scope="module")
-def context(evaluation: data.EvaluationData) -> Context:
+def context(evaluation: evaluation_rows.EvaluationData) -> Context:
     return context_of(evaluation, Task.RANKING)
 
 
 @pytest.mark.parametrize("way", ["shared", "hashed"])
 def test_smaller_tables_are_in_the_file_and_it_answers_as_the_network(
-    way: str, network: program.FloatModel, evaluation: data.EvaluationData, context: Context
+    way: str, network: program.FloatModel, evaluation: evaluation_rows.EvaluationData, context: Context
 ) -> None:
     outcome = apply(SHARE, Model(network), context, way=way, rows=0.25)
     assert list(outcome.layers) == ["films"]

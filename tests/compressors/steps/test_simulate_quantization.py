@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import NoEffectError
-from compressors.fidelity import snr_db
-from compressors.layers import weight_of, weighted_layers
-from compressors.steps.base import Context, Model
+from compressors.inputs import program
+from compressors.measuring.fidelity import snr_db
+from compressors.network.layers import weight_of, weighted_layers
+from compressors.step import Context, Model
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.quantize_static import INT8 as STATIC
 from compressors.steps.simulate_quantization import STEP as SIMULATE
@@ -27,7 +28,7 @@ def network(uploads: Path) -> program.FloatModel:
 
 @pytest.fixture(scope="module")
 def context(uploads: Path, network: program.FloatModel) -> Context:
-    evaluation = data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+    evaluation = evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
     return context_of(evaluation, Task.CLASSIFICATION, teacher=network)
 
 

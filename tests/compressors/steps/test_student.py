@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from compressors import data, program
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import NoEffectError, RecipeError
-from compressors.program import FloatModel
-from compressors.steps.base import Context, Model, content_of
+from compressors.files.litert import read_facts
+from compressors.inputs import program
+from compressors.inputs.program import FloatModel
+from compressors.step import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.student import STEP as STUDENT
-from compressors.tflite_file import read_facts
 from tests.compressors.steps.applying import apply, context_of, first_output
 
 if TYPE_CHECKING:
@@ -43,18 +44,18 @@ def network(uploads: Path) -> program.FloatModel:
 
 
 @pytest.fixture(scope="module")
-def evaluation(uploads: Path, network: program.FloatModel) -> data.EvaluationData:
-    return data.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
+def evaluation(uploads: Path, network: program.FloatModel) -> evaluation_rows.EvaluationData:
+    return evaluation_rows.load(uploads / "shapes.npz", network.signature, Task.CLASSIFICATION)
 
 
 @pytest.fixture(scope="module")
-def context(evaluation: data.EvaluationData, network: program.FloatModel) -> Context:
+def context(evaluation: evaluation_rows.EvaluationData, network: program.FloatModel) -> Context:
     unlabelled = replace(evaluation.calibration, target=np.full(evaluation.calibration.rows, -1))
     return context_of(evaluation, Task.CLASSIFICATION, train=unlabelled, teacher=network)
 
 
 def test_student_learns_from_the_teacher_alone_and_gives_what_the_model_gives(
-    network: program.FloatModel, evaluation: data.EvaluationData, context: Context
+    network: program.FloatModel, evaluation: evaluation_rows.EvaluationData, context: Context
 ) -> None:
     outcome = apply(STUDENT, Model(network), context, **SMALL)
     exported = apply(EXPORT, outcome.model, context).model

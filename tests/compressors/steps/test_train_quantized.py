@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from compressors import data, program
 from compressors.contract import Task
-from compressors.data import Split
+from compressors.data import evaluation_rows
+from compressors.data.evaluation_rows import Split
 from compressors.errors import RecipeError
-from compressors.scoring import score
-from compressors.steps.base import Context, Model
+from compressors.inputs import program
+from compressors.measuring.scoring import score
+from compressors.step import Context, Model
 from compressors.steps.export_litert import STEP as EXPORT
 from compressors.steps.quantize_static import INT8 as STATIC
 from compressors.steps.train_quantized import STEP
@@ -31,7 +32,7 @@ def network(uploads: Path) -> program.FloatModel:
 
 @pytest.fixture(scope="module")
 def context(uploads: Path, network: program.FloatModel) -> Context:
-    evaluation = data.load(uploads / "price.npz", network.signature, Task.REGRESSION)
+    evaluation = evaluation_rows.load(uploads / "price.npz", network.signature, Task.REGRESSION)
     features, prices = price_rows()
     places = np.arange(ROWS)
     train = Split({"features": features[:ROWS]}, prices[:ROWS].astype(np.float64), places, None, places)

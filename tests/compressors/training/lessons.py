@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compressors.contract import Task
-from compressors.data import Split
+from compressors.data.evaluation_rows import Split
 from compressors.metrics import METRICS
 
 if TYPE_CHECKING:

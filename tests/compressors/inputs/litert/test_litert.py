@@ -11,13 +11,13 @@ from ai_edge_litert.tools import flatbuffer_utils
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compressors import data
 from compressors.contract import Task
+from compressors.data import evaluation_rows
 from compressors.errors import ArchiveError, CompressorError, ConversionError, SignatureError, WeightError
 from compressors.inputs.litert.gate import SIGNATURE_KEY, read_file
 from compressors.inputs.litert.network import load
+from compressors.step import Model, content_of
 from compressors.steps import STEPS
-from compressors.steps.base import Model, content_of
 from tests.compressors.inputs.answers import check_answers
 from tests.compressors.steps.applying import apply, context_of, first_output
 
@@ -51,7 +51,7 @@ def test_network_of_a_file_answers_as_the_source_did(foreign: Path) -> None:
 @pytest.mark.parametrize("io", ["int8", "uint8", "float32"])
 def test_file_is_quantized_like_any_export(foreign: Path, io: str) -> None:
     network = load(foreign / "shapes.tflite")
-    rows = data.load(foreign / "keras-shapes.npz", network.signature, Task.CLASSIFICATION)
+    rows = evaluation_rows.load(foreign / "keras-shapes.npz", network.signature, Task.CLASSIFICATION)
     context = context_of(rows, Task.CLASSIFICATION)
     quantized = apply(STEPS["static-int8"], Model.pushed(network), context, io=io).model
     ends = {one.dtype for one in _ends(content_of(quantized))}
@@ -91,7 +91,7 @@ def test_two_signatures_are_refused(changed: Callable[..., Path]) -> None:
 def test_integer_file_is_told_to_be_no_float_model(foreign: Path, tmp_path: Path) -> None:
     network = load(foreign / "shapes.tflite")
     context = context_of(
-        data.load(foreign / "keras-shapes.npz", network.signature, Task.CLASSIFICATION), Task.CLASSIFICATION
+        evaluation_rows.load(foreign / "keras-shapes.npz", network.signature, Task.CLASSIFICATION), Task.CLASSIFICATION
     )
     path = tmp_path / "model"
     for step in ("static-int8", "dynamic-int8"):

@@ -1,0 +1,201 @@
+"""Which of the candidates a profile gets, and in one sentence why. Pure: judgements in, one of them and a sentence out.
+
+What fits goes before what is unproven, and what loses little before what loses more than a profile without a limit on
+the metric may be given in silence. Among those the fastest wins. A latency is a median with its interval: candidates
+whose intervals meet can't be told apart, and within 10 % a host says nothing about another core; both count as equally
+fast, and there the smaller download wins, then the smaller drop. What was compiled for the profile's NPU goes
+before what runs on its CPU until devices have measured all: a host says nothing about either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compressors.building.judge import number
+from compressors.contract import Origin, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from compressors.building.judge import Candidate, Judgement
+
+EQUALLY_FAST = 1.10
+_KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Speed:
+    """A latency in ms, and between which values it lies."""
+
+    ms: float
+    low_ms: float
+    high_ms: float
+
+    def is_as_fast_as(self, fastest: _Speed) -> bool:
+        return self.low_ms <= fastest.high_ms or self.ms <= fastest.ms * EQUALLY_FAST
+
+
+@dataclass(frozen=True)
+class _Contest:
+    """Candidates that may be chosen, and those among them that nothing faster beats."""
+
+    allowed: list[Judgement]
+    speed: dict[str, _Speed]
+    as_fast: list[Judgement]  # the best first
+
+    def speed_of(self, judgement: Judgement) -> _Speed:
+        return self.speed[judgement.candidate.variant_id]
+
+
+def choose(judgements: Sequence[Judgement]) -> Judgement | None:
+    """The candidate that a profile gets; None when nothing may be chosen."""
+    contest = _contest(judgements)
+    return contest.as_fast[0] if contest else None
+
+
+def explain(judgements: Sequence[Judgement], *, metric: str) -> str:
+    """Why `choose` takes what it takes, and what the nearest alternative lost on; empty when it takes nothing."""
+    contest = _contest(judgements)
+    if contest is None:
+        return ""
+    chosen = contest.as_fast[0]
+    others = [judgement for judgement in judgements if judgement is not chosen]
+    lossy = f", though it loses {number(chosen.unsaid_loss)} of {metric}" if chosen.unsaid_loss is not None else ""
+    told = f"{_name(chosen)} is {_merit(contest)}{lossy}"
+    if not others:
+        return f"{told}; there was no other candidate."
+    return f"{told}; the nearest alternative, {_alternative(contest, others, metric)}."
+
+
+def _contest(judgements: Sequence[Judgement]) -> _Contest | None:
+    for verdict in (Verdict.FITS, Verdict.UNPROVEN):
+        of_verdict = [judgement for judgement in judgements if judgement.verdict is verdict]
+        allowed = _on_npu([judgement for judgement in of_verdict if judgement.unsaid_loss is None] or of_verdict)
+        if allowed:
+            speed = _comparable([judgement.candidate for judgement in allowed])
+            fastest = min(speed.values(), key=lambda one: one.ms)
+            as_fast = [one for one in allowed if speed[one.candidate.variant_id].is_as_fast_as(fastest)]
+            return _Contest(allowed, speed, sorted(as_fast, key=lambda one: _rank(one.candidate, speed)))
+    return None
+
+
+def _on_npu(allowed: list[Judgement]) -> list[Judgement]:
+    """Those for the NPU, where there are any and devices have not measured all."""
+    measured = [one.candidate.latency_p95_ms for one in allowed]
+    if all(figure is not None and figure.origin is Origin.DEVICE for figure in measured):
+        return allowed
+    return [one for one in allowed if _is_for_npu(one)] or allowed
+
+
+def _is_for_npu(judgement: Judgement) -> bool:
+    return judgement.candidate.operators_off_npu is not None
+
+
+def _comparable(candidates: Sequence[Candidate]) -> dict[str, _Speed]:
+    """Latencies that may be set side by side: those of devices if all have one, else those of the host."""
+    of_devices = [
+        candidate.latency_p95_ms.value
+        for candidate in candidates
+        if candidate.latency_p95_ms is not None and candidate.latency_p95_ms.origin is Origin.DEVICE
+    ]
+    if len(of_devices) == len(candidates):
+        return {c.variant_id: _Speed(ms, ms, ms) for c, ms in zip(candidates, of_devices, strict=True)}
+    return {candidate.variant_id: _on_host(candidate) for candidate in candidates}
+
+
+def _on_host(candidate: Candidate) -> _Speed:
+    ms = float("inf") if candidate.host_latency_p50_ms is None else candidate.host_latency_p50_ms
+    low, high = candidate.host_latency_interval_ms or (ms, ms)
+    return _Speed(ms, min(low, ms), max(high, ms))
+
+
+def _rank(candidate: Candidate, speed: dict[str, _Speed]) -> tuple[float, float, float, str]:
+    """Among equally fast ones: the fewest bytes to deliver, then the best metric."""
+    return (
+        candidate.download_bytes or 0,
+        candidate.metric_drop or 0.0,
+        speed[candidate.variant_id].ms,
+        candidate.variant_id,
+    )
+
+
+def _merit(contest: _Contest) -> str:
+    """What the chosen one has that the others have not."""
+    chosen, equal = contest.as_fast[0], contest.as_fast
+    if len(contest.allowed) == 1:
+        if _is_for_npu(chosen):
+            return "the only one for the NPU"
+        proof = " as far as is known" if chosen.verdict is Verdict.UNPROVEN else ""
+        return f"the only one that meets the limits{proof}"
+    if len(equal) == 1:
+        return f"the fastest of {len(contest.allowed)}, {number(contest.speed_of(chosen).ms)} ms"
+    times = [contest.speed_of(one).ms for one in equal]
+    tie = f"of {len(equal)} that can't be told apart in speed ({number(min(times))} to {number(max(times))} ms)"
+    if _size(chosen) < _size(equal[1]):
+        return f"the smallest download, {_bytes(chosen, beside=equal[1])}, {tie}"
+    if (chosen.candidate.metric_drop or 0.0) < (equal[1].candidate.metric_drop or 0.0):
+        return f"the most accurate of the smallest downloads, {_bytes(chosen)}, {tie}"
+    return f"the first by name or by a difference that is noise {tie}"
+
+
+def _alternative(contest: _Contest, others: list[Judgement], metric: str) -> str:
+    """Who came next, and what it lost on."""
+    chosen = contest.as_fast[0]
+    if len(contest.as_fast) > 1:
+        return _beaten_among_equals(chosen, contest.as_fast[1], metric)
+    slower = [one for one in contest.allowed if one is not chosen]
+    if slower:
+        following = min(slower, key=lambda one: (contest.speed_of(one).ms, one.candidate.variant_id))
+        return f"{_name(following)}, is slower: {number(contest.speed_of(following).ms)} ms"
+    return _not_allowed(chosen, others, metric)
+
+
+def _beaten_among_equals(chosen: Judgement, following: Judgement, metric: str) -> str:
+    if _size(following) > _size(chosen):
+        return f"{_name(following)}, is larger: {_bytes(following, beside=chosen)}"
+    lost, loses = (judgement.candidate.metric_drop or 0.0 for judgement in (chosen, following))
+    if loses > lost:
+        return f"{_name(following)}, loses more of {metric}: {number(loses)} against {number(lost)}"
+    return f"{_name(following)}, differs in nothing that can be measured"
+
+
+def _not_allowed(chosen: Judgement, others: list[Judgement], metric: str) -> str:
+    """Who would have come next if its profile, or its proof, had allowed it."""
+
+    def order(judgement: Judgement) -> tuple[int, float, str]:
+        verdicts = (chosen.verdict, Verdict.UNPROVEN, Verdict.MISSES, Verdict.UNMEASURED)
+        excess = max((miss.excess for miss in judgement.misses), default=0.0)
+        return verdicts.index(judgement.verdict), excess, judgement.candidate.variant_id
+
+    following = min(others, key=order)
+    if following.verdict is chosen.verdict and following.unsaid_loss is not None:
+        loss = f"loses {number(following.unsaid_loss)} of {metric}"
+        return f"{_name(following)}, {loss}, and the profile sets no limit that allows it (metric_max_drop)"
+    if following.verdict is chosen.verdict and _is_for_npu(chosen):
+        return f"{_name(following)}, runs on the CPU, and no device has measured both"
+    words = {Verdict.UNPROVEN: "is unproven", Verdict.MISSES: "misses a limit", Verdict.UNMEASURED: "did not run"}
+    return f"{_name(following)}, {words[following.verdict]}: {following.reason.rstrip('.')[:200]}"
+
+
+def _name(judgement: Judgement) -> str:
+    """A variant without the digest that ends its id: what tells people the candidates of one profile apart."""
+    variant_id = judgement.candidate.variant_id
+    return variant_id.rpartition("-")[0] or variant_id
+
+
+def _size(judgement: Judgement) -> int:
+    return judgement.candidate.download_bytes or 0
+
+
+def _bytes(judgement: Judgement, *, beside: Judgement | None = None) -> str:
+    """A size in the unit that suits it, in bytes where rounding would hide the difference to the one beside it."""
+    size, text = _size(judgement), _rounded(_size(judgement))
+    hides = beside is not None and _size(beside) != size and _rounded(_size(beside)) == text
+    return f"{size:,} bytes" if hides else text
+
+
+def _rounded(size_bytes: int) -> str:
+    if size_bytes < _KIB * _KIB:
+        return f"{size_bytes / _KIB:,.1f} KiB"
+    return f"{size_bytes / _KIB / _KIB:,.1f} MiB"

@@ -1,0 +1,1 @@
+"""The files that recipes end in, one reader for each: what is really inside."""

@@ -1,0 +1,1 @@
+"""What is known of a network's layers, and how one is exchanged for others."""

@@ -1,0 +1,38 @@
+"""One word for a variant, with the figure that earned it. Pure."""
+
+from __future__ import annotations
+
+from compressors.building.judge import UNASKED_DROP
+from compressors.reporting.evidence import Label, Verdicted
+
+GAIN = 0.9  # of the float model's figure: less is noise, or not worth an update
+POINT = 0.01  # of a bounded metric; of the others this share of the float model's value
+
+
+def labelled(*, latency: float | None, raw_bytes: float, wire_bytes: float, loss: float) -> Verdicted:
+    """What a variant is good for.
+
+    Args:
+        latency: its latency as a share of the float model's on the same runtime; None: not measured.
+        raw_bytes: its file on the device, as such a share.
+        wire_bytes: its download, as such a share.
+        loss: of the metric: 0.01 is one point; for an unbounded metric the share of the float model's value.
+    """
+    label, sentence = _gain(latency, raw_bytes, wire_bytes)
+    if latency is not None and latency * GAIN > 1:
+        sentence += f", and {latency:.2f} times its latency"
+    if loss > UNASKED_DROP:
+        label = Label.NOT_WORTH_IT
+    if loss > POINT:
+        sentence += f"; it loses {100 * loss:.1f} points"
+    return Verdicted(label=label, sentence=sentence, loses_points=loss > POINT)
+
+
+def _gain(latency: float | None, raw_bytes: float, wire_bytes: float) -> tuple[Label, str]:
+    if latency is not None and latency <= GAIN:
+        return Label.FASTER, f"{latency:.2f} of the float model's latency on the same runtime"
+    if raw_bytes <= GAIN:
+        return Label.SMALLER, f"{raw_bytes:.2f} of the float model's file"
+    if wire_bytes <= GAIN:
+        return Label.DOWNLOAD_ONLY, f"{wire_bytes:.2f} of the float model's download, and as large on the device"
+    return Label.NOT_WORTH_IT, "neither faster, nor smaller, nor quicker to download than the float model"

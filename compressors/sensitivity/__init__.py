@@ -1,0 +1,1 @@
+"""What each layer of a network can bear: by what its answers lose, and by the curvature of the loss."""

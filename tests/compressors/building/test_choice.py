@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from compressors.building.choice import choose, explain
+from compressors.building.judge import Candidate, Judgement, Miss
+from compressors.contract import Figure, Verdict
+
+FLOAT = Candidate(
+    "float32-litert-none-aaaa",
+    error=None,
+    latency_p95_ms=Figure(value=0.006),
+    host_latency_p50_ms=0.0058,
+    metric=0.714,
+    metric_drop=0.0,
+    metric_drop_at_least=0.0,
+    metric_point=0.01,
+    ram_bytes=1,
+    download_bytes=6246,
+    storage_bytes=1,
+    host_latency_interval_ms=(0.0057, 0.0060),
+)
+INT8 = replace(
+    FLOAT,
+    variant_id="dynamic-int8-litert-none-bbbb",
+    host_latency_p50_ms=0.0069,
+    host_latency_interval_ms=(0.0059, 0.0072),
+    metric_drop=0.0001,
+    download_bytes=2970,
+)
+
+
+def fits(*candidates: Candidate) -> list[Judgement]:
+    return [Judgement(candidate, Verdict.FITS) for candidate in candidates]
+
+
+def chosen(judgements: list[Judgement]) -> Candidate:
+    found = choose(judgements)
+    assert found is not None
+    return found.candidate
+
+
+def test_medians_that_noise_can_swap_are_equal_and_the_sentence_says_so() -> None:
+    judgements = fits(FLOAT, INT8)
+    assert chosen(judgements) is INT8
+    assert explain(judgements, metric="r2") == (
+        "dynamic-int8-litert-none is the smallest download, 2.9 KiB, of 2 that can't be told apart in speed "
+        "(0.0058 to 0.0069 ms); the nearest alternative, float32-litert-none, is larger: 6.1 KiB."
+    )
+
+
+def test_sizes_that_rounding_makes_equal_are_told_in_bytes() -> None:
+    told = explain(fits(replace(FLOAT, download_bytes=2990), INT8), metric="r2")
+    assert "dynamic-int8-litert-none is the smallest download, 2,970 bytes, of 2" in told
+    assert told.endswith("the nearest alternative, float32-litert-none, is larger: 2,990 bytes.")
+
+
+def test_microseconds_that_a_measurement_can_tell_apart_decide() -> None:
+    slower = replace(INT8, host_latency_p50_ms=0.0228, host_latency_interval_ms=(0.0226, 0.0231))
+    judgements = fits(slower, FLOAT)
+    assert chosen(judgements) is FLOAT
+    assert explain(judgements, metric="r2") == (
+        "float32-litert-none is the fastest of 2, 0.0058 ms; "
+        "the nearest alternative, dynamic-int8-litert-none, is slower: 0.0228 ms."
+    )
+
+
+def test_within_ten_percent_a_host_says_nothing_of_another_core() -> None:
+    close = replace(INT8, host_latency_p50_ms=0.00637, host_latency_interval_ms=(0.00636, 0.00638))
+    assert chosen(fits(FLOAT, close)) is close
+    assert chosen(fits(FLOAT, replace(close, host_latency_p50_ms=0.00641))) is FLOAT
+
+
+def test_equal_downloads_are_decided_by_the_metric() -> None:
+    same_size = replace(FLOAT, variant_id="static-int8-litert-none-cccc", metric_drop=0.004)
+    judgements = fits(same_size, FLOAT)
+    assert chosen(judgements) is FLOAT
+    told = explain(judgements, metric="r2")
+    assert "most accurate of the smallest downloads" in told
+    assert told.endswith("static-int8-litert-none, loses more of r2: 0.004 against 0.")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            Judgement(INT8, Verdict.MISSES, (Miss("ram_bytes", 1, 2, 2.0),), "ram_bytes is 2, the limit is 1"),
+            "misses a limit: ram_bytes is 2, the limit is 1.",
+        ),
+        (Judgement(INT8, Verdict.UNMEASURED, reason="it ends with signal 9."), "did not run: it ends with signal 9."),
+        (
+            Judgement(INT8, Verdict.UNPROVEN, reason="its latency is not known"),
+            "is unproven: its latency is not known.",
+        ),
+        (
+            Judgement(INT8, Verdict.FITS, unsaid_loss=0.03),
+            "loses 0.03 of r2, and the profile sets no limit that allows",
+        ),
+    ],
+    ids=["misses", "unmeasured", "unproven", "lossy"],
+)
+def test_the_only_one_that_may_be_chosen_names_what_the_next_lacks(other: Judgement, words: str) -> None:
+    judgements = [other, *fits(FLOAT)]
+    assert chosen(judgements) is FLOAT
+    told = explain(judgements, metric="r2")
+    assert told.startswith("float32-litert-none is the only one that meets the limits; the nearest alternative, ")
+    assert words in told
+
+
+def test_a_lossy_choice_says_what_it_loses_and_one_candidate_has_no_alternative() -> None:
+    told = explain([Judgement(INT8, Verdict.FITS, unsaid_loss=0.03)], metric="r2")
+    assert "though it loses 0.03 of r2" in told
+    assert told.endswith("there was no other candidate.")
+    assert explain([Judgement(INT8, Verdict.UNMEASURED)], metric="r2") == ""

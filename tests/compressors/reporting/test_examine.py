@@ -1,0 +1,162 @@
+"""What a report says of a variant is what was done to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from compressors.contract import Task
+from compressors.data.evaluation_rows import Split
+from compressors.metrics import METRICS
+from compressors.reporting.attributions import attribution_correlation
+from compressors.reporting.confidence import calibration_error, probabilities
+from compressors.reporting.examine import Answers, Examination
+from compressors.reporting.shifts import shifted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Model = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+ROWS = 400
+RNG = np.random.default_rng(0)
+TABLE = RNG.normal(size=(ROWS, 4)).astype(np.float32)
+WEIGHTS = np.array([2.0, -1.0, 0.5, 0.0])
+
+
+def split(target: Any, inputs: dict[str, Any], query: Any = None) -> Split:  # noqa: ANN401  arrays
+    rows = np.arange(len(target))
+    return Split(inputs, np.asarray(target), rows, query, rows)
+
+
+def linear(weights: Any, *, noise: float = 0.0) -> Model:  # noqa: ANN401  an array
+    """One number for a row of the table; the same row always gets the same noise."""
+
+    def answer(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        table = inputs["table"].astype(np.float64)
+        return {"out": (table @ weights + noise * np.sin(1e4 * table.sum(axis=1)))[:, None]}
+
+    return answer
+
+
+def examined(
+    before: Model, after: Model, rows: Split, task: Task, metric: str, labels: tuple[str, ...] = ()
+) -> Answers:
+    return Examination(before, after, rows, task=task, metric=METRICS[metric], labels=labels, seed=0).run()
+
+
+DECIDED = split((TABLE @ WEIGHTS > 0).astype(np.int64), {"table": TABLE})
+NUMBERS = split((TABLE @ WEIGHTS)[:, None], {"table": TABLE})
+
+
+def test_variant_that_answers_alike_loses_nothing_anywhere() -> None:
+    found = examined(linear(WEIGHTS), linear(WEIGHTS), DECIDED, Task.CLASSIFICATION, "accuracy")
+    assert found.decision.loss == 0.0
+    assert found.agreement == 1.0
+    assert found.flips.changed == 0
+    assert found.attribution_correlation == pytest.approx(1.0)
+    assert {shift.loss for shift in found.shifts} == {0.0}
+    assert {one.loss for one in found.slices} == {0.0}
+
+
+def test_variant_that_is_wrong_near_the_threshold_flips_rows_to_wrong() -> None:
+    found = examined(linear(WEIGHTS), linear(WEIGHTS, noise=1.0), DECIDED, Task.CLASSIFICATION, "accuracy")
+    assert found.flips.changed == found.flips.to_wrong > 0
+    assert found.flips.to_right == 0
+    assert found.decision.loss == pytest.approx(found.flips.changed / ROWS)
+    assert found.ranking is not None
+    assert found.ranking.name == "auc"
+    assert 0 < found.ranking.loss < found.decision.loss  # the order suffers less than the decisions
+
+
+def test_slice_that_suffers_comes_first() -> None:
+    def blind(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        table = inputs["table"].astype(np.float64)
+        return {"out": np.where(table[:, 2] > 0.7, 0.0, table @ WEIGHTS)[:, None]}
+
+    found = examined(linear(WEIGHTS), blind, NUMBERS, Task.REGRESSION, "r2")
+    assert found.slices[0].name == "table[2]: highest quarter"
+    assert found.slices[0].loss > 1.5 * found.slices[1].loss
+    assert found.ranking is not None
+    assert found.ranking.name == "spearman"
+    assert found.flips.to_wrong > 0.1 * ROWS
+
+
+def test_classes_are_slices_by_their_names() -> None:
+    found = examined(linear(WEIGHTS), linear(WEIGHTS), DECIDED, Task.CLASSIFICATION, "top1", ("no", "yes"))
+    assert {"class no", "class yes"} <= {one.name for one in found.slices}
+
+
+def test_ranking_is_examined_without_shifts_of_identifiers() -> None:
+    item = np.tile(np.arange(20), 20)
+    scores = {"out": lambda inputs: {"out": (inputs["item"] % 7).astype(float)[:, None]}}
+    rows = split((item % 7 == 6).astype(float), {"item": item}, np.arange(ROWS) // 20)
+    found = examined(scores["out"], scores["out"], rows, Task.RANKING, "hr@5")
+    assert found.shifts == ()
+    assert found.attribution_correlation is None
+    assert found.ranking is not None
+    assert found.ranking.name == "auc"
+
+
+def test_attributions_tell_a_model_that_looks_elsewhere() -> None:
+    def first(weights: Any) -> Callable[[Mapping[str, Any]], Any]:  # noqa: ANN401  arrays
+        return lambda inputs: linear(weights)(inputs)["out"]
+
+    inputs = {"table": TABLE}
+    alike = attribution_correlation(first(WEIGHTS), first(WEIGHTS * 1.1), inputs)
+    elsewhere = attribution_correlation(first(WEIGHTS), first(WEIGHTS[::-1]), inputs)
+    assert alike == pytest.approx(1.0)
+    assert elsewhere is not None
+    assert elsewhere < 0.3
+
+
+@pytest.mark.parametrize("channels_last", ["channels first", "channels last"])
+def test_attributions_of_pictures_are_of_their_parts(channels_last: str) -> None:
+    pictures = RNG.normal(size=(6, 3, 28, 28)).astype(np.float32)
+    pictures = pictures.transpose(0, 2, 3, 1) if channels_last == "channels last" else pictures
+    area = np.zeros(pictures.shape[1:])
+    area[(slice(None), slice(0, 8)) if channels_last == "channels first" else (slice(0, 8),)] = 1.0
+
+    def seen(part: Any) -> Callable[[Mapping[str, Any]], Any]:  # noqa: ANN401  an array
+        return lambda inputs: (inputs["picture"] * part).reshape(len(inputs["picture"]), -1).sum(axis=1, keepdims=True)
+
+    same = attribution_correlation(seen(area), seen(area), {"picture": pictures})
+    other = attribution_correlation(seen(area), seen(1 - area), {"picture": pictures})
+    assert same == pytest.approx(1.0)
+    assert other is not None
+    assert other < 0.2
+
+
+def test_shifts_keep_type_and_range_and_blur_only_pictures() -> None:
+    names = [name for name, _ in shifted({"table": TABLE}, seed=0)]
+    assert names == ["noise of 0.1 standard deviations", "noise of 0.3 standard deviations"]
+    pictures = RNG.uniform(size=(4, 3, 16, 16)).astype(np.float32)
+    found = dict(shifted({"picture": pictures}, seed=0))
+    assert len(found) == 4
+    for one in found.values():
+        assert one["picture"].dtype == np.float32
+        assert one["picture"].min() >= pictures.min()
+        assert one["picture"].max() <= pictures.max()
+    blurred = np.asarray(found["blur of 2 pixels"]["picture"], np.float64)
+    assert blurred.std() < 0.3 * pictures.std()
+
+
+def test_calibration_error_is_small_for_the_honest_and_large_for_the_boastful() -> None:
+    sure = RNG.uniform(0.5, 1.0, 20_000)
+    right = RNG.uniform(size=20_000) < sure
+    honest = np.stack([sure, 1 - sure], axis=1)
+    boastful = np.stack([np.full(20_000, 0.99), np.full(20_000, 0.01)], axis=1)
+    target = (~right).astype(int)
+    assert calibration_error(honest, target) < 0.02
+    assert calibration_error(boastful, target) == pytest.approx(0.99 - right.mean(), abs=1e-6)
+
+
+def test_outputs_of_any_kind_become_probabilities() -> None:
+    logits = np.array([[2.0, 0.0, -1.0]])
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert np.allclose(probabilities(logits), expected)
+    assert np.allclose(probabilities(expected), expected)
+    assert np.allclose(probabilities(np.array([[0.0], [3.0]])), [[0.5, 0.5], [0.0474, 0.9526]], atol=1e-3)
+    assert np.allclose(probabilities(np.array([[0.2]])), [[0.8, 0.2]])
