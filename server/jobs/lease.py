@@ -38,6 +38,7 @@ class Lease:
         self._pulse = pulse
         self._held_until_s = time.monotonic() + lease_s
         self._progress: dict[str, Any] | None = None
+        self._front: list[dict[str, Any]] = []
         self._lost = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
@@ -53,8 +54,9 @@ class Lease:
         self._thread.join()
 
     def report(self, stage: str, done: int, of: int, front: Sequence[dict[str, Any]] = ()) -> None:
-        """Say how far the job is, and what a search has found so far; written within a second."""
-        told = {"front": list(front)} if front else {}
+        """Say how far the job is, and what a search has found so far, if that is news; written within a second."""
+        self._front = list(front) or self._front
+        told = {"front": self._front} if self._front else {}
         self._progress = {"stage": stage[:STAGE_CHARACTERS], "done": max(0, done), "of": max(0, of), **told}
 
     def check(self) -> None:
