@@ -13,9 +13,11 @@ demo: ## three devices, two models, two rollouts, on this machine; ends by itsel
 	@tooling/setup.sh --demo
 	@$(PYTHON) -m examples.demo
 
-# loadfile: tests of one file share a worker, so a broker or a store that a file starts is started once.
+# loadfile: tests of one file share a worker, so a broker or a store that a file starts is started once. In the order of
+# the folders: sorted by number the few long tests of whole fleets would be left for the end, one worker busy, the rest idle.
+# Three workers for two cores, since tests of processes mostly wait.
 test: setup ## every test but the slow ones
-	$(PYTEST) -n 2 --dist loadfile -m "not slow" $(ARGS)
+	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: setup ## the slow tests
 	$(PYTEST) -m slow $(ARGS)
