@@ -68,6 +68,7 @@ def test_default_recipes_of_a_profile_with_an_npu_are_for_its_very_configuration
     assert [name for name in default_recipes([profile]) if "ethos" in name] == recipes
 
 
+@pytest.mark.slow
 def test_build_measures_every_recipe_on_the_runtime_of_its_format(shapes_build: Built) -> None:
     variants = shapes_build.variants("other")
     assert sorted(variants) == [
@@ -84,6 +85,7 @@ def test_build_measures_every_recipe_on_the_runtime_of_its_format(shapes_build: 
         assert variant["agreement"]["value"] >= (0.97 if "int8" in recipe else 1.0)
 
 
+@pytest.mark.slow
 def test_manifest_names_the_format_of_its_file(shapes_build: Built) -> None:
     for variant in shapes_build.variants("other").values():
         manifest = VariantManifest.model_validate_json(shapes_build.written(variant["manifest_sha256"]))
@@ -91,6 +93,7 @@ def test_manifest_names_the_format_of_its_file(shapes_build: Built) -> None:
         assert [binding.datatype for binding in (*manifest.inputs, *manifest.outputs)] == ["FP32", "FP32"]
 
 
+@pytest.mark.slow
 def test_golden_tolerance_of_what_computes_in_integers_allows_for_one_step(shapes_build: Built) -> None:
     def tolerance(variant: Mapping[str, str]) -> float:
         manifest = VariantManifest.model_validate_json(shapes_build.written(variant["manifest_sha256"]))

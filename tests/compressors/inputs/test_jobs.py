@@ -74,6 +74,7 @@ def built(shared: Shared, name: str, asked: Request, recipes: list[Any], python:
     return folder, JobRun(code, result, [], stderr)
 
 
+@pytest.mark.slow
 def test_build_of_an_h5_gives_an_integer_file_with_uint8_ends(
     shared: Shared, foreign: Path, pythons: dict[str, str]
 ) -> None:
@@ -111,6 +112,7 @@ def test_build_of_a_file_gives_variants_and_refuses_what_needs_layers(
     assert result.choices[0].variant_id is not None
 
 
+@pytest.mark.slow
 def test_build_of_an_onnx_clusters_its_layers(shared: Shared, foreign: Path, pythons: dict[str, str]) -> None:
     layers = {"name": "clustered", "steps": [{"step": "cluster"}, {"step": "export-litert"}]}
     asked = request(foreign / "shapes.onnx", foreign / "shapes.npz")

