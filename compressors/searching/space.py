@@ -52,7 +52,7 @@ CODEBOOKS = (0, 16, 64)  # shared values of a layer's weights; 0: each has its o
 STEP_PERCENT = 5
 GENTLE_PERCENT = 65  # of the multiplications that are left at least where nothing can be trained on
 LEAST_ENERGY_PERCENT = {True: 60, False: 90}  # of a layer that low-rank factors keep, where training mends them or not
-ZEROS_PERCENT = {True: (50, 90), False: (20, 50)}  # of the weights, where training mends them or not
+ZEROS_PERCENT = {True: (50, 90), False: (10, 40)}  # of the weights, where training mends them or not
 NAME_CHARACTERS = 17  # what runtime, delegate and digest leave of a variant's id
 HASH_CHARACTERS = 8
 
@@ -186,6 +186,8 @@ def _first(facts: Facts) -> Iterator[Choices]:
         yield _chosen(form, "static-int8", shrink="prune-channels-hessian", macs_percent=half, fine_tune=True)
     if facts.mends:
         yield _chosen(form, "static-int8", train_quantized=True)
+    else:  # a few zeros that the other weights make up for: the download shrinks, and nothing else changes
+        yield _chosen(form, "static-int8", zeros="prune-weights-hessian", zeros_percent=ZEROS_PERCENT[False][0])
     if facts.student_percent:
         architecture, percent = next(iter(facts.student_percent.items()))
         yield _chosen(form, "static-int8", shrink="student", architecture=str(architecture), width_percent=percent)
