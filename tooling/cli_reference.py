@@ -62,6 +62,7 @@ JSON_DOCUMENTS = {
     "device remove": '`{"device_id": ..., "removed": true}`',
     "rollout start": "a `Rollout`; with `--watch` as it ended",
     "rollout status": "a `Rollout`; with `--watch` as it ended",
+    "rollout explain": "a list of `DecisionView`",
     "rollout list": "a list of `Rollout`, without their devices",
     "rollout pause": "a `Rollout`, as it was when the word was said",
     "rollout resume": "a `Rollout`, as it was when the word was said",

@@ -26,7 +26,7 @@ from examples.demo.stack import REPOSITORY, DemoError, Stack, wait_until
 from examples.vision import photos, preprocess
 from server.client import RegistryClient, RegistryClientError
 from server.schemas.catalogue import Preprocessing, PushForm, Task
-from server.schemas.rollouts import RolloutRequest, RolloutState, Wave
+from server.schemas.rollouts import RolloutOptions, RolloutRequest, RolloutState, Wave
 from server.schemas.telemetry import GroupBy
 
 if TYPE_CHECKING:
@@ -164,7 +164,9 @@ def push(client: RegistryClient, folder: Path, model: str, version: str) -> None
 
 def roll_out(client: RegistryClient, model: str, version: str) -> Rollout:
     """Roll a version out in two waves and wait for the end."""
-    request = RolloutRequest(model=model, version=version, waves=(Wave(percent=34.0), Wave(percent=100.0)))
+    waves = (Wave(percent=34.0), Wave(percent=100.0))
+    # minutes long, so that no wave waits for a window of measurements
+    request = RolloutRequest(model=model, version=version, waves=waves, options=RolloutOptions(gate_deadline_s=0))
     rollout_id = client.start_rollout(request).rollout_id
 
     def ended() -> bool:

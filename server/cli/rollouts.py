@@ -54,6 +54,24 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     retry_s: Annotated[
         float, typer.Option("--retry-patience-s", min=0.0, help="Its transfers fail for so long: failed.")
     ] = 300.0,
+    min_inferences: Annotated[
+        int, typer.Option("--min-inferences", min=0, help="What measures a device; 0: measurements stop nothing.")
+    ] = 200,
+    max_error_rate: Annotated[
+        float, typer.Option("--max-error-rate", help="Share of a lane's inferences that may fail.")
+    ] = 0.02,
+    max_error_rise: Annotated[
+        float, typer.Option("--max-error-rise", help="How far it may be above that of the version before.")
+    ] = 0.002,
+    max_slowdown: Annotated[
+        float, typer.Option("--max-slowdown", help="Share by which p95 may be longer than before.")
+    ] = 0.1,
+    gate_s: Annotated[
+        float, typer.Option("--gate-deadline-s", min=0.0, help="The next wave waits so long for measurements.")
+    ] = 600.0,
+    quorum: Annotated[
+        float, typer.Option("--quorum", help="Share of a lane to be measured by then; with less it pauses.")
+    ] = 0.0,
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +82,12 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
         "silence_deadline_s": silence_s,
         "progress_deadline_s": progress_s,
         "retry_patience_s": retry_s,
+        "min_inferences": min_inferences,
+        "max_error_rate": max_error_rate,
+        "max_error_rise": max_error_rise,
+        "max_slowdown": max_slowdown,
+        "gate_deadline_s": gate_s,
+        "quorum": quorum,
     }
     # an impossible plan is refused before the registry is asked anything
     plan = _plan(to, waves, seed, options)
@@ -89,6 +113,29 @@ def status(
         _end(client, rollout, watch=watch, as_json=as_json)
         if not as_json:
             _show_reasons(client, rollout)
+
+
+@app.command()
+def explain(
+    rollout_id: Annotated[str | None, typer.Argument(metavar="[ROLLOUT]", help="Without it, the latest.")] = None,
+    registry: RegistryOption = None,
+    *,
+    as_json: JsonOption = False,
+) -> None:
+    """Why it went as it did: each decision in one sentence with its numbers, of the rollout, then lane by lane."""
+    with connected(registry) as client:
+        rollout = client.get_rollout(rollout_id or _latest(client))
+    if as_json:
+        show_documents(rollout.decisions)
+        return
+    say(f"rollout {rollout.rollout_id}  {rollout.model}@{rollout.version}  {rollout.state}")
+    lanes = [decision.numbers.get("profile") for decision in rollout.decisions]
+    for profile in (None, *sorted({str(lane) for lane in lanes if lane is not None})):
+        if profile is not None:
+            say(f"lane {profile}")
+        for decision, lane in zip(rollout.decisions, lanes, strict=True):
+            if lane == profile:
+                say(f"  {text_of_time(decision.at)}  {decision.sentence}")
 
 
 @app.command("list")

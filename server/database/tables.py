@@ -230,6 +230,9 @@ rollout_states = Table(
     Column("wave", Integer, nullable=False),  # index of the wave that is open; -1 before the first
     Column("reason", Text, nullable=False),
     Column("last_command_id", BigInteger, nullable=False),
+    # lanes that measurements have stopped: [server.rollouts.facts.GateStop]; None as long as there is none
+    Column("gate_stops", JSON),
+    Column("unmeasured_wave", Integer, nullable=False, default=-1, server_default=text("-1")),
     Column("updated_at", Float, nullable=False),
 )
 deployments = Table(
@@ -317,4 +320,5 @@ reports = Table(
     Column("dropped_reports", BigInteger, nullable=False),
     Index("ix_reports_variant", "model", "version", "variant_id", "profile"),
     Index("ix_reports_received_at", "received_at"),
+    Index("ix_reports_deployment_id", "deployment_id"),
 )

@@ -24,6 +24,7 @@ from server.retention.sweep import sweep_decisions, sweep_objects
 from server.rollouts.controller import Controller, Pace
 from server.rollouts.doorbell import Doorbell
 from server.rollouts.manifests import ManifestFiles
+from server.rollouts.measuring import Measurements
 from server.rollouts.reading import Reader
 from server.rollouts.writing import Intervals
 from server.settings import RegistrySettings, load_settings
@@ -50,7 +51,7 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
     if settings.mqtt_url is None:
         raise SettingsError("No MQTT broker is set: give mqtt_url, or run under `up`.")
     holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
-    database = Database(settings.database_url)
+    database, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
     store = S3ObjectStore.from_settings(settings)
     connection = BrokerConnection(settings.mqtt_url, f"controller-{holder}", (), lambda _: None)
     link = threading.Thread(target=_keep_link, args=(connection, stop), name="mqtt")
@@ -58,7 +59,11 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
     manifests = ManifestFiles(store)
     controller = Controller(
         database,
-        reader=Reader(manifests.model_file_sha256, status_interval_s=settings.presence_interval_s),
+        reader=Reader(
+            manifests.model_file_sha256,
+            status_interval_s=settings.presence_interval_s,
+            measurements=Measurements(telemetry),
+        ),
         manifests=manifests,
         doorbell=Doorbell(connection),
         intervals=Intervals(
@@ -85,6 +90,7 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
         sweeping.join(SWEEP_END_S)
         store.close()
         database.close()
+        telemetry.close()
 
 
 def main(arguments: list[str] | None = None) -> int:

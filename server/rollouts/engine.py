@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, gate, going_back, stopping
+from server.rollouts import commands, gate, going_back, stopping, watching
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
@@ -23,7 +23,7 @@ from server.rollouts.facts import (
     VariantFact,
     Why,
 )
-from server.rollouts.plan import cut_waves, in_plan_order, order_devices
+from server.rollouts.plan import cut_waves, in_plan_order, order_devices, spread_lanes
 from server.rollouts.verify import judge, proven_on_device, retrying_since
 from server.rollouts.wording import counted
 from server.schemas.rollouts import RolloutState
@@ -43,6 +43,9 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     commands.obey(facts, ledger, now=now)
     state = ledger.standings[rollout_id].state
     active = state in {RolloutState.RUNNING, RolloutState.PAUSED}
+    if active or state is RolloutState.FINISHED:
+        watching.look(facts, ledger, now=now)
+        going_back.note_returned(facts, ledger, epoch=epoch)
     if active and stopping.stop_what_is_bad(facts, ledger, said=said, now=now):
         return
     if state in {RolloutState.STOPPED, RolloutState.ABORTED}:
@@ -66,7 +69,8 @@ def make_plan(facts: Facts, ledger: Ledger) -> None:
     ledger.changed_standings.add(rollout.rollout_id)
     devices = {device.device_id: device for device in facts.targets if not device.removed}
     ordered = order_devices(devices, seed=rollout.seed)
-    cut = cut_waves(ordered, rollout.waves)
+    profiles = {device_id: device.profile for device_id, device in devices.items()}
+    cut = cut_waves(spread_lanes(ordered, profiles), rollout.waves)
     for wave, device_ids in enumerate(cut):
         for device_id in device_ids:
             row = Deployment(
@@ -138,6 +142,8 @@ def _go_on(facts: Facts, ledger: Ledger, *, now: float) -> None:
             counts = gate.count_wave(row for row in rows if row.wave == standing.wave)
             if not counts.settled:
                 return
+            if standing.wave + 1 < len(rollout.waves) and watching.is_held(facts, ledger, now=now):
+                return
         upcoming = [row for row in rows if row.wave == standing.wave + 1]
         if standing.wave + 1 >= len(rollout.waves):
             _finish(facts, ledger)
@@ -168,6 +174,7 @@ def _open_wave(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> None
     rollout = facts.rollout
     standing = ledger.standings[rollout.rollout_id]
     before = gate.count_wave(row for row in ledger.rows_of(rollout.rollout_id) if row.wave <= standing.wave)
+    watching.tell_lanes(facts, ledger)
     standing.wave += 1
     ledger.changed_standings.add(rollout.rollout_id)
     for row in upcoming:
@@ -211,12 +218,14 @@ def _offer_lanes(facts: Facts, ledger: Ledger, *, now: float) -> None:
     for row in in_plan_order(rows, seed=facts.rollout.seed):
         if row.wave <= wave:
             lanes.setdefault((row.wave, row.profile), []).append(row)
-    for (_, profile), lane in sorted(lanes.items()):
+    for (lane_wave, profile), lane in sorted(lanes.items()):
         variant = facts.choices.get(profile, ChoiceFact()).variant
         if variant is None or not any(row.state == WAITING for row in lane):
             continue
         proven = any(_has_proven(facts, row, variant) for row in rows)
-        turn, canary = gate.lane_turn(lane, unproven=variant.unproven, proven=proven)
+        # where all of the first wave were silent nobody knows more than before it
+        first = gate.vanguard(sum(row.profile == profile for row in rows)) if lane_wave else None
+        turn, canary = gate.lane_turn(lane, unproven=variant.unproven, proven=proven, first=first)
         for row in turn:
             if ledger.offer(row, variant, now=now):
                 row.canary = canary

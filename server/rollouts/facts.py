@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edge_agent.protocol.messages import DeploymentStatus, DesiredDeployment
+    from server.rollouts.health import Measured
     from server.schemas.rollouts import RolloutOptions, Wave
 
 # What a row of the deployments table can say beside the states that devices report.
@@ -43,6 +44,7 @@ class Why(StrEnum):
     REMOVED = "device_removed"
     TOO_MANY_MODELS = "too_many_models"
     NEWER_ROLLOUT = "newer_rollout"
+    GATE = "gate"  # what devices measured speaks against the variant of its lane
 
 
 # These speak of the device or the road to it; every other reason speaks against the variant.
@@ -128,6 +130,17 @@ class Rollout:
         return self.created_at, self.rollout_id
 
 
+@dataclass(frozen=True, slots=True)
+class GateStop:
+    """A lane that goes no further, because its devices measured that the variant is wrong or slow."""
+
+    profile: str
+    variant_id: str
+    wave: int
+    cause: str
+    """Half a sentence."""
+
+
 @dataclass(slots=True)
 class Standing:
     """Where a rollout stands: a row of rollout_states."""
@@ -137,6 +150,14 @@ class Standing:
     reason: str = ""
     last_command_id: int = 0
     planned: bool = False
+    gate_stops: tuple[GateStop, ...] = ()
+    """The lanes that measurements have stopped."""
+    unmeasured_wave: int = -1
+    """The latest wave of which too little was measured within the deadline; it holds the next one no more."""
+
+    def stop_of(self, lane: tuple[str, str]) -> GateStop | None:
+        """Why measurements have stopped a lane (profile, variant id); None where they have not."""
+        return next((stop for stop in self.gate_stops if (stop.profile, stop.variant_id) == lane), None)
 
 
 @dataclass(slots=True)
@@ -191,6 +212,10 @@ class Facts:
     """By profile: the sentence of a job that failed, when no other is under way."""
     heard: Mapping[str, Heard] = field(default_factory=dict)
     """By device."""
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    """By deployment: of each device that has answered enough inferences with the variant."""
+    expected: frozenset[str] = frozenset()
+    """Deployments of devices that are in use and have not answered enough yet."""
     commands: tuple[Command, ...] = ()
     status_interval_s: float = 0.0
     """How often devices report; who has not reported for two of these may be lost, not before."""

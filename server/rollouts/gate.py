@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+# It did not fail there: it was asked to go back.
+SENT_BACK = frozenset({Why.ROLLBACK, Why.GATE})
+
+
 @dataclass(frozen=True, slots=True)
 class WaveCounts:
     """The devices of one wave; each is in exactly one count."""
@@ -39,7 +44,7 @@ class WaveCounts:
     """Never took the offer."""
     no_variant: int = 0
     left: int = 0
-    """Cancelled, removed, or taken over by a newer rollout."""
+    """Cancelled, removed, taken over by a newer rollout, or sent back by a gate."""
 
     @property
     def settled(self) -> bool:
@@ -71,10 +76,10 @@ _BUCKETS = {WAITING: "waiting", RUNNING: "running", NO_VARIANT: "no_variant"}
 def bucket(row: Deployment) -> str:
     """The count of WaveCounts that a deployment belongs to."""
     if row.state in FAILED_STATES:
-        return "refused" if is_lane_verdict(row) else "failed" if row.reason != Why.ROLLBACK else "left"
+        return "refused" if is_lane_verdict(row) else "failed" if row.reason not in SENT_BACK else "left"
     if row.state == TIMED_OUT:
         return "failed" if row.reason in {Why.LOST, Why.STUCK} else "timed_out"
-    if row.state in {CANCELLED, DeploymentState.SUPERSEDED}:
+    if row.state in {CANCELLED, DeploymentState.SUPERSEDED} or row.reason == Why.GATE:
         return "left"
     return _BUCKETS.get(row.state, "in_progress")
 
@@ -152,23 +157,32 @@ def _told(failed: list[Deployment], devices: int, wave: int, where: str, max_fai
     return f"{number}, {max_failures} are allowed; the first is {why}"
 
 
-def lane_turn(lane: list[Deployment], *, unproven: bool, proven: bool) -> tuple[list[Deployment], bool]:
+def vanguard(devices: int) -> int:
+    """How many of a lane go first in a later wave, where nobody of it runs the variant yet: of so many devices."""
+    return max(3, math.ceil(devices / 100))
+
+
+def lane_turn(
+    lane: list[Deployment], *, unproven: bool, proven: bool, first: int | None = None
+) -> tuple[list[Deployment], bool]:
     """Who of a lane is offered now.
 
     Args:
         lane: the deployments of one wave with one profile, in the order of the plan.
         unproven: no figure of this kind of device says yet that the variant meets its limits.
         proven: a device of this rollout has passed the self-test with it.
+        first: how many go first while it is not proven; None: all of this wave, as the plan says.
 
     Returns:
         The deployments to offer, and whether the (only) one goes first for its lane.
     """
     waiting = [row for row in lane if row.state == WAITING]
-    if proven or not unproven:
+    ahead = 1 if unproven else first
+    if proven or ahead is None:
         return waiting, False
     if any(_may_still_prove(row) for row in lane):
         return [], False
-    return waiting[:1], True
+    return waiting[:ahead], unproven
 
 
 def _may_still_prove(row: Deployment) -> bool:

@@ -31,10 +31,8 @@ def follow(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     """Write down who has gone back, and say `rolled_back` once nobody is waited for any more."""
     rollout = facts.rollout
     standing = ledger.standings[rollout.rollout_id]
+    note_returned(facts, ledger, epoch=epoch)
     rows = [row for row in ledger.rows_of(rollout.rollout_id) if row.reason == Why.ROLLBACK]
-    for row in rows:
-        if row.state == ROLLING_BACK and _has_gone_back(row, facts.heard.get(row.device_id), ledger, epoch=epoch):
-            ledger.set_state(row, DeploymentState.ROLLED_BACK, reason=Why.ROLLBACK)
     behind = [row for row in rows if row.state == ROLLING_BACK]
     if standing.state is not RolloutState.ROLLING_BACK or any(_is_waited_for(row, facts, now=now) for row in behind):
         return
@@ -47,6 +45,13 @@ def follow(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     )
     ledger.stand(rollout.rollout_id, RolloutState.ROLLED_BACK, sentence)
     ledger.decide(rollout, "rolled_back", sentence, back=back, behind=len(behind))
+
+
+def note_returned(facts: Facts, ledger: Ledger, *, epoch: int) -> None:
+    """Write down who has gone back, by an operator's word or a gate's."""
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if row.state == ROLLING_BACK and _has_gone_back(row, facts.heard.get(row.device_id), ledger, epoch=epoch):
+            ledger.set_state(row, DeploymentState.ROLLED_BACK, reason=row.reason)
 
 
 def _has_gone_back(row: Deployment, heard: Heard | None, ledger: Ledger, *, epoch: int) -> bool:

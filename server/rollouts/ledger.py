@@ -159,6 +159,10 @@ class Ledger:
         self.changed_devices.add(row.device_id)
         return True
 
+    def has_last_good(self, row: Deployment) -> bool:
+        """Whether there is a version for this device to go back to."""
+        return self._last_good(row.previous) is not None
+
     def forget_device(self, device_id: str) -> None:
         """A removed device shall run nothing of ours."""
         for entry in self.wanted.get(device_id, {}).values():

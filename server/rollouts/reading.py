@@ -22,6 +22,8 @@ from server.schemas.rollouts import RolloutOptions, RolloutState, Wave
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from server.rollouts.measuring import Measurements
+
 log = logging.getLogger(__name__)
 
 OPEN_STATES = (RolloutState.PREPARING, RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK)
@@ -60,7 +62,15 @@ class _Picture:
 class Reader:
     """Reads snapshots; remembers parsed plans, statuses and desired documents."""
 
-    def __init__(self, model_file_sha256: Callable[[str], str | None], *, status_interval_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        model_file_sha256: Callable[[str], str | None],
+        *,
+        status_interval_s: float = 0.0,
+        measurements: Measurements | None = None,
+    ) -> None:
+        """Nothing is gated without `measurements`."""
+        self._measurements = measurements
         self._status_interval_s = status_interval_s
         self._model_file_sha256 = model_file_sha256
         self._rollouts: dict[str, facts.Rollout] = {}
@@ -84,6 +94,8 @@ class Reader:
         ]
         manifests: set[str] = set()
         found = []
+        if self._measurements is not None:
+            self._measurements.forget_others({rollout.rollout_id for rollout in alive})
         for rollout in sorted(alive, key=lambda rollout: rollout.age_order, reverse=True):
             fact = self._facts(connection, rollout, picture)
             manifests |= {variant.manifest_sha256 for variant in fact.variants.values()}
@@ -93,7 +105,12 @@ class Reader:
     def _picture(self, connection: sa.Connection) -> _Picture:
         standings = {
             row.rollout_id: facts.Standing(
-                state=RolloutState(row.state), wave=row.wave, reason=row.reason, last_command_id=row.last_command_id
+                state=RolloutState(row.state),
+                wave=row.wave,
+                reason=row.reason,
+                last_command_id=row.last_command_id,
+                gate_stops=tuple(facts.GateStop(**stop) for stop in row.gate_stops or ()),
+                unmeasured_wave=row.unmeasured_wave,
             )
             for row in connection.execute(sa.select(tables.rollout_states))
         }
@@ -104,7 +121,8 @@ class Reader:
         columns = tables.deployments.c
         by_id: dict[str, facts.Deployment] = {}
         told_back = sa.and_(
-            columns.state == DeploymentState.ROLLED_BACK.value, columns.reason == facts.Why.ROLLBACK.value
+            columns.state == DeploymentState.ROLLED_BACK.value,
+            columns.reason.in_([facts.Why.ROLLBACK.value, facts.Why.GATE.value]),
         )
         in_play = sa.and_(columns.state.not_in([str(state) for state in facts.CLOSED_STATES]), sa.not_(told_back))
         for condition in (in_play, *_in(columns.rollout_id, live)):
@@ -235,6 +253,11 @@ class Reader:
             )
         variants = self._variants(connection, rollout, picture)
         choices = _choices(connection, rollout, variants)
+        measured, expected = (
+            self._measurements.of(rollout, rows, picture.standings.get(rollout.rollout_id), picture.limits)
+            if self._measurements is not None
+            else ({}, frozenset[str]())
+        )
         profiles = {row.profile for row in rows} | {device.profile for device in targets}
         missing = profiles - set(choices) if _is_open(picture, rollout.rollout_id) else set()
         return facts.Facts(
@@ -245,6 +268,8 @@ class Reader:
             variants=variants,
             build_failures=_build_failures(connection, rollout, missing) if missing else {},
             heard=picture.heard,
+            measured=measured,
+            expected=expected,
             commands=tuple(picture.commands.get(rollout.rollout_id, ())),
             status_interval_s=self._status_interval_s,
         )

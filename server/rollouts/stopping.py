@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from server.rollouts import commands, gate
 from server.rollouts.facts import CLOSED_STATES, WAITING, ChoiceFact, Deployment, Facts, Why
+from server.rollouts.gate import LaneStop
 from server.rollouts.plan import in_plan_order
 from server.rollouts.wording import counted, will_not_get_it
 from server.schemas.rollouts import RolloutState
@@ -13,17 +14,21 @@ from server.schemas.rollouts import RolloutState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from server.rollouts.gate import Lane, LaneStop
+    from server.rollouts.gate import Lane
     from server.rollouts.ledger import Ledger
 
 
 def stopped_lanes(facts: Facts, ledger: Ledger) -> Mapping[Lane, LaneStop]:
     """The lanes that may not go on, by what is written now."""
+    standing = ledger.standings[facts.rollout.rollout_id]
+    measured = {
+        gate.Lane(stop.profile, stop.variant_id): LaneStop(stop.wave, stop.cause) for stop in standing.gate_stops
+    }
     rows = [row for row in ledger.rows_of(facts.rollout.rollout_id) if row.variant_id is not None]
     if not any(gate.bucket(row) in {"failed", "refused"} for row in rows):
-        return {}  # nearly always, and then a large fleet need not be sorted
+        return measured  # nearly always, and then a large fleet need not be sorted
     rows = in_plan_order(rows, seed=facts.rollout.seed)
-    return gate.stopped_lanes(rows, max_failures=facts.rollout.options.max_failures)
+    return measured | gate.stopped_lanes(rows, max_failures=facts.rollout.options.max_failures)
 
 
 def stop_what_is_bad(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneStop], now: float) -> bool:
@@ -46,7 +51,7 @@ def stop_what_is_bad(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneSt
         return True
     for lane, stop in stops.items():
         members = lanes.get(lane, [])
-        running = sum(commands.has_it(row) for row in members)
+        running = sum(commands.has_it(row) and row.reason != Why.GATE for row in members)
         others = commands.withdraw(members, ledger, why=Why.LANE_STOPPED, detail=stop.cause, now=now)
         if lane not in said:
             sentence = f"Lane {lane.profile} stops: {stop.cause}; {will_not_get_it(others, other=True)}"

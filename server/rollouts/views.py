@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from server.database.tables import decisions, deployments, rollout_states, rollouts
 from server.rollouts.facts import Deployment
-from server.rollouts.gate import count_alike, stopped_lanes
+from server.rollouts.gate import Lane, LaneStop, count_alike, stopped_lanes
 from server.rollouts.plan import in_plan_order
 from server.rollouts.requests import unknown_rollout
 from server.schemas.rollouts import (
@@ -34,6 +34,7 @@ _COLUMNS: Final = (
     rollout_states.c.state,
     rollout_states.c.wave,
     rollout_states.c.reason,
+    rollout_states.c.gate_stops,
     rollout_states.c.updated_at,
 )
 _ALL: Final = rollouts.outerjoin(rollout_states, rollouts.c.rollout_id == rollout_states.c.rollout_id)
@@ -74,7 +75,7 @@ def get_rollout(database: Database, rollout_id: str) -> Rollout:
         of_rollout = sa.select(deployments).where(deployments.c.rollout_id == rollout_id)
         found = connection.execute(of_rollout.order_by(deployments.c.wave, deployments.c.device_id)).all()
         told = connection.execute(
-            sa.select(decisions.c.at, decisions.c.action, decisions.c.sentence)
+            sa.select(decisions.c.at, decisions.c.action, decisions.c.sentence, decisions.c.numbers)
             .where(decisions.c.rollout_id == rollout_id)
             .order_by(decisions.c.decision_id.desc())
             .limit(MAX_DECISIONS)
@@ -84,7 +85,10 @@ def get_rollout(database: Database, rollout_id: str) -> Rollout:
         update={
             "stopped_lanes": _stopped_lanes(row, found),
             "deployments": tuple(_deployment_view(deployment) for deployment in found),
-            "decisions": tuple(DecisionView(at=at, action=action, sentence=told_) for at, action, told_ in told[::-1]),
+            "decisions": tuple(
+                DecisionView(at=row.at, action=row.action, sentence=row.sentence, numbers=row.numbers)
+                for row in told[::-1]
+            ),
         }
     )
 
@@ -136,7 +140,11 @@ def _stopped_lanes(rollout: sa.Row[Any], found: Iterable[sa.Row[Any]]) -> tuple[
         if row.variant_id is not None
     ]
     allowed = rollout.options.get("max_failures", RolloutOptions().max_failures)
-    stops = stopped_lanes(in_plan_order(offered, seed=rollout.seed), max_failures=allowed)
+    stops = {
+        Lane(stop["profile"], stop["variant_id"]): LaneStop(stop["wave"], stop["cause"])
+        for stop in rollout.gate_stops or ()
+    }
+    stops |= stopped_lanes(in_plan_order(offered, seed=rollout.seed), max_failures=allowed)
     return tuple(
         LaneStopView(profile=lane.profile, variant_id=lane.variant_id, wave=stop.wave, cause=stop.cause)
         for lane, stop in sorted(stops.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -73,6 +73,8 @@ def _standing_rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
                 "wave": standing.wave,
                 "reason": standing.reason,
                 "last_command_id": standing.last_command_id,
+                "gate_stops": [asdict(stop) for stop in standing.gate_stops],
+                "unmeasured_wave": standing.unmeasured_wave,
                 "updated_at": now,
             }
         )

@@ -42,6 +42,24 @@ class RolloutOptions(RequestDocument):
     progress_deadline_s: float = Field(
         default=3600.0, gt=0, description="a device that reports the same state for so long, and does not run, is stuck"
     )
+    min_inferences: int = Field(
+        default=200, ge=0, description="inferences that a device must have answered to be measured; 0: no gates"
+    )
+    max_error_rate: float = Field(
+        default=0.02, gt=0, lt=1, description="share of a lane's inferences that may fail, whatever failed before"
+    )
+    max_error_rise: float = Field(
+        default=0.002, ge=0, le=1, description="by how much that share may be above the previous version's"
+    )
+    max_slowdown: float = Field(
+        default=0.1, ge=0, le=100, description="share by which p95 may be longer than the previous version's"
+    )
+    gate_deadline_s: float = Field(
+        default=600.0, ge=0, description="how long the next wave waits for devices in use to be measured"
+    )
+    quorum: float = Field(
+        default=0.0, ge=0, le=1, description="share of a lane that must be measured by then; with less it pauses"
+    )
 
 
 class RolloutRequest(RequestDocument):
@@ -122,6 +140,7 @@ class DecisionView(Document):
     at: float
     action: str
     sentence: str
+    numbers: dict[str, float | int | str] = Field(default_factory=dict, description="what caused it")
 
 
 class Rollout(Document):

@@ -1,0 +1,161 @@
+"""What devices measured of a variant, judged for one lane: is it wrong, or slow? Pure.
+
+Each device counts once, with what it measured first: its first `min_inferences` attempts with the variant beside those
+before. So the devices of a lane are independent, and a lane may be looked at whenever one more has come.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from server.rollouts.evidence import evidence_of_share, mean_at_least, share_at_least
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from server.schemas.rollouts import RolloutOptions
+
+# A healthy rollout is stopped by mistake with this probability at most, all gates, lanes and looks taken together.
+FALSE_ALARM_BUDGET: Final = 0.01
+GATES: Final = 4
+P95_SHARE: Final = 0.05  # of the requests that may take longer than a limit of the p95
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one device measured of one variant."""
+
+    attempts: int
+    """Requests that reached the model."""
+    failures: int
+    """Of these: the model failed, or answered with what is no finite number."""
+    p95_ms: float | None
+    """Of the invocation alone."""
+    over_limit: float | None = None
+    """Share of the answers that took longer than the profile's limit; None without a limit."""
+
+    @property
+    def failure_share(self) -> float:
+        """In [0, 1]."""
+        return min(1.0, self.failures / self.attempts) if self.attempts else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One device: the variant, and what it ran before if that was measured well enough to compare."""
+
+    now: Sample
+    before: Sample | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LaneHealth:
+    """What is known of a lane."""
+
+    measured: int
+    """Devices."""
+    cause: str = ""
+    """Half a sentence that says why the lane may not go on; empty while it may."""
+    figures: Mapping[str, float | int | str] = field(default_factory=dict)
+
+    def told(self) -> str:
+        """Half a sentence with its figures."""
+        if not self.measured:
+            return "nothing measured yet"
+        said = [f"{self.measured} measured", f"{_percent(self.figures['failure_share'])} of inferences fail"]
+        if "failure_share_before" in self.figures:
+            said[-1] += f" (before: {_percent(self.figures['failure_share_before'])})"
+        if "slowdown" in self.figures:
+            change = float(self.figures["slowdown"])
+            said.append(f"p95 {_percent(abs(change))} {'slower' if change >= 0 else 'faster'} than before")
+        return ", ".join(said)
+
+
+def examine(devices: Sequence[Measured], options: RolloutOptions, *, lanes: int) -> LaneHealth:
+    """Judge a lane by the devices that have measured enough.
+
+    Args:
+        devices: of this lane, all waves together.
+        options: what is allowed.
+        lanes: how many the rollout has; they share the budget of false alarms.
+    """
+    alpha = FALSE_ALARM_BUDGET / (GATES * max(1, lanes))
+    figures = _figures(devices)
+    for gate in (_failing, _failing_more, _slower, _over_limit):
+        cause, bound = gate(devices, options, alpha)
+        if cause:
+            return LaneHealth(len(devices), cause, {**figures, "gate": gate.__name__[1:], "at_least": bound})
+    return LaneHealth(len(devices), "", figures)
+
+
+def _failing(devices: Sequence[Measured], options: RolloutOptions, alpha: float) -> tuple[str, float]:
+    """Too many inferences fail, whatever they did before: finds on three devices what fails everywhere."""
+    shares = [device.now.failure_share for device in devices]
+    allowed = options.max_error_rate
+    before = [device.before.failure_share for device in devices if device.before is not None]
+    if before:  # what failed often already may go on to do so
+        allowed = max(allowed, math.fsum(before) / len(before) + options.max_error_rise)
+    if not 0 < allowed < 1 or evidence_of_share(shares, allowed=allowed) < 1 / alpha:
+        return "", 0.0
+    bound = share_at_least(shares, alpha=alpha)
+    return f"at least {_percent(bound)} of inferences fail on {len(shares)} devices, {_percent(allowed)} may", bound
+
+
+def _failing_more(devices: Sequence[Measured], options: RolloutOptions, alpha: float) -> tuple[str, float]:
+    """More inferences fail than with the previous version on the same devices."""
+    rises = [device.now.failure_share - device.before.failure_share for device in devices if device.before is not None]
+    bound = mean_at_least(rises, alpha=alpha)
+    if bound <= options.max_error_rise:
+        return "", bound
+    said = f"the share of failed inferences is at least {100 * bound:.2g} points higher than before"
+    return f"{said} on {len(rises)} devices, {100 * options.max_error_rise:.2g} may be", bound
+
+
+def _slower(devices: Sequence[Measured], options: RolloutOptions, alpha: float) -> tuple[str, float]:
+    """The p95 is worse than that of the previous version on the same devices."""
+    ratios = _log_ratios(devices)
+    bound = math.expm1(min(700.0, mean_at_least(ratios, alpha=alpha)))
+    if bound <= options.max_slowdown:
+        return "", bound
+    said = f"the p95 is at least {_percent(bound)} longer than before on {len(ratios)} devices"
+    return f"{said}, {_percent(options.max_slowdown)} may be", bound
+
+
+def _over_limit(devices: Sequence[Measured], _options: RolloutOptions, alpha: float) -> tuple[str, float]:
+    """More than a twentieth of the answers take longer than the profile's limit of the p95."""
+    shares = [device.now.over_limit for device in devices if device.now.over_limit is not None]
+    if not shares or evidence_of_share(shares, allowed=P95_SHARE) < 1 / alpha:
+        return "", 0.0
+    bound = share_at_least(shares, alpha=alpha)
+    said = f"at least {_percent(bound)} of answers take longer than the profile's p95 limit on {len(shares)} devices"
+    return f"{said}, {_percent(P95_SHARE)} may", bound
+
+
+def _figures(devices: Sequence[Measured]) -> dict[str, float | int | str]:
+    if not devices:
+        return {}
+    figures: dict[str, float | int | str] = {
+        "measured": len(devices),
+        "attempts": sum(device.now.attempts for device in devices),
+        "failure_share": math.fsum(device.now.failure_share for device in devices) / len(devices),
+    }
+    before = [device.before.failure_share for device in devices if device.before is not None]
+    if before:
+        figures["failure_share_before"] = math.fsum(before) / len(before)
+    if ratios := _log_ratios(devices):
+        figures["slowdown"] = math.expm1(math.fsum(ratios) / len(ratios))
+    return figures
+
+
+def _log_ratios(devices: Sequence[Measured]) -> list[float]:
+    return [
+        math.log(device.now.p95_ms / device.before.p95_ms)
+        for device in devices
+        if device.before is not None and device.now.p95_ms and device.before.p95_ms
+    ]
+
+
+def _percent(share: float | str) -> str:
+    return f"{100 * float(share):.2g} %" if abs(float(share)) < 1 else f"{100 * float(share):.0f} %"

@@ -1,0 +1,150 @@
+"""Rollouts gated on what devices measure (docs/adr/0007-what-a-measurement-stops.md). Pure.
+
+A gate stops a lane as soon as the evidence is there, whatever wave is open; too little data is neither good nor bad: it
+holds the next wave until a deadline.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from server.rollouts import commands, gate, health
+from server.rollouts.facts import ROLLING_BACK, RUNNING, Deployment, Facts, GateStop, Why
+from server.rollouts.wording import counted
+from server.schemas.rollouts import RolloutState
+
+if TYPE_CHECKING:
+    from server.rollouts.gate import Lane
+    from server.rollouts.health import LaneHealth
+    from server.rollouts.ledger import Ledger
+
+
+def look(facts: Facts, ledger: Ledger, *, now: float) -> None:
+    """Stop each lane whose devices have shown that its variant is wrong or slow, and send them back."""
+    standing = ledger.standings[facts.rollout.rollout_id]
+    for lane, found in lane_health(facts, ledger).items():
+        if not found.cause or standing.stop_of(lane) is not None:
+            continue
+        wave = max(0, standing.wave)
+        standing.gate_stops += (GateStop(lane.profile, lane.variant_id, wave, found.cause),)
+        ledger.changed_standings.add(facts.rollout.rollout_id)
+        back, kept = _send_back(lane, facts, ledger, now=now)
+        sentence = f"Lane {lane.profile}: {found.cause}; {counted(back, 'device goes', 'devices go')} back"
+        sentence += (
+            f", {counted(kept, 'has nothing to go back to and keeps', 'have nothing to go back to and keep')} it."
+            if kept
+            else "."
+        )
+        ledger.decide(
+            facts.rollout,
+            "gate_failed",
+            sentence,
+            wave=wave,
+            profile=lane.profile,
+            variant_id=lane.variant_id,
+            back=back,
+            kept=kept,
+            **found.figures,
+        )
+        if standing.state is RolloutState.FINISHED:
+            ledger.stand(facts.rollout.rollout_id, standing.state, f"{standing.reason} Since then: {sentence}")
+
+
+def lane_health(facts: Facts, ledger: Ledger) -> dict[Lane, LaneHealth]:
+    """Every lane of which something was measured."""
+    if not facts.measured:
+        return {}
+    lanes: dict[Lane, list[Deployment]] = {}
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if row.variant_id is not None:
+            lanes.setdefault(gate.lane_of(row), []).append(row)
+    profiles = {row.profile for row in ledger.rows_of(facts.rollout.rollout_id)}
+    return {
+        lane: health.examine(
+            [facts.measured[row.deployment_id] for row in rows if row.deployment_id in facts.measured],
+            facts.rollout.options,
+            lanes=max(len(profiles), len(lanes)),
+        )
+        for lane, rows in sorted(lanes.items())
+    }
+
+
+def is_held(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    """Whether the next wave waits for measurements of the one that is open; past the deadline the quorum decides."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    rows = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave and row.state == RUNNING]
+    missing = [row for row in rows if row.deployment_id in facts.expected]
+    if not missing:
+        return False
+    deadline_s = rollout.options.gate_deadline_s
+    if now - max(row.running_at or 0.0 for row in rows) <= deadline_s:
+        number = counted(len(missing), "device of it has", "devices of it have")
+        ledger.stand(
+            rollout.rollout_id,
+            standing.state,
+            f"Wave {standing.wave + 1} runs; the next waits at most {deadline_s:g} s for measurements: "
+            f"{number} not answered {rollout.options.min_inferences} inferences yet.",
+        )
+        return True
+    if standing.unmeasured_wave == standing.wave:
+        return False  # told, and where it had to pause an operator has resumed it
+    standing.unmeasured_wave = standing.wave
+    ledger.changed_standings.add(rollout.rollout_id)
+    return _after_deadline(facts, ledger, rows, missing)
+
+
+def _after_deadline(facts: Facts, ledger: Ledger, rows: list[Deployment], missing: list[Deployment]) -> bool:
+    """By the quorum of each lane: go on with what is known, or ask the operator."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    lanes: dict[str, list[bool]] = {}
+    for row in rows:
+        lanes.setdefault(row.profile, []).append(row.deployment_id in facts.measured)
+    short = sorted(profile for profile, told in lanes.items() if sum(told) < rollout.options.quorum * len(told))
+    measured = sum(row.deployment_id in facts.measured for row in rows)
+    sentence = (
+        f"Wave {standing.wave + 1} was measured on {measured} of {len(rows)} devices within "
+        f"{rollout.options.gate_deadline_s:g} s"
+    )
+    numbers: dict[str, float] = {"measured": measured, "running": len(rows), "missing": len(missing)}
+    if not short:
+        ledger.decide(rollout, "unmeasured", f"{sentence}: it goes on.", wave=standing.wave, **numbers)
+        return False
+    sentence += f", in {', '.join(short)} on fewer than the quorum: paused, `rollout resume` goes on without."
+    ledger.stand(rollout.rollout_id, RolloutState.PAUSED, sentence)
+    ledger.decide(rollout, "unmeasured", sentence, wave=standing.wave, **numbers)
+    return True
+
+
+def tell_lanes(facts: Facts, ledger: Ledger) -> None:
+    """Record what is known of each lane, before a wave opens on it."""
+    standing = ledger.standings[facts.rollout.rollout_id]
+    for lane, found in lane_health(facts, ledger).items():
+        if found.measured and standing.stop_of(lane) is None:
+            sentence = f"Lane {lane.profile} after wave {standing.wave + 1}: {found.told()}."
+            ledger.decide(
+                facts.rollout,
+                "lane_measured",
+                sentence,
+                wave=standing.wave,
+                profile=lane.profile,
+                variant_id=lane.variant_id,
+                **found.figures,
+            )
+
+
+def _send_back(lane: Lane, facts: Facts, ledger: Ledger, *, now: float) -> tuple[int, int]:
+    """Who runs the variant shall run the last good version again; who has none keeps it. How many of each."""
+    back = kept = 0
+    for row in ledger.rows_of(facts.rollout.rollout_id):
+        if row.variant_id is None or gate.lane_of(row) != lane or not commands.has_it(row):
+            continue
+        if not ledger.is_wanted(row):
+            continue  # a newer rollout has it, or it goes back already
+        if ledger.has_last_good(row):
+            ledger.restore(row, now=now)
+            row.offered_generation, row.changed_at = ledger.next_generation(row.device_id), now
+            ledger.set_state(row, ROLLING_BACK, reason=Why.GATE)
+            back += 1
+        else:
+            kept += 1
+    return back, kept

@@ -1,0 +1,125 @@
+"""What measurements do to a rollout on paper: who stops, who goes back, who waits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from server.rollouts.health import Measured, Sample
+from server.schemas.rollouts import RolloutState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from server.rollouts.facts import Facts
+    from tests.server.rollouts.conftest import Paper
+
+    Make = Callable[..., Paper]
+
+GOOD = Sample(attempts=200, failures=1, p95_ms=10.0)
+SLOW = Sample(attempts=200, failures=1, p95_ms=20.0)
+BROKEN = Sample(attempts=200, failures=200, p95_ms=None)
+
+
+def measure(
+    paper: Paper, monkeypatch: pytest.MonkeyPatch, samples: dict[str, Measured], expected: tuple[str, ...] = ()
+) -> None:
+    """From now on these devices have measured this of the newest rollout, and these others are in use."""
+    newest = next(reversed(paper.rollouts))
+    plain = type(paper).facts
+
+    def facts(self: Paper, name: str) -> Facts:
+        found = plain(self, name)
+        if name != newest:
+            return found
+        ids = {row.device_id: row.deployment_id for row in self.ledger.rows_of(name)}
+        return replace(
+            found,
+            measured={ids[device]: sample for device, sample in samples.items() if device in ids},
+            expected=frozenset(ids[device] for device in expected if device in ids),
+        )
+
+    monkeypatch.setattr(type(paper), "facts", facts)
+
+
+def updated(make_paper: Make, *, gate_deadline_s: float = 600, quorum: float = 0) -> tuple[Paper, str]:
+    """Ten devices that ran version 1 and of which the first wave runs version 2."""
+    paper = make_paper()
+    old = paper.start("old")
+    paper.tick()
+    paper.all_run(old)
+    new = paper.start("new", version="2", waves="60%,100%", gate_deadline_s=gate_deadline_s, quorum=quorum)
+    paper.tick()
+    for row in paper.ledger.rows_of(new):
+        if row.opened_at is not None:
+            paper.report(row.device_id)
+    return paper, new
+
+
+@pytest.mark.parametrize(("sample", "said"), [(SLOW, "the p95 is at least"), (BROKEN, "of inferences fail on 6")])
+def test_look_variant_proves_bad_after_commit_lane_stops_and_its_devices_go_back(
+    make_paper: Make, monkeypatch: pytest.MonkeyPatch, sample: Sample, said: str
+) -> None:
+    paper, new = updated(make_paper)
+    first = [row.device_id for row in paper.ledger.rows_of(new) if row.wave == 0]
+    noisy = {
+        device: Measured(replace(sample, p95_ms=sample.p95_ms and sample.p95_ms * (1 + number / 100)), GOOD)
+        for number, device in enumerate(first)
+    }
+    measure(paper, monkeypatch, noisy, expected=tuple(first))
+    paper.tick()  # they run
+    paper.tick()
+    assert paper.ledger.standings[new].state is RolloutState.STOPPED
+    assert said in paper.sentence("gate_failed")
+    assert "6 devices go back" in paper.sentence("gate_failed")
+    assert [(paper.wanted(device) or pytest.fail(device)).version for device in paper.devices] == ["1"] * 10
+    assert paper.actions.count("gate_failed") == 1
+    paper.tick()
+    assert paper.actions.count("gate_failed") == 1, "said once"
+
+
+def test_look_first_version_proves_bad_has_nothing_to_go_back_to_and_stays(
+    make_paper: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper = make_paper()
+    r = paper.start("r")
+    paper.tick()
+    paper.all_run(r)
+    assert paper.ledger.standings[r].state is RolloutState.FINISHED
+    measure(paper, monkeypatch, {device: Measured(BROKEN) for device in paper.devices})
+    paper.tick()
+    assert "10 have nothing to go back to and keep it" in paper.sentence("gate_failed")
+    assert all(paper.wanted(device) for device in paper.devices)
+    assert "Since then: Lane pi" in paper.ledger.standings[r].reason
+
+
+def test_look_healthy_devices_stop_nothing_and_the_lane_is_told(
+    make_paper: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paper, new = updated(make_paper)
+    measure(paper, monkeypatch, dict.fromkeys(paper.devices, Measured(GOOD, GOOD)))
+    paper.tick()
+    paper.all_run(new)
+    assert paper.ledger.standings[new].state is RolloutState.FINISHED
+    assert "0.5 % of inferences fail (before: 0.5 %)" in paper.sentence("lane_measured")
+    assert "gate_failed" not in paper.actions
+
+
+@pytest.mark.parametrize(("quorum", "state"), [(0.0, RolloutState.RUNNING), (0.5, RolloutState.PAUSED)])
+def test_is_held_too_little_measured_waits_until_the_deadline_then_the_quorum_decides(
+    make_paper: Make, monkeypatch: pytest.MonkeyPatch, quorum: float, state: RolloutState
+) -> None:
+    paper, new = updated(make_paper, gate_deadline_s=100, quorum=quorum)
+    measure(paper, monkeypatch, {}, expected=tuple(paper.devices))
+    paper.tick()
+    paper.tick(99)
+    assert paper.ledger.standings[new].wave == 0
+    assert "have not answered 200 inferences yet" in paper.ledger.standings[new].reason
+    paper.tick(2)
+    assert paper.ledger.standings[new].state is state
+    assert paper.ledger.standings[new].wave == (1 if state is RolloutState.RUNNING else 0)
+    paper.say(new, "resume")
+    paper.tick()
+    assert paper.ledger.standings[new].wave == 1, "the operator goes on without"
