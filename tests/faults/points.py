@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 P = TypeVar("P")
 
 
-def go_through(kind: str, points: Sequence[P], attempt: Callable[[P], str]) -> None:
+def go_through(
+    kind: str, points: Sequence[P], attempt: Callable[[P], str], *, terminal: pytest.CaptureFixture[str]
+) -> None:
     """Try each point; `attempt` says in a word what it met, or fails. Prints how many there were and of what."""
     met: Counter[str] = Counter()
     failed: list[str] = []
@@ -27,6 +29,11 @@ def go_through(kind: str, points: Sequence[P], attempt: Callable[[P], str]) -> N
             failed.append(f"{point}: {str(exc)[-1500:]}")
         if number % 20 == 0 or number == len(points):
             took_s = time.monotonic() - began_s
-            sys.__stderr__.write(f"{kind}: {number} of {len(points)} points, {len(failed)} failed, {took_s:.0f} s\n")
-    sys.__stderr__.write(f"{kind}: {dict(met)}\n")
+            _say(terminal, f"{kind}: {number} of {len(points)} points, {len(failed)} failed, {took_s:.0f} s")
+    _say(terminal, f"{kind}: {dict(met)}")
     assert not failed, f"{len(failed)} of {len(points)} points:\n" + "\n".join(failed)
+
+
+def _say(terminal: pytest.CaptureFixture[str], text: str) -> None:
+    with terminal.disabled():
+        sys.stderr.write(f"\n{text}")

@@ -82,7 +82,7 @@ def test_folder_moved_into_place_holds_what_was_synced_in_it(disk: Disk) -> None
 def test_record_is_read_with_data_and_calls_that_were_interrupted() -> None:
     written = [
         r'7 write(3<\x2f\x64\x2f\x66>, "\x61\x62", 2 <unfinished ...>',
-        r'8 fsync(4<\x2f\x64>) = -1 EIO (Input/output error) (INJECTED)',
+        r"8 fsync(4<\x2f\x64>) = -1 EIO (Input/output error) (INJECTED)",
         r"7 <... write resumed>) = 2",
         r"8 fsync(4<\x2f\x64>) = 0",
         r'8 unlinkat(4<\x2f\x64>, "\x66", 0) = 0',

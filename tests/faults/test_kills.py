@@ -63,7 +63,9 @@ def test_agent_killed_when_a_variant_is_renamed_into_place_ends_its_update(scene
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_agent_killed_at_any_call_serves_offline_and_ends_its_update(scene: Scene, recorded: list[Call]) -> None:
+def test_agent_killed_at_any_call_serves_offline_and_ends_its_update(
+    scene: Scene, recorded: list[Call], capfd: pytest.CaptureFixture[str]
+) -> None:
     points = list(kills(scene, recorded))
     assert len(points) > 80
-    go_through("kills", points, lambda kill: expect_survived(scene, kill))
+    go_through("kills", points, lambda kill: expect_survived(scene, kill), terminal=capfd)

@@ -31,7 +31,9 @@ class PowerCut:
         return f"after call {self.after} ({self.last}), {self.lost} lost"
 
 
-def power_cuts(scene: Scene, recorded: list[Call], *, unsynced: Callable[[Call], bool] | None = None) -> Iterator[PowerCut]:
+def power_cuts(
+    scene: Scene, recorded: list[Call], *, unsynced: Callable[[Call], bool] | None = None
+) -> Iterator[PowerCut]:
     """Every different folder that a cut can leave; the fsyncs that `unsynced` names are taken out of the agent."""
     root = scene.folder / "at" / "agent"
     disk = Disk(scene.baseline, root=root)
@@ -55,11 +57,11 @@ def expect_survived(scene: Scene, cut: PowerCut) -> str:
 
 
 def test_agent_after_a_power_cut_at_any_of_its_calls_serves_offline_and_ends_its_update(
-    scene: Scene, recorded: list[Call]
+    scene: Scene, recorded: list[Call], capfd: pytest.CaptureFixture[str]
 ) -> None:
     points = list(power_cuts(scene, recorded))
     assert len(points) > 150
-    go_through("power cuts", points, lambda cut: expect_survived(scene, cut))
+    go_through("power cuts", points, lambda cut: expect_survived(scene, cut), terminal=capfd)
 
 
 @pytest.mark.parametrize("file", ["/model", "/manifest.json"])
@@ -69,7 +71,9 @@ def test_agent_that_spared_one_fsync_of_a_variant_would_not_survive_every_cut(
     """So the points above prove something: without this fsync, at least one of them fails."""
     whole = {cut.after: 0 for cut in power_cuts(scene, recorded)}
     spared = power_cuts(
-        scene, recorded, unsynced=lambda call: call.name == "fsync" and ".new-" in call.path and call.path.endswith(file)
+        scene,
+        recorded,
+        unsynced=lambda call: call.name == "fsync" and ".new-" in call.path and call.path.endswith(file),
     )
     last = [cut for cut in spared if cut.lost is Cut.CONTENT][-1]
     assert whole
