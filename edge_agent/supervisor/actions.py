@@ -60,7 +60,7 @@ class Actions:
             case ev.Report():
                 self._line.connection.changed(moment)
             case ev.CollectGarbage():
-                self._folders.collect(keep_manifests=action.keep_manifests, keep_objects=action.keep_objects)
+                self._collect(action)
             case ev.FetchManifest():
                 event = self._line.manifests.fetch(action.manifest_sha256, now_s=moment.now_s)
                 if event is not None:
@@ -105,8 +105,8 @@ class Actions:
 
     def _start_transfer(self, action: ev.StartTransfer, now_s: float) -> None:
         manifest, sha256 = action.manifest, action.manifest.object.sha256
-        with self._spared("after a restart the manifest is asked for again"):
-            if (text := self._line.manifests.take_text(action.manifest_sha256)) is not None:
+        with self._spared("the next attempt writes the manifest"):
+            if (text := self._line.manifests.text_of(action.manifest_sha256)) is not None:
                 self._folders.keep_manifest(action.manifest_sha256, manifest, text)
         needed = manifest.payload_bytes + manifest.object.size_bytes
         used = self._folders.used_bytes(except_object=sha256)
@@ -122,6 +122,11 @@ class Actions:
             self._deliver(ev.TransferFailed(sha256, Reason.DISK_FULL, str(exc)))
         except OSError as exc:
             self._deliver(ev.TransferFailed(sha256, Reason.INTERNAL, f"the disk failed: {exc.strerror}"))
+
+    def _collect(self, action: ev.CollectGarbage) -> None:
+        self._folders.collect(keep_manifests=action.keep_manifests, keep_objects=action.keep_objects)
+        coming = {sha256 for sha256 in action.keep_manifests if not self._layout.variant_dir(sha256).is_dir()}
+        self._line.manifests.forget_texts(except_of=coming)
 
     def _unpack(self, action: ev.Unpack) -> None:
         folder = self._layout.transfer_dir(action.manifest.object.sha256)

@@ -22,7 +22,7 @@ from edge_agent.protocol.states import Reason
 from edge_agent.transfer.fetch import ASK_AGAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
     from edge_agent.link.asks import Asks
     from edge_agent.link.identity import Identity
@@ -114,9 +114,14 @@ class ManifestFetches:
         self.tick(now_s)
         return None
 
-    def take_text(self, manifest_sha256: str) -> bytes | None:
-        """The bytes of a manifest that has arrived; they are handed out once."""
-        return self._texts.pop(manifest_sha256, None)
+    def text_of(self, manifest_sha256: str) -> bytes | None:
+        """The bytes of a manifest that has arrived, until they are forgotten: a disk that was full takes them later."""
+        return self._texts.get(manifest_sha256)
+
+    def forget_texts(self, *, except_of: Container[str]) -> None:
+        """Let go of the bytes of manifests whose variants are installed, or wanted no more."""
+        for sha256 in [sha256 for sha256 in self._texts if sha256 not in except_of]:
+            del self._texts[sha256]
 
     def tick(self, now_s: float) -> None:
         """Ask for what is due."""

@@ -168,3 +168,20 @@ def test_agent_with_a_budget_smaller_than_the_model_rejects_it_before_fetching(
 
     assert refused.reason == "storage_budget"
     assert refused.bytes_received == 0
+
+
+def test_agent_whose_disk_had_no_room_for_the_manifest_fetches_on_once_there_is_some(
+    device: Device, registry: MqttRegistry, variant_of: VariantOf
+) -> None:
+    """No restart is needed: what came and could not be written is written at the next attempt."""
+    variant = variant_of()
+    device.start()
+    registry.expect_online()
+    transfer = device.layout.transfer_dir(variant.object_sha256)
+    transfer.write_bytes(b"")  # no folder can be made here
+    registry.want(1, {"d1": variant})
+    registry.expect_state("d1", "failed")
+
+    transfer.unlink()
+
+    registry.expect_serving("d1")
