@@ -115,8 +115,8 @@ def test_report_on_what_runs_on_an_npu_alone_names_no_other_where_there_is_none(
 ) -> None:
     with registry.catalogue.write() as connection:
         of_npu = sa.update(variants).where(variants.c.variant_id == "large")
-        document = {"model": "net", "version": "1", "profile": "pi-y", "variant_id": "large", "recipe": "float32"}
-        document |= {"runtime": "litert", "delegate": "ethos-u", "verdict": "fits", "chosen": False}
+        document: dict[str, object] = {"model": "net", "version": "1", "variant_id": "large", "recipe": "float32"}
+        document |= {"profile": "pi-y", "runtime": "litert", "delegate": "ethos-u", "verdict": "fits", "chosen": False}
         document |= {"manifest_sha256": "c" * 64, "object_sha256": "c" * 64}
         connection.execute(of_npu.values(delegate="ethos-u", document=document))
     answer = ask({"profile": "pi-y", "variant_id": "large"})
