@@ -102,13 +102,17 @@ class StepSpec(Part):
 
     step: Name
     parameters: dict[str, JsonValue] = {}
-    max_drop: float | None = None
+    max_drop: Annotated[float | None, Field(allow_inf_nan=False)] = None
+
+
+# What runtime, delegate and hash leave of a variant's id.
+RecipeName = Annotated[Name, Field(max_length=31)]
 
 
 class Recipe(Part):
     """Compression steps in their order, under a name."""
 
-    name: Name
+    name: RecipeName
     steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=32)]
 
 
@@ -151,6 +155,7 @@ class StepRecord(Part):
     """What one step of a recipe did. `layers`: what it did to each layer, by the layer's name."""
 
     step: Name
+    parameters: dict[str, JsonValue] = {}  # as the recipe gave them
     seconds: float
     summary: str
     layers: dict[str, str] = {}

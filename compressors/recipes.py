@@ -69,7 +69,8 @@ def recipes_of(asked: Sequence[str | Recipe], profiles: Sequence[DeviceProfile])
     """Recipes by name, or as they are given; none asked for: those that suit every task, for the profiles' runtimes.
 
     Raises:
-        RecipeError: a name that does not exist, two recipes of one name, or one that cannot work for these profiles.
+        RecipeError: a name that does not exist or that is a ready-made recipe's, two recipes of one name, or one that
+            cannot work for these profiles.
     """
     unknown = [one for one in asked if isinstance(one, str) and one not in RECIPES]
     if unknown:
@@ -80,6 +81,8 @@ def recipes_of(asked: Sequence[str | Recipe], profiles: Sequence[DeviceProfile])
     if twice is not None:
         raise RecipeError(f"two recipes have the name {twice}: rename one of them")
     for recipe in recipes:
+        if recipe.name in RECIPES and recipe.steps != RECIPES[recipe.name].steps:
+            raise RecipeError(f"{recipe.name} is a ready-made recipe, and has other steps: give yours another name")
         check(recipe)
         if not targets_for(recipe, profiles):
             raise RecipeError(_no_target(recipe))

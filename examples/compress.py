@@ -85,7 +85,13 @@ def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant) ->
     raw, plain_raw, wire, plain_wire = (size or 0 for size in sizes)
     share = latency.value / plain_latency.value
     unit = 1.0 if result.float_metric.value <= 1 else result.float_metric.value
-    told = labelled(latency=share, raw_bytes=raw / plain_raw, wire_bytes=wire / plain_wire, loss=drop.value / unit)
+    told = labelled(
+        latency=share,
+        raw_bytes=raw / plain_raw,
+        wire_bytes=wire / plain_wire,
+        loss=drop.value / unit,
+        is_float=found is plain,
+    )
     return Gain(
         recipe,
         verdicts={v.profile: v.verdict for v in result.variants if v.recipe == recipe and v.delegate == found.delegate},
@@ -101,8 +107,8 @@ def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant) ->
         macs=found.macs,
         p50_ms=latency.value,
         p50_share=share,
-        label="the float model" if found is plain else told.label,
-        sentence="" if found is plain else told.sentence,
+        label=told.label,
+        sentence=told.sentence,
     )
 
 

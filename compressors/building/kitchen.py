@@ -80,6 +80,7 @@ class Kitchen:
         outcome = step.apply(model, self._context, parameters_of(spec))
         record = StepRecord(
             step=spec.step,
+            parameters=spec.parameters,
             seconds=time.monotonic() - began,
             summary=outcome.summary,
             layers=outcome.layers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.metadata import packages_distributions, version
 from typing import TYPE_CHECKING
 
 from compressors.inputs import program
@@ -13,6 +14,10 @@ if TYPE_CHECKING:
 
     from compressors.contract import Inputs
     from compressors.inputs.program import FloatModel
+
+
+# What turns an upload into a network, besides torch: another version may turn it into another one.
+_READERS = {Format.KERAS: "keras", Format.HDF5: "keras", Format.SAVED_MODEL: "tensorflow"}
 
 
 def load(path: Path) -> FloatModel:
@@ -47,10 +52,13 @@ def load(path: Path) -> FloatModel:
 
 
 def sha256_of(inputs: Inputs) -> str:
-    """What the files of a job depend on: the network, and the data that calibrate and train it."""
+    """What the files of a job depend on: the network, what reads it, and the data that calibrate and train it."""
     digest = hashlib.sha256()
     for path in filter(None, (inputs.model_path, inputs.data_path, inputs.train_path)):
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     digest.update(inputs.task.encode())
+    reader = _READERS.get(format_of(inputs.model_path))
+    for distribution in sorted(packages_distributions().get(reader, ())) if reader else ():
+        digest.update(f"{distribution}=={version(distribution)}".encode())
     return digest.hexdigest()

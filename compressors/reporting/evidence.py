@@ -14,6 +14,7 @@ class Label(StrEnum):
     SMALLER = "smaller"
     DOWNLOAD_ONLY = "download only"
     NOT_WORTH_IT = "not worth it"
+    THE_FLOAT_MODEL = "the float model"  # it is the file that the others are held against
 
 
 class Verdicted(Part):

@@ -7,9 +7,12 @@ from compressors.reporting.evidence import Label, Verdicted
 
 GAIN = 0.9  # of the float model's figure: less is noise, or not worth an update
 POINT = 0.01  # of a bounded metric; of the others this share of the float model's value
+FLOAT = (Label.THE_FLOAT_MODEL, "the file that every other variant is held against")
 
 
-def labelled(*, latency: float | None, raw_bytes: float, wire_bytes: float, loss: float) -> Verdicted:
+def labelled(
+    *, latency: float | None, raw_bytes: float, wire_bytes: float, loss: float, is_float: bool = False
+) -> Verdicted:
     """What a variant is good for.
 
     Args:
@@ -17,9 +20,10 @@ def labelled(*, latency: float | None, raw_bytes: float, wire_bytes: float, loss
         raw_bytes: its file on the device, as such a share.
         wire_bytes: its download, as such a share.
         loss: of the metric: 0.01 is one point; for an unbounded metric the share of the float model's value.
+        is_float: it is the float model's own file: what its figures differ by is noise, unless it loses.
     """
-    label, sentence = _gain(latency, raw_bytes, wire_bytes)
-    if latency is not None and latency * GAIN > 1:
+    label, sentence = FLOAT if is_float else _gain(latency, raw_bytes, wire_bytes)
+    if latency is not None and latency * GAIN > 1 and not is_float:
         sentence += f", and {latency:.2f} times its latency"
     if loss > UNASKED_DROP:
         label = Label.NOT_WORTH_IT

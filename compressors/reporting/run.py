@@ -77,6 +77,7 @@ class Reporting:
         self._request, self._folder, self._on_progress, self._done = request, folder, on_progress, 0
         self._manifest = _manifest_of(request)
         self._form = _form_of(self._manifest)
+        self._float_recipe = FORMATS[self._form].recipes[0]
         self._target = Target(self._manifest.runtime, self._manifest.delegate, self._manifest.threads)
         self._metric = metric_for(request.inputs.metric, request.inputs.task)
 
@@ -92,7 +93,7 @@ class Reporting:
         self._say("comparing the answers of both")
         answers = self._answers(after.file)
         self._say("writing the pages")
-        evidence = self._evidence(before.size, after.size, answers, layers, notes)
+        evidence = self._evidence(before, after, answers, layers, notes)
         files = write_report(self._request.output_dir, evidence)
         self._say("done")
         verdict = evidence.verdict
@@ -163,7 +164,7 @@ class Reporting:
             cache_dir=self._request.cache_dir,
             score=lambda model: score(model, self._data.selection, self._metric),
         )
-        file = kitchen.cook(RECIPES[FORMATS[self._form].recipes[0]])[0]
+        file = kitchen.cook(RECIPES[self._float_recipe])[0]
         measured, result = self._measured(file, "float")
         golden = golden_file(
             self._network.signature,
@@ -220,7 +221,7 @@ class Reporting:
             ).run()
 
     def _evidence(
-        self, before: Size, after: Size, answers: Answers, layers: tuple[Sensitivity, ...], notes: tuple[str, ...]
+        self, before: Weighed, after: Weighed, answers: Answers, layers: tuple[Sensitivity, ...], notes: tuple[str, ...]
     ) -> Evidence:
         request, variant = self._request, self._request.variant
         return Evidence(
@@ -233,8 +234,8 @@ class Reporting:
             target=_target_of(variant),
             task=request.inputs.task,
             rows=self._data.test.rows,
-            float_size=before,
-            size=after,
+            float_size=before.size,
+            size=after.size,
             latency_p95_ms=variant.latency_p95_ms,
             sensitivity=layers,
             candidates=tuple(self._candidates()),
@@ -251,17 +252,18 @@ class Reporting:
             attribution_correlation=answers.attribution_correlation,
         )
 
-    def _verdict(self, before: Size, after: Size, answers: Answers) -> Verdicted:
+    def _verdict(self, before: Weighed, after: Weighed, answers: Answers) -> Verdicted:
         """Losses of an unbounded metric are shares of the float model's value."""
         unit = 1.0 if self._metric.bounded else abs(answers.decision.before.value) or 1.0
         latency = None
-        if after.latency_p50_ms is not None and before.latency_p50_ms:
-            latency = after.latency_p50_ms / before.latency_p50_ms
+        if after.size.latency_p50_ms is not None and before.size.latency_p50_ms:
+            latency = after.size.latency_p50_ms / before.size.latency_p50_ms
         return labelled(
             latency=latency,
-            raw_bytes=after.raw_bytes / before.raw_bytes,
-            wire_bytes=after.wire_bytes / before.wire_bytes,
+            raw_bytes=after.size.raw_bytes / before.size.raw_bytes,
+            wire_bytes=after.size.wire_bytes / before.size.wire_bytes,
             loss=answers.decision.loss / unit,
+            is_float=after.file.content == before.file.content or self._request.variant.recipe == self._float_recipe,
         )
 
     def _candidates(self) -> list[Candidate]:
@@ -308,8 +310,8 @@ def _form_of(manifest: VariantManifest) -> Form:
         if manifest.runtime in kind.ending.runtimes and manifest.delegate in kind.delegates and not kind.npus:
             return form
     raise ReportError(
-        f"{manifest.variant_id} runs through the delegate {manifest.delegate}, which is not here: report on a variant "
-        "for the CPU"
+        f"{manifest.variant_id} runs on an NPU ({manifest.delegate}) alone, and jobs have none: report on a variant of "
+        "the profile that is for its CPU"
     )
 
 

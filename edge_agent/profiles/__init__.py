@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from edge_agent.errors import EdgeAgentError
+from edge_agent.profiles.plain_yaml import PlainYamlError, load_plain
 from edge_agent.protocol.profile import DeviceProfile
 from edge_agent.protocol.refusal import expectation, shown
 
@@ -19,15 +20,6 @@ class ProfileError(EdgeAgentError):
     """A profile says what can't be; the text is one sentence with the field and what is allowed."""
 
     code = "bad_profile"
-
-
-class _NoAliasLoader(yaml.SafeLoader):
-    """Plain data only: an alias can make a small file unfold into gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", None)
-        return super().compose_node(parent, index)
 
 
 def well_known() -> dict[str, DeviceProfile]:
@@ -43,12 +35,10 @@ def load_profile(text: str) -> DeviceProfile:
     Raises:
         ProfileError: not YAML, or a field that is missing, unknown or out of range.
     """
-    if len(text.encode(errors="replace")) > MAX_BYTES:
-        raise ProfileError(f"the profile is larger than {MAX_BYTES} bytes: this is not a profile")
     try:
-        document = yaml.load(text, Loader=_NoAliasLoader)  # noqa: S506  a SafeLoader that refuses more
-    except (yaml.YAMLError, RecursionError, ValueError) as exc:
-        raise ProfileError(f"the profile is not usable YAML: {_first_line(exc)}") from exc
+        document = load_plain(text, max_bytes=MAX_BYTES)
+    except PlainYamlError as exc:
+        raise ProfileError(f"the profile {exc}") from exc
     if not isinstance(document, dict):
         raise ProfileError("the profile is not a mapping of fields: it begins with `name: ...`")
     try:
@@ -76,9 +66,3 @@ def _sentence(where: str, kind: str, message: str, value: object) -> str:
     if not where:
         return f"the profile contradicts itself: {message}"
     return f"the profile's {where} is {shown(value)}: {expectation(kind, message)}"
-
-
-def _first_line(exc: Exception) -> str:
-    mark = getattr(exc, "problem_mark", None)
-    problem = getattr(exc, "problem", None) or str(exc).partition("\n")[0]
-    return f"line {mark.line + 1}: {problem}" if mark is not None else str(problem)

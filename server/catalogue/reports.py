@@ -141,9 +141,18 @@ def _reportable(connection: sa.Connection, name: tuple[str, str], form: ReportFo
         raise ConflictError(f"Variant {found.variant_id} did not run here, so there is nothing to report: {why}")
     if found.delegate is Delegate.ETHOS_U:
         raise ConflictError(
-            f"Variant {found.variant_id} runs on an NPU that is not here: report on one for the CPU with --variant."
+            f"Variant {found.variant_id} runs on an NPU alone, and the registry has none to try it on: "
+            f"{_for_the_cpu(rows)}."
         )
     return found.variant_id
+
+
+def _for_the_cpu(rows: Sequence[sa.Row[Any]]) -> str:
+    """What to do instead."""
+    others = [row.variant_id for row in rows if row.delegate != Delegate.ETHOS_U and row.manifest_sha256]
+    if not others:
+        return "nothing of the profile runs on its CPU; `edge-registry variant show` tells what the compiler said"
+    return f"report on one for the CPU, for example --variant {others[0]}"
 
 
 def _nothing_chosen(connection: sa.Connection, name: tuple[str, str], profile: str) -> str:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from server.catalogue.jobs import WantedJob, enqueue, latest_job
 from server.catalogue.near import no_model, no_version
 from server.catalogue.profiles import profile_names, require_profiles
+from server.catalogue.recipe_book import refuse_taken_names
 from server.database.tables import choices, model_versions, variants
 from server.errors import ConflictError, NotFoundError
 from server.schemas.catalogue import Choice, Job, JobState, ModelVersion, Refusal, Variant, Verdict
@@ -104,14 +105,16 @@ def request_builds(database: Database, model: str, version: str, request: BuildR
 
     Raises:
         NotFoundError: no such version or profile.
-        InvalidError: no profile is registered.
+        InvalidError: no profile is registered, or a recipe of one's own has a ready-made one's name.
     """
+    refuse_taken_names(request.own_recipes)
     with database.write() as connection:
         require_version(connection, model, version)
         names = require_profiles(connection, request.profiles) or profile_names(connection)
         work = BuildWork(
             profiles=tuple(sorted(set(names))),
             recipes=tuple(sorted(set(request.recipes))),
+            own_recipes=tuple(sorted(request.own_recipes, key=lambda recipe: recipe.name)),
             measure_again=request.again,
         )
         return [_enqueue_build(connection, model, version, work, now=now)]

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from server.cli import compress, devices, jobs, models, profiles, retention, rollouts, telemetry, tokens, variants
+from server.cli import (
+    compress,
+    devices,
+    jobs,
+    models,
+    profiles,
+    recipes,
+    retention,
+    rollouts,
+    telemetry,
+    tokens,
+    variants,
+)
 from server.cli.options import JsonOption, RegistryOption
 from server.cli.output import fail, say, show_json, show_table
 from server.cli.session import connected
@@ -19,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(profiles.app, name="profile")
 app.add_typer(models.app, name="model")
+app.add_typer(recipes.app, name="recipe")
 app.add_typer(variants.app, name="variant")
 app.add_typer(jobs.app, name="job")
 app.add_typer(tokens.app, name="token")

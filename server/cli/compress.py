@@ -8,13 +8,14 @@ import typer
 
 from server.cli.options import JsonOption, ModelVersionArgument, RegistryOption, split_version
 from server.cli.output import fail, say, show_json
+from server.cli.recipes import save_recipe
 from server.cli.search_page import search_screen, show_search
 from server.cli.session import connected
 from server.cli.tokens import seconds_of
 from server.cli.waiting import follow, refusals, show_choices
 
 if TYPE_CHECKING:
-    from server.schemas.search import SearchForm
+    from server.schemas.search import Search, SearchForm
 
 USUAL_BUDGET = "10m"
 
@@ -31,6 +32,10 @@ def compress(  # noqa: PLR0913  a flag for each field of a search
     replay: Annotated[
         Path | None, typer.Option("--replay", help="What --json printed of an earlier search: its latencies count.")
     ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option("--save-recipe", help="Write the best recipe to this file, for `variant build --recipe-file`."),
+    ] = None,
     registry: RegistryOption = None,
     *,
     auto: Annotated[bool, typer.Option("--auto", help="Search for the recipe that suits the profile best.")] = False,
@@ -45,6 +50,8 @@ def compress(  # noqa: PLR0913  a flag for each field of a search
     if not auto:
         fail("compress searches: add --auto; `edge-registry variant build` builds the recipes you name.", exit_code=2)
     name, version = split_version(model)
+    if save is not None and not wait:
+        fail("--save-recipe waits for what is found: leave --no-wait out.", exit_code=2)
     recorded = {} if replay is None else _recorded(replay)
     if budget is None and trials is None:
         trials = len(recorded["trials"]) if recorded else None
@@ -64,6 +71,8 @@ def compress(  # noqa: PLR0913  a flag for each field of a search
             return
         job = follow(client, job.job_id, f"search {model} for {profile}", screen=search_screen)
         found = client.get_search(job.job_id)
+        if save is not None:
+            _save_best(found, save)
         refused = refusals([one for one in client.list_choices(name, version) if one.profile == profile])
         if as_json:
             show_json(found.model_dump(mode="json"))
@@ -73,6 +82,13 @@ def compress(  # noqa: PLR0913  a flag for each field of a search
                 show_choices(client, name, version, profile=profile)
     if refused:
         fail(refused[0])
+
+
+def _save_best(found: "Search", path: Path) -> None:
+    """The recipe that the profile gets; where it gets none, nothing is written, and the refusal is said."""
+    best = next((trial for trial in found.trials if trial.number == found.best), None)
+    if best is not None:
+        save_recipe(best.recipe, path)
 
 
 def _tell(job_id: str, model: str, document: dict[str, Any] | None) -> None:

@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -168,6 +168,12 @@ def text_of_number(value: float | None, digits: int = 3) -> str:
 def text_of_figure(figure: "Figure | None", digits: int = 3) -> str:
     """A figure with the first letter of its origin: device, host, predicted."""
     return "-" if figure is None else f"{text_of_number(figure.value, digits)} {figure.origin[0]}"
+
+
+def text_of_step(name: str, parameters: Mapping[str, Any]) -> str:
+    """A step of a recipe and what it is told."""
+    told = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in parameters.items()]
+    return " ".join([name, *told])
 
 
 def text_of_labels(labels: dict[str, str]) -> str:

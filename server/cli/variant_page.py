@@ -2,7 +2,15 @@
 
 from typing import TYPE_CHECKING, Final
 
-from server.cli.output import say, show_table, text_of_bytes, text_of_figure, text_of_number, text_of_time
+from server.cli.output import (
+    say,
+    show_table,
+    text_of_bytes,
+    text_of_figure,
+    text_of_number,
+    text_of_step,
+    text_of_time,
+)
 
 if TYPE_CHECKING:
     from server.schemas.catalogue import Variant
@@ -60,7 +68,10 @@ def show_variant(variant: "Variant", *, metric: str, choice: str = "", layers: b
         say(f"{name:<9}  {value}")
     if variant.steps:
         say("")
-        steps = [(one.step, text_of_number(one.seconds, 3), one.summary) for one in variant.steps]
+        steps = [
+            (text_of_step(one.step, one.parameters), text_of_number(one.seconds, 3), one.summary)
+            for one in variant.steps
+        ]
         show_table(("step", "s", "what it did"), steps)
     touched = [(one.step, layer, what) for one in variant.steps for layer, what in one.layers.items()]
     if layers:

@@ -1,11 +1,13 @@
 """`edge-registry variant`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.cli.options import JsonOption, ModelVersionArgument, RegistryOption, split_version
 from server.cli.output import fail, say, show_documents, show_json, show_table
+from server.cli.recipes import read_recipe
 from server.cli.report import report
 from server.cli.session import connected
 from server.cli.variant_page import LIST_COLUMNS, WIDE_COLUMNS, list_row, show_variant, wide_row
@@ -23,17 +25,28 @@ ProfileOption = Annotated[list[str] | None, typer.Option("--profile", help="Only
 def build(
     model: ModelVersionArgument,
     profile: ProfileOption = None,
-    recipe: Annotated[list[str] | None, typer.Option("--recipe", help="Only this recipe; may be repeated.")] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="Only this ready-made recipe (`recipe list`); may be repeated."),
+    ] = None,
+    recipe_file: Annotated[
+        list[Path] | None,
+        typer.Option("--recipe-file", help="Only this recipe of your own, a YAML file; may be repeated."),
+    ] = None,
     registry: RegistryOption = None,
     *,
     again: Annotated[bool, typer.Option("--again", help="Even if it was built already; measured again, too.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is built.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Build the variants of a version, for every profile or for those named."""
+    """Build the variants of a version, for every profile or for those named; exit code 1 if a named recipe can't be."""
     name, version = split_version(model)
+    own = [read_recipe(path) for path in recipe_file or ()]  # all are read before anything is sent
+    asked = [*(recipe or ()), *(one.name for one in own)]
     with connected(registry) as client:
-        jobs = client.build_variants(name, version, profiles=profile or (), recipes=recipe or (), again=again)
+        jobs = client.build_variants(
+            name, version, profiles=profile or (), recipes=recipe or (), own_recipes=own, again=again
+        )
         if wait:
             jobs = [follow(client, job.job_id, f"build {model}") for job in jobs]
         if as_json:
@@ -43,6 +56,9 @@ def build(
         else:
             for job in jobs:
                 say(f"{model} is built once job {job.job_id} is done: `edge-registry job show {job.job_id} --wait`")
+        refused = _refused(client.list_variants(name, version), asked, profile) if wait else []
+    if refused:
+        fail(" ".join(refused))
 
 
 @app.command("list")
@@ -116,6 +132,18 @@ def choices(model: ModelVersionArgument, registry: RegistryOption = None, *, as_
 
 
 app.command()(report)
+
+
+def _refused(variants: "list[Variant]", asked: list[str], profiles: list[str] | None) -> list[str]:
+    """Why recipes that were asked for made no file that runs anywhere, a sentence each."""
+    sentences = []
+    for recipe in asked:
+        found = [one for one in variants if one.recipe == recipe and (not profiles or one.profile in profiles)]
+        newest = max((one.created_at for one in found), default=0.0)
+        latest = [one for one in found if one.created_at == newest]
+        if latest and all(one.verdict == "unmeasured" for one in latest):
+            sentences.append(f"{recipe} can't be had: {latest[0].reason.rstrip('.')}.")
+    return sentences
 
 
 def _is_meant(variant: "Variant", text: str | None) -> bool:

@@ -30,6 +30,7 @@ from server.schemas.fleet import (
     TokenRequest,
     TokenView,
 )
+from server.schemas.recipes import RecipeBook
 from server.schemas.report import Report, ReportForm
 from server.schemas.retention import SweepReport, SweepRequest
 from server.schemas.rollouts import ActionRequest, Rollout, RolloutAction, RolloutRequest
@@ -40,6 +41,8 @@ from server.schemas.telemetry import TelemetryRow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
+
+    from server.schemas.recipes import Recipe
 
 POLL_S: Final = 0.3
 DocumentT = TypeVar("DocumentT", bound=RequestDocument)
@@ -56,6 +59,7 @@ _VARIANTS: Final = TypeAdapter(list[Variant])
 _CHOICES: Final = TypeAdapter(list[Choice])
 _JOB: Final = TypeAdapter(Job)
 _JOBS: Final = TypeAdapter(list[Job])
+_RECIPES: Final = TypeAdapter(RecipeBook)
 _SEARCH: Final = TypeAdapter(Search)
 _REPORT: Final = TypeAdapter(Report)
 _TOKEN: Final = TypeAdapter(Token)
@@ -203,10 +207,21 @@ class RegistryClient:
         *,
         profiles: Iterable[str] = (),
         recipes: Iterable[str] = (),
+        own_recipes: Iterable[Recipe] = (),
         again: bool = False,
     ) -> list[Job]:
-        """Ask for variants, for the profiles named or for all that are registered."""
-        build = _checked(BuildRequest, {"profiles": tuple(profiles), "recipes": tuple(recipes), "again": again})
+        """Ask for variants, for the profiles named or for all that are registered.
+
+        Args:
+            model: its name.
+            version: of the model.
+            profiles: none: all.
+            recipes: names of ready-made ones; with `own_recipes` empty, too: the usual ones.
+            own_recipes: of your own; `server.client.load_recipe` reads one from YAML.
+            again: build even if the same work is done already, and measure again.
+        """
+        asked = {"profiles": tuple(profiles), "recipes": tuple(recipes), "own_recipes": tuple(own_recipes)}
+        build = _checked(BuildRequest, {**asked, "again": again})
         path = f"{version_path(model, version)}/variants"
         return self._transport.ask("POST", path, json=build.model_dump(mode="json"), answer=_JOBS)
 
@@ -222,6 +237,10 @@ class RegistryClient:
     def list_choices(self, model: str, version: str) -> list[Choice]:
         """What each profile gets, or why nothing."""
         return self._transport.ask("GET", f"{version_path(model, version)}/choices", answer=_CHOICES)
+
+    def get_recipes(self) -> RecipeBook:
+        """The ready-made recipes, and the steps that one's own are made of."""
+        return self._transport.ask("GET", "/v1/recipes", answer=_RECIPES)
 
     # --- searches
     def start_search(self, model: str, version: str, form: SearchForm) -> Job:

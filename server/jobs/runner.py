@@ -20,6 +20,7 @@ from compressors.contract import (
     InspectResult,
     Latency,
     ProgressLine,
+    Recipe,
     ReportRequest,
     ReportResult,
     SearchBudget,
@@ -156,7 +157,7 @@ class JobRunner:
         given = self._given(claim, lease, folder)
         request = BuildRequest(
             profiles=reading.read_profiles(self._catalogue, work.profiles),
-            recipes=work.recipes,
+            recipes=(*work.recipes, *(Recipe.model_validate(one.model_dump()) for one in work.own_recipes)),
             measure_again=work.measure_again,
             **given,
         )

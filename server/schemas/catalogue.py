@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, JsonValue, model_validator
 
 from edge_agent.protocol.base import Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import ModelSignature
 from server.schemas.common import Document, ErrorBody, Figure, RequestDocument
+from server.schemas.recipes import Recipe
 from server.schemas.search import FrontLine
+
+MAX_OWN_RECIPES = 32
 
 
 class Task(StrEnum):
@@ -112,6 +116,7 @@ class Step(Document):
     """What one step of a recipe did."""
 
     step: Name
+    parameters: dict[str, JsonValue] = Field(default_factory=dict)  # as the recipe gave them
     seconds: float
     summary: str
     layers: dict[str, str] = Field(default_factory=dict)  # what it did to each, by its name
@@ -181,8 +186,19 @@ class PushAccepted(Document):
 
 
 class BuildRequest(RequestDocument):
-    """Ask for variants of a model version: for all profiles, or for those named."""
+    """Ask for variants of a model version: for all profiles and with the usual recipes, or for and with those named."""
 
     profiles: tuple[Name, ...] = ()
-    recipes: tuple[Name, ...] = ()
+    recipes: tuple[Name, ...] = Field(
+        default=(), description="ready-made ones; `GET /v1/recipes` tells which there are"
+    )
+    own_recipes: Annotated[tuple[Recipe, ...], Field(max_length=MAX_OWN_RECIPES)] = ()
     again: bool = Field(default=False, description="build even if the same work is done already, and measure again")
+
+    @model_validator(mode="after")
+    def _named_apart(self) -> Self:
+        names = [*set(self.recipes), *(recipe.name for recipe in self.own_recipes)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"two recipes have the name {twice}: rename one of them")
+        return self

@@ -30,7 +30,7 @@ class Report(Document):
     version: Name
     profile: Name
     variant_id: Name
-    label: str  # faster | smaller | download only | not worth it
+    label: str  # faster | smaller | download only | not worth it | the float model
     sentence: str  # the figure that earned it
     loses_points: bool  # more than one point of the metric
     files: tuple[str, ...]

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from edge_agent.protocol.base import Milliseconds, Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from server.schemas.common import Document, Figure, RequestDocument
+from server.schemas.recipes import ToldRecipe
 
 MAX_TRIALS = 2000  # the latency table of so many fits into a body of the API
 MAX_SECONDS = 7 * 24 * 3600.0
@@ -60,20 +61,6 @@ class FrontLine(Document):
     fits: bool
 
 
-class SearchedStep(Document):
-    """A step of a recipe that was tried."""
-
-    step: Name
-    parameters: dict[str, object] = Field(default_factory=dict)
-
-
-class SearchedRecipe(Document):
-    """A recipe that was tried."""
-
-    name: Name
-    steps: tuple[SearchedStep, ...]
-
-
 class TrialFigures(Document):
     """What is known of the file that a recipe made; the metric is that of the selection split."""
 
@@ -90,7 +77,7 @@ class SearchTrial(Document):
     """One recipe that was tried."""
 
     number: int
-    recipe: SearchedRecipe
+    recipe: ToldRecipe
     figures: TrialFigures | None = None
     excesses: dict[str, float] = Field(default_factory=dict)  # limits missed: its value as a multiple of the limit
     refusal: str = ""  # why there are no figures

@@ -56,6 +56,8 @@ def _problem(error: Mapping[str, Any], where: str) -> str:
         return f"the body is not JSON ({error.get('ctx', {}).get('error', message)})"
     if kind == "value_error":
         return f"{where}: {message}" if where else message
+    if kind in {"too_long", "too_short"}:
+        return f"{subject} {_length(error)}"
     given = shown(error.get("input"))
     rule = _RULES.get(error.get("ctx", {}).get("pattern"))
     if rule:
@@ -63,3 +65,12 @@ def _problem(error: Mapping[str, Any], where: str) -> str:
     if kind in {"model_type", "model_attributes_type"} and not where:
         return f"{subject} is {given}: it should be a JSON object, sent with the content type application/json"
     return f"{subject} is {given}: {expectation(kind, message)}"
+
+
+def _length(error: Mapping[str, Any]) -> str:
+    context = error["ctx"]
+    parts = "characters" if isinstance(error["input"], str) else "entries"
+    allowed = (
+        f"may have at most {context['max_length']}" if "max_length" in context else f"needs {context['min_length']}"
+    )
+    return f"has {context['actual_length']} {parts}, and {allowed}"

@@ -9,6 +9,7 @@ from pydantic import Field
 from edge_agent.protocol.base import Name, Sha256
 from server.schemas.catalogue import PushForm
 from server.schemas.common import Document
+from server.schemas.recipes import Recipe
 from server.schemas.search import Latencies
 
 SEARCH_SHARE = 0.8  # of a job's time: the rest is for the build of what was found
@@ -44,6 +45,7 @@ class BuildWork(Document):
 
     profiles: tuple[Name, ...] = Field(min_length=1)
     recipes: tuple[Name, ...] = ()
+    own_recipes: tuple[Recipe, ...] = ()
     measure_again: bool = False
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from compressors.contract import Recipe, StepSpec
 from compressors.errors import RecipeError
 from compressors.recipes import RECIPES, check, parameters_of, recipes_of, steps_from
 from compressors.step import Form
-from edge_agent.protocol.profile import DeviceProfile
+from edge_agent.protocol.profile import DELEGATES_OF, Delegate, DeviceProfile, RuntimeName
 from tests.compressors.conftest import board
 
 LITERT = DeviceProfile.model_validate(board("pi"))
@@ -53,6 +54,22 @@ def test_every_known_recipe_can_work() -> None:
 def test_recipe_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(RecipeError, match="no recipe 'int2'; there are float32"):
         recipes_of(("int2",), [LITERT])
+
+
+def test_name_of_a_ready_made_recipe_is_refused_for_other_steps_alone() -> None:
+    with pytest.raises(RecipeError, match="float32 is a ready-made recipe, and has other steps: give yours another"):
+        recipes_of((Recipe(name="float32", steps=(EXPORT, STATIC)),), [LITERT])
+    (found,) = recipes_of((Recipe(name="float32", steps=(EXPORT,)),), [LITERT])
+    assert found == RECIPES["float32"]
+
+
+@pytest.mark.parametrize(("runtime", "delegate"), [(r, d) for r in RuntimeName for d in DELEGATES_OF[r]])
+def test_longest_name_leaves_room_for_the_id_of_a_variant(runtime: RuntimeName, delegate: Delegate) -> None:
+    name = "r" * 31
+    Recipe(name=name, steps=(EXPORT,))
+    assert len(f"{name}-{runtime}-{delegate}-{'0' * 12}") <= 63
+    with pytest.raises(ValidationError, match="at most 31 items"):
+        Recipe(name=name + "r", steps=(EXPORT,))
 
 
 def test_two_recipes_of_one_name_are_refused() -> None:

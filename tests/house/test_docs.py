@@ -55,7 +55,8 @@ def test_every_page_of_docs_is_linked_from_an_index_that_the_first_one_links() -
     assert sorted(str(page.relative_to(ROOT)) for page in pages - linked) == []
 
 
-def test_reference_pages_are_in_step_with_the_code() -> None:
-    command = [sys.executable, "tooling/cli_reference.py", "--check"]
+@pytest.mark.parametrize("script", ["cli_reference.py", "recipe_book.py"])
+def test_reference_pages_are_in_step_with_the_code(script: str) -> None:
+    command = [sys.executable, f"tooling/{script}", "--check"]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), f"run {command[1]}\n{done.stdout}{done.stderr}"

@@ -9,9 +9,10 @@ from starlette.concurrency import run_in_threadpool
 from edge_agent.protocol.base import Name
 from server.api.ports import PortsOf
 from server.api.upload import PUSH, receiving
-from server.catalogue import jobs, searches, versions
+from server.catalogue import jobs, recipe_book, searches, versions
 from server.catalogue.push import Upload, accept_push
 from server.schemas.catalogue import BuildRequest, Choice, Job, ModelVersion, PushAccepted, PushForm, Variant
+from server.schemas.recipes import RecipeBook
 from server.schemas.search import Search, SearchForm
 
 router = APIRouter(prefix="/v1", tags=["models"])
@@ -69,6 +70,12 @@ def list_versions(model: Name, ports: PortsOf) -> list[ModelVersion]:
 def get_version(model: Name, version: Name, ports: PortsOf) -> ModelVersion:
     """One version."""
     return versions.get_version(ports.catalogue, model, version)
+
+
+@router.get("/recipes", operation_id="get_recipes")
+def get_recipes() -> RecipeBook:
+    """The ready-made recipes, and the steps that one's own are made of."""
+    return recipe_book.recipe_book()
 
 
 @router.post(

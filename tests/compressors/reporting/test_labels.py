@@ -25,3 +25,16 @@ def test_label_names_the_gain_and_the_price(
     assert verdict.label is label
     assert said in verdict.sentence
     assert verdict.loses_points is (loss > 0.01)
+
+
+@pytest.mark.parametrize("latency", [0.8, 1.0, 1.3, None], ids=str)
+def test_label_of_the_float_model_is_its_own_whatever_the_noise(latency: float | None) -> None:
+    verdict = labelled(latency=latency, raw_bytes=1.0, wire_bytes=1.0, loss=0.0, is_float=True)
+    assert (verdict.label, verdict.loses_points) == (Label.THE_FLOAT_MODEL, False)
+    assert verdict.sentence == "the file that every other variant is held against"
+
+
+def test_label_of_a_float_model_that_a_runtime_gets_wrong_says_what_it_loses() -> None:
+    verdict = labelled(latency=1.0, raw_bytes=1.0, wire_bytes=1.0, loss=0.2, is_float=True)
+    assert (verdict.label, verdict.loses_points) == (Label.NOT_WORTH_IT, True)
+    assert verdict.sentence.endswith("it loses 20.0 points")

@@ -84,6 +84,13 @@ def test_report_says_what_the_build_measured_whichever_python_runs_the_file(
     assert found.verdict.label == result.label
 
 
+def test_float_file_is_labelled_the_float_model(job: Job, asked: Ask, tmp_path: Path) -> None:
+    run = job("report", asked("float32", "litert"))
+    assert run.code == 0, run.stderr
+    assert (run.result["label"], run.result["loses_points"]) == ("the float model", False)
+    assert "**the float model**: the file that every other" in (tmp_path / "pages" / "report.md").read_text()
+
+
 def test_default_that_answers_nonsense_is_labelled_so(job: Job, asked: Ask, tmp_path: Path) -> None:
     run = job("report", asked("dynamic-int8", "tflite"))  # tflite-runtime 2.14 runs it without an error
     assert run.code == 0, run.stderr

@@ -47,6 +47,7 @@ def test_dump_of_a_profile_is_read_as_the_same(profile: DeviceProfile) -> None:
         ("runtimes: [litert]", "runtimes: [tensorrt]", "runtimes.0 is 'tensorrt'"),
         ("runtimes: [litert]", "runtimes: [litert]\nnpu: {kind: warp-drive}", "npu.kind is 'warp-drive'"),
         ("name: my-board", "name: my-board\ncolour: red", "unknown field colour"),
+        ("name: my-board", "name: my-board\nname: other", "line 3: 'name' is there twice"),
         ("name: my-board", "name: ../etc", "name is '../etc'"),
         ("arch: aarch64\n", "", "lacks the field arch"),
         ("cores: 4", "cores: 4, features: [warp]", "cpu.features"),

@@ -95,7 +95,7 @@ def test_second_set_is_stored_and_named_by_the_job(
         ({"profile": "pi-y"}, 409, "pi-y gets no variant of net@1 (no variant fits pi-y): name one with --variant."),
         ({"profile": "pi-x", "variant_id": "ghost"}, 404, "There is no variant ghost of net@1 for pi-x"),
         ({"profile": "pi-x", "variant_id": "silent"}, 409, "did not run here, so there is nothing to report: it ends"),
-        ({"profile": "pi-x", "variant_id": "compiled"}, 409, "runs on an NPU that is not here"),
+        ({"profile": "pi-x", "variant_id": "compiled"}, 409, "report on one for the CPU, for example --variant good."),
         ({"profile": "pi-x", "variant": "good"}, 422, "variant is unknown"),
         ({}, 422, "profile is missing"),
     ],
@@ -107,6 +107,22 @@ def test_report_that_cannot_be_is_one_sentence(
     message = answer.json()["error"]["message"]
     assert (answer.status_code, words in message, "\n" in message) == (status, True, False), message
     assert http.get("/v1/jobs").json() == []
+
+
+@pytest.mark.usefixtures("built")
+def test_report_on_what_runs_on_an_npu_alone_names_no_other_where_there_is_none(
+    ask: Callable[..., httpx.Response], registry: Registry
+) -> None:
+    with registry.catalogue.write() as connection:
+        of_npu = sa.update(variants).where(variants.c.variant_id == "large")
+        document: dict[str, object] = {"model": "net", "version": "1", "variant_id": "large", "recipe": "float32"}
+        document |= {"profile": "pi-y", "runtime": "litert", "delegate": "ethos-u", "verdict": "fits", "chosen": False}
+        document |= {"manifest_sha256": "c" * 64, "object_sha256": "c" * 64}
+        connection.execute(of_npu.values(delegate="ethos-u", document=document))
+    answer = ask({"profile": "pi-y", "variant_id": "large"})
+    message = answer.json()["error"]["message"]
+    assert answer.status_code == 409
+    assert message.startswith("Variant large runs on an NPU alone, and the registry has none to try it on: nothing of")
 
 
 @pytest.mark.usefixtures("built")
