@@ -48,6 +48,7 @@ class Figure(Part):
     origin: Origin = Origin.HOST
     low: float | None = None
     high: float | None = None
+    device_variants: int | None = None  # that calibrate a prediction, measured by devices; None: published figures do
 
 
 class Inputs(Part):
@@ -116,13 +117,22 @@ class Recipe(Part):
     steps: Annotated[tuple[StepSpec, ...], Field(min_length=1, max_length=32)]
 
 
+class HostRun(Part):
+    """What an earlier build measured on this host with a file, and what kind of file it is."""
+
+    runtime: RuntimeName
+    delegate: Delegate
+    last_step: Name  # of its recipe
+    p50_ms: float
+
+
 class DeviceFigure(Part):
-    """A latency that a device of a profile measured with a variant."""
+    """The latency of a variant, of any model, on devices of a profile. With `host` it calibrates predictions."""
 
     profile: Name
     variant_id: Name
-    p50_ms: float
     p95_ms: float
+    host: HostRun | None = None
 
 
 class BuildRequest(Part):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from compressors.metrics import Metric
     from edge_agent.protocol.profile import DeviceProfile
     from edge_agent.protocol.signature import ModelSignature
+    from edge_agent.runtimes.measure import MeasureResult
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Appraisal:
         return Candidate(
             variant_id,
             error=None,
-            latency_p95_ms=self._device_latency(variant_id) or self._host_latency(one, result.p95_ms),
+            latency_p95_ms=self._device_latency(variant_id) or self._host_latency(one, result),
             host_latency_p50_ms=one.figures.get("npu_ms", result.p50_ms),
             metric=scores.selection.value,
             metric_drop=metric.loss_against(float_value, scores.selection.value),
@@ -118,15 +119,15 @@ class Appraisal:
         end = figure.high if self._reference.metric.higher_is_better else figure.low
         return figure.value if end is None else end
 
-    def _host_latency(self, one: Built, p95_ms: float) -> Figure | None:
+    def _host_latency(self, one: Built, result: MeasureResult) -> Figure | None:
         """What is predicted from a measurement here, or that measurement; nothing of a file for an NPU."""
         if one.figures:
             return None
         last_step = one.steps[-1].step if one.steps else "export-litert"  # a model that was pushed as a file has none
-        return self._predictor.p95_ms(one.target, last_step, p95_ms) or Figure(value=p95_ms)
+        return self._predictor.p95_ms(one.target, last_step, result) or Figure(value=result.p95_ms)
 
     def _device_latency(self, variant_id: str) -> Figure | None:
-        """What devices of this profile measured; the slowest, because a limit holds for each of them."""
+        """What devices of this profile measured."""
         seen = [
             figure.p95_ms
             for figure in self._request.device_figures

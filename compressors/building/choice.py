@@ -93,7 +93,10 @@ def _is_for_npu(judgement: Judgement) -> bool:
 
 
 def _comparable(candidates: Sequence[Candidate]) -> dict[str, _Speed]:
-    """Latencies that may be set side by side: those of devices if all have one, else those of the host."""
+    """Latencies that may be set side by side.
+
+    Those of devices if all have one; those of devices or predicted from them if all have either; else the host's.
+    """
     of_devices = [
         candidate.latency_p95_ms.value
         for candidate in candidates
@@ -101,7 +104,22 @@ def _comparable(candidates: Sequence[Candidate]) -> dict[str, _Speed]:
     ]
     if len(of_devices) == len(candidates):
         return {c.variant_id: _Speed(ms, ms, ms) for c, ms in zip(candidates, of_devices, strict=True)}
+    predicted = [_on_device(candidate) for candidate in candidates]
+    known = [one for one in predicted if one is not None]
+    if len(known) == len(candidates):
+        return {candidate.variant_id: one for candidate, one in zip(candidates, known, strict=True)}
     return {candidate.variant_id: _on_host(candidate) for candidate in candidates}
+
+
+def _on_device(candidate: Candidate) -> _Speed | None:
+    """What devices measured, or what is predicted from it, with the host's noise: its own interval is the CPU's."""
+    latency, host = candidate.latency_p95_ms, _on_host(candidate)
+    if latency is None or (latency.origin is not Origin.DEVICE and latency.device_variants is None):
+        return None
+    if latency.origin is Origin.DEVICE or not 0 < host.ms < float("inf"):
+        return _Speed(latency.value, latency.value, latency.value)
+    ratio = latency.value / host.ms
+    return _Speed(latency.value, host.low_ms * ratio, host.high_ms * ratio)
 
 
 def _on_host(candidate: Candidate) -> _Speed:

@@ -90,9 +90,13 @@ def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_
         value = candidate.latency_p95_ms.value
         if value > limit_ms:
             misses.append(Miss("latency_p95_ms", limit_ms, value, value / limit_ms))
+    basis = _basis(candidate.latency_p95_ms) if latency_known else ""
     if misses:
-        return Judgement(candidate, Verdict.MISSES, tuple(misses), "; ".join(miss.sentence() for miss in misses))
-    loss, said = _unsaid_loss(candidate, profile), []
+        told = [miss.sentence() for miss in misses]
+        if basis and misses[-1].limit == "latency_p95_ms":
+            told[-1] += f", {basis}"
+        return Judgement(candidate, Verdict.MISSES, tuple(misses), "; ".join(told))
+    loss, said = _unsaid_loss(candidate, profile), [f"its latency is {basis}"] if basis else []
     if limit_ms is not None and not latency_known:
         said.append(f"{_unknown(candidate.latency_p95_ms, profile)}: the first device's self-test decides")
     if loss is not None:
@@ -155,7 +159,18 @@ def _unknown(latency: Figure | None, profile: DeviceProfile) -> str:
     if latency is None or latency.origin is not Origin.PREDICTED:
         return f"its latency on {profile.cpu.model} is not known"
     low, high = _ends(latency)
-    return f"its latency on {profile.cpu.model} is predicted as {number(low)} to {number(high)} ms"
+    return f"its latency on {profile.cpu.model}, {_basis(latency)}, is {number(low)} to {number(high)} ms"
+
+
+def _basis(latency: Figure | None) -> str:
+    """What a prediction stands on; empty of what is none."""
+    if latency is None or latency.origin is not Origin.PREDICTED:
+        return ""
+    count = latency.device_variants
+    if count is None:
+        return "predicted from published figures"
+    variants = "variant" if count == 1 else "variants"
+    return f"predicted from {count} {variants} that devices of this profile measured"
 
 
 def _misses(candidate: Candidate, profile: DeviceProfile, metric: Metric) -> list[Miss]:

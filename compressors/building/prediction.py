@@ -1,9 +1,10 @@
-"""Latency on a CPU that is not at hand: what is measured here, times how much slower that CPU ran a known network.
+"""Latency on a CPU that is not at hand: what is measured here, times how much slower devices of that kind are.
 
-The ratio is a published latency of the known network over its latency here, of the same numbers (float32 or int8), with
-the same threads, on XNNPACK. Another network may be off by `SPREAD`: by its multiplications MobileNetV1 should take 1.9
-times as long as V2, and on a Raspberry Pi 4 it is published with 1.67 times in float32 and 1.41 times in int8. For what
-was published for neither, the interval covers both ratios.
+What its devices measured goes first (`device_ratios`). Else the ratio is a published latency of a known network over
+its latency here, of the same numbers (float32 or int8), with the same threads, on XNNPACK. Another network may be off
+by `SPREAD`: by its multiplications MobileNetV1 should take 1.9 times as long as V2, and on a Raspberry Pi 4 it is
+published with 1.67 times in float32 and 1.41 times in int8. For what was published for neither, the interval covers
+both ratios.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compressors.building.device_ratios import COMPUTED_WITH, SPREAD, device_ratios, kind_of
 from compressors.building.kitchen import Kitchen
 from compressors.contract import Figure, Origin, Recipe, StepSpec, Task
 from compressors.data.evaluation_rows import Split
@@ -35,9 +37,11 @@ from edge_agent.protocol.signature import ModelSignature, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from compressors.building.device_ratios import DeviceRatio, Kind
+    from compressors.contract import DeviceFigure
     from edge_agent.protocol.profile import DeviceProfile
+    from edge_agent.runtimes.measure import MeasureResult
 
-SPREAD = 1.5  # times, either way
 ROWS, SEED = 16, 0  # of noise, which calibrates well enough to be fast
 SIGNATURE = ModelSignature(
     inputs=(TensorSpec(name="picture", shape=(-1, 3, 224, 224)),),
@@ -51,23 +55,35 @@ RECIPES = {
         steps=(StepSpec(step="export-litert"), StepSpec(step="static-int8", parameters={"calibration": "min-max"})),
     ),
 }
-COMPUTED_WITH = {"export-litert": Numbers.FLOAT32, "weight-only": Numbers.FLOAT32, "static-int8": Numbers.INT8}
 
 
 @dataclass(frozen=True)
 class Predictor:
     """Ratios of one profile; without any it predicts nothing."""
 
-    ratios: Mapping[RuntimeName, Mapping[Numbers, float]] = field(default_factory=dict)
+    ratios: Mapping[RuntimeName, Mapping[Numbers, float]] = field(default_factory=dict)  # from published figures
+    devices: Mapping[Kind, DeviceRatio] = field(default_factory=dict)
 
-    def p95_ms(self, target: Target, last_step: str, host_p95_ms: float) -> Figure | None:
+    def p95_ms(self, target: Target, last_step: str, host: MeasureResult) -> Figure | None:
         """The 95th percentile on the profile's CPU, with the interval that it may lie in.
 
         Args:
             target: what the file was run on here.
             last_step: of its recipe; it decides what the file computes with.
-            host_p95_ms: as measured here.
+            host: as measured here.
         """
+        measured = None if target.npu else self.devices.get(kind_of(target.runtime, target.delegate, last_step))
+        if measured is not None and host.p50_ms > 0:
+            return Figure(
+                value=host.p50_ms * measured.value,
+                low=host.p50_ms * measured.low,
+                high=host.p50_ms * measured.high,
+                origin=Origin.PREDICTED,
+                device_variants=measured.variants,
+            )
+        return self._from_published(target, last_step, host.p95_ms)
+
+    def _from_published(self, target: Target, last_step: str, host_p95_ms: float) -> Figure | None:
         known = self.ratios.get(target.runtime)
         if not known or target.npu:
             return None
@@ -83,17 +99,25 @@ class Predictor:
 
 
 def predictor_for(
-    profile: DeviceProfile, pythons: Mapping[RuntimeName, Path], *, host_cpu_model: str | None, cache_dir: Path | None
+    profile: DeviceProfile,
+    pythons: Mapping[RuntimeName, Path],
+    *,
+    host_cpu_model: str | None,
+    cache_dir: Path | None,
+    device_figures: Iterable[DeviceFigure] = (),
 ) -> Predictor:
-    """Measure the known network here, once for each cache, where a profile has a use for it.
+    """Calibrate with what devices measured; measure the known network here, once for each cache, where it has a use.
 
-    That is a profile with a limit on latency, for another CPU than this one, with published figures. A host with fewer
-    cores than the profile has threads predicts nothing: threads that wait for a core made the known network 100 times
-    slower on tflite-runtime 2.14.
+    That is a profile with a limit on latency, for another CPU than this one; the network wants published figures. A
+    host with fewer cores than the profile has threads predicts nothing: threads that wait for a core made the known
+    network 100 times slower on tflite-runtime 2.14.
     """
     has_use = profile.limits.latency_p95_ms is not None and profile.cpu.model != host_cpu_model
-    if not has_use or not profile.published or profile.threads > len(os.sched_getaffinity(0)):
+    if not has_use or profile.threads > len(os.sched_getaffinity(0)):
         return Predictor()
+    devices = device_ratios(device_figures, profile.name)
+    if not profile.published:
+        return Predictor(devices=devices)
     ratios: dict[RuntimeName, dict[Numbers, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for network, numbers, published_ms in _means(profile):
@@ -104,7 +128,7 @@ def predictor_for(
                 run = rig.run(path, Target(runtime, Delegate.XNNPACK, profile.threads))
                 if not isinstance(run, Failure):
                     ratios.setdefault(runtime, {})[numbers] = published_ms / run.result.p50_ms
-    return Predictor(ratios)
+    return Predictor(ratios, devices)
 
 
 def _means(profile: DeviceProfile) -> Iterable[tuple[Benchmark, Numbers, float]]:

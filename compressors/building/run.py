@@ -88,6 +88,7 @@ class Build:
                 self._request.pythons,
                 host_cpu_model=self._request.host_cpu_model,
                 cache_dir=self._request.cache_dir,
+                device_figures=self._request.device_figures,
             )
             made, choice = Appraisal(self._request, profile, reference, predictor).run(built)
             variants += made

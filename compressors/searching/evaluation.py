@@ -95,6 +95,7 @@ class Evaluation:
                 request.pythons,
                 host_cpu_model=request.host_cpu_model,
                 cache_dir=request.cache_dir,
+                device_figures=request.device_figures,
             )
             if request.replay is None
             else Predictor()  # the table tells
@@ -167,7 +168,7 @@ class Evaluation:
             p95_ms=run.result.p95_ms,
             p50_interval_ms=run.result.p50_interval_ms,
             ram_bytes=run.result.added_rss_bytes,
-            predicted_p95_ms=self._predictor.p95_ms(target, recipe.steps[-1].step, run.result.p95_ms),
+            predicted_p95_ms=self._predictor.p95_ms(target, recipe.steps[-1].step, run.result),
         )
 
     def _figures(self, file: ModelFile, run: Run, latency: Latency) -> TrialFigures:

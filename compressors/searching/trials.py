@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from compressors.building.device_ratios import device_ratios
 from compressors.contract import Part, Trial
 from compressors.errors import SearchError
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from compressors.contract import SearchRequest
+
+
+RATIO_STEP = 1.1  # telemetry that moves a ratio by less leaves a search the same one, so that it goes on after a kill
 
 
 class Plan(Part):
@@ -42,10 +47,15 @@ def plan_of(request: SearchRequest, *, inputs_sha256: str, space_sha256: str) ->
     profile = request.profile.model_dump(mode="json")
     profile["cpu"]["features"].sort()  # a set: each process would write it in another order
     here = request.model_dump(mode="json", include={"pythons", "host_cpu_model"})
+    figures = () if request.replay is not None else request.device_figures  # a table tells its own predictions
+    ratios = sorted(
+        [*kind, *(round(math.log(one) / math.log(RATIO_STEP)) for one in (ratio.value, ratio.low, ratio.high))]
+        for kind, ratio in device_ratios(figures, profile["name"]).items()
+    )
     table = request.model_dump(mode="json", include={"replay"})["replay"]
     return Plan(
         inputs_sha256=inputs_sha256,
-        profile_sha256=_sha256_of([profile, here, request.inputs.metric, request.inputs.task]),
+        profile_sha256=_sha256_of([profile, here, request.inputs.metric, request.inputs.task, ratios]),
         seed=request.seed,
         space_sha256=space_sha256,
         replay_sha256="" if table is None else _sha256_of(table),

@@ -117,7 +117,17 @@ def _figure_row(name: str, figure: "Figure", unit: str) -> tuple[str, ...]:
     interval = f"{text_of_number(figure.low, 4)} to {text_of_number(figure.high, 4)}" if has_interval else ""
     if interval and figure.origin == "predicted":
         interval += " (spread)"  # of the model that predicts: how often it holds is not known
-    return (name, f"{text_of_number(figure.value, 4)}{unit}", interval, figure.origin)
+    return (name, f"{text_of_number(figure.value, 4)}{unit}", interval, _origin(figure))
+
+
+def _origin(figure: "Figure") -> str:
+    """How a figure was obtained, and what a prediction stands on."""
+    if figure.origin != "predicted":
+        return figure.origin
+    count = figure.device_variants
+    if count is None:
+        return "predicted from published figures"
+    return f"predicted from {count} variant{'' if count == 1 else 's'} that devices measured"
 
 
 def _quantized(variant: "Variant") -> str:

@@ -3,16 +3,21 @@
 import json
 from collections import defaultdict
 from statistics import median
+from typing import Final
 
 import sqlalchemy as sa
 
-from compressors.contract import BuiltVariant, DeviceFigure
+from compressors.contract import BuiltVariant, DeviceFigure, HostRun
 from edge_agent.protocol.messages import SelfTestReport
-from edge_agent.protocol.profile import DeviceProfile
+from edge_agent.protocol.profile import Delegate, DeviceProfile, RuntimeName
 from server.database.connect import Database
 from server.database.tables import deployments, device_figures, devices, model_versions, profiles, variants
 from server.jobs.errors import JobError
-from server.schemas.catalogue import ModelVersion
+from server.schemas.catalogue import ModelVersion, Variant
+from server.schemas.common import Origin
+from server.telemetry.device_latency import latency_p95_ms
+
+SELF_TESTS: Final = 20_000  # the newest of some profiles: the work of a large fleet stays bounded
 
 
 def read_version(database: Database, model: str, version: str) -> ModelVersion:
@@ -62,29 +67,64 @@ def read_candidates(database: Database, model: str, version: str, profile: str) 
     )
 
 
-def read_figures(database: Database, model: str, version: str) -> tuple[DeviceFigure, ...]:
-    """What devices measured with variants of a model version: per profile and variant the median of their figures.
+def read_figures(catalogue: Database, telemetry: Database, profiles: tuple[str, ...]) -> tuple[DeviceFigure, ...]:
+    """What devices of some profiles measured with variants of any model: per variant the median of its devices.
 
-    The median, because one device that was hot or busy says little about its kind.
+    A device tells its p95 by telemetry, which is under real load, where it has told enough; else by its self-test. The
+    median, because one device that was hot, busy or lies says little about its kind.
+
+    Raises:
+        DatabaseUnavailableError: a database does not answer.
     """
     query = (
-        sa.select(devices.c.profile, device_figures.c.variant_id, device_figures.c.report)
+        sa.select(device_figures.c.device_id, device_figures.c.report, variants.c.variant_id, variants.c.document)
         .join(devices, devices.c.device_id == device_figures.c.device_id)
         .join(deployments, deployments.c.deployment_id == device_figures.c.deployment_id)
-        .where(deployments.c.model == model, deployments.c.version == version)
+        .join(
+            variants,
+            sa.and_(
+                variants.c.model == deployments.c.model,
+                variants.c.version == deployments.c.version,
+                variants.c.profile == devices.c.profile,  # a device that has another profile by now tells of neither
+                variants.c.variant_id == device_figures.c.variant_id,
+            ),
+        )
+        .where(devices.c.profile.in_(profiles))
+        .order_by(device_figures.c.received_at.desc())
+        .limit(SELF_TESTS)
     )
-    measured: dict[tuple[str, str], list[SelfTestReport]] = defaultdict(list)
-    with database.read() as connection:
-        for profile, variant_id, document in connection.execute(query):
-            report = SelfTestReport.model_validate_json(json.dumps(document))
-            if report.runs and report.p95_ms > 0:
-                measured[profile, variant_id].append(report)
+    with catalogue.read() as connection:
+        rows = connection.execute(query).all()
+    if not rows:
+        return ()
+    under_load = latency_p95_ms(telemetry, profiles)
+    built: dict[str, Variant] = {}
+    measured: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in rows:
+        report = SelfTestReport.model_validate_json(json.dumps(row.report))
+        p95_ms = under_load.get((row.variant_id, row.device_id), report.p95_ms if report.runs else 0.0)
+        if p95_ms > 0:
+            built.setdefault(row.variant_id, Variant.model_validate_json(json.dumps(row.document)))
+            measured[row.variant_id].setdefault(row.device_id, p95_ms)  # the newest of its self-tests
     return tuple(
         DeviceFigure(
-            profile=profile,
+            profile=built[variant_id].profile,
             variant_id=variant_id,
-            p50_ms=median(report.p50_ms for report in found),
-            p95_ms=median(report.p95_ms for report in found),
+            p95_ms=median(of_device.values()),
+            host=_host_run(built[variant_id]),
         )
-        for (profile, variant_id), found in sorted(measured.items())
+        for variant_id, of_device in sorted(measured.items())
+    )
+
+
+def _host_run(variant: Variant) -> HostRun | None:
+    """What the host measured with a variant's file; nothing of one for an NPU."""
+    p50_ms = variant.latency_p50_ms
+    if p50_ms is None or p50_ms.origin is not Origin.HOST or p50_ms.value <= 0:
+        return None
+    return HostRun(
+        runtime=RuntimeName(variant.runtime),
+        delegate=Delegate(variant.delegate),
+        last_step=variant.steps[-1].step if variant.steps else "export-litert",  # one that was pushed as a file
+        p50_ms=p50_ms.value,
     )

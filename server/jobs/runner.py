@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from compressors.contract import (
     BuildRequest,
     BuildResult,
-    DeviceFigure,
     Inputs,
     InspectRequest,
     InspectResult,
@@ -87,7 +86,6 @@ class _Given(TypedDict):
     output_dir: Path
     cache_dir: Path
     host_cpu_model: str | None
-    device_figures: tuple[DeviceFigure, ...]
 
 
 class JobRunner:
@@ -96,12 +94,14 @@ class JobRunner:
     def __init__(
         self,
         catalogue: Database,
+        telemetry: Database,
         store: ObjectStore,
         settings: JobSettings,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._catalogue = catalogue
+        self._telemetry = telemetry
         self._store = store
         self._settings = settings
         self._clock = clock
@@ -159,6 +159,7 @@ class JobRunner:
             profiles=reading.read_profiles(self._catalogue, work.profiles),
             recipes=(*work.recipes, *(Recipe.model_validate(one.model_dump()) for one in work.own_recipes)),
             measure_again=work.measure_again,
+            device_figures=reading.read_figures(self._catalogue, self._telemetry, work.profiles),
             **given,
         )
         result = self._run(claim, lease, folder, request, BuildResult)
@@ -175,6 +176,7 @@ class JobRunner:
                 seconds=min(work.seconds or most_s, most_s), trials=work.trials, until_fits=work.until_fits
             ),
             seed=work.seed,
+            device_figures=reading.read_figures(self._catalogue, self._telemetry, (work.profile,)),
             replay=None
             if work.replay is None
             else {digest: Latency.model_validate(row.model_dump()) for digest, row in work.replay.items()},
@@ -235,7 +237,6 @@ class JobRunner:
             "output_dir": output_dir,
             "cache_dir": self._settings.cache_dir,
             "host_cpu_model": self._settings.host_cpu_model,
-            "device_figures": reading.read_figures(self._catalogue, claim.model, claim.version),
         }
 
     def _register(

@@ -61,7 +61,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, stop_soon)
     try:
         settings = load_settings()
-        catalogue = Database(settings.database_url)
+        catalogue, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
         store = S3ObjectStore.from_settings(settings)
         jobs = job_settings(settings)
         clear_abandoned(jobs.work_dir)
@@ -75,7 +75,7 @@ def main() -> int:
         # a new name for each start: a worker that comes back must not pass for the one that lost the job
         name = f"{socket.gethostname()[:32]}:{os.getpid()}:{os.urandom(4).hex()}"
         with Heart(catalogue, Process.WORKER) as heart:
-            Worker(catalogue, JobRunner(catalogue, store, jobs), name=name, pulse=heart.pulse).run(stop)
+            Worker(catalogue, JobRunner(catalogue, telemetry, store, jobs), name=name, pulse=heart.pulse).run(stop)
     except RegistryError as exc:
         sys.stderr.write(f"{exc}\n")
         return 1

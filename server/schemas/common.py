@@ -47,6 +47,7 @@ class Figure(Document):
     origin: Origin
     low: float | None = None
     high: float | None = None
+    device_variants: int | None = None  # that calibrate a prediction, measured by devices; None: published figures do
 
 
 class Health(Document):

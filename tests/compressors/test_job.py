@@ -332,8 +332,8 @@ def test_figure_of_a_device_settles_what_was_unproven(
     found = price_build.variants("another-cpu")
     quick, slow = (found["float32", "litert", delegate]["variant_id"] for delegate in ("none", "xnnpack"))
     figures = [
-        {"profile": "another-cpu", "variant_id": quick, "p50_ms": 1.0, "p95_ms": 2.0},
-        {"profile": "another-cpu", "variant_id": slow, "p50_ms": 6.0, "p95_ms": 9.0},
+        {"profile": "another-cpu", "variant_id": quick, "p95_ms": 2.0},
+        {"profile": "another-cpu", "variant_id": slow, "p95_ms": 9.0},
     ]
     folders = {"output_dir": str(tmp_path / "output"), "cache_dir": str(tmp_path / "cache")}
     run = job("build", {**price_request, **folders, "device_figures": figures})
@@ -342,6 +342,39 @@ def test_figure_of_a_device_settles_what_was_unproven(
     assert verdicts[quick]["latency_p95_ms"]["origin"] == "device"
     assert verdicts[slow]["verdict"] == "misses"
     assert verdicts[slow]["manifest_sha256"] is not None  # a device runs it, and may have to fetch it again
+
+
+def test_variants_of_another_model_on_devices_change_which_one_a_far_profile_gets(
+    price_build: Built, price_request: Request, tmp_path: Path, job: Job
+) -> None:
+    """Devices on which the usual winner's kind is slow, and another kind is not."""
+    shutil.copytree(price_build.folder / "cache", tmp_path / "cache")
+    before = price_build.choice("another-cpu")["variant_id"]
+    found = price_build.variants("another-cpu").values()
+    winner = next(one for one in found if one["variant_id"] == before)
+    steps = {one["recipe"]: one["steps"][-1]["step"] for one in found if one["steps"]}
+
+    def figures(recipe: str, runtime: str, delegate: str, ratio: float) -> list[dict[str, object]]:
+        host = {"runtime": runtime, "delegate": delegate, "last_step": steps[recipe], "p50_ms": 1.0}
+        named = f"{recipe}-{runtime}-{delegate}"
+        return [
+            {"profile": "another-cpu", "variant_id": f"other-{named}-{i}", "p95_ms": ratio, "host": host}
+            for i in range(7)
+        ]
+
+    kinds = {(one["recipe"], one["runtime"], one["delegate"]) for one in found if one["latency_p50_ms"]}
+    own = (winner["recipe"], winner["runtime"], winner["delegate"])
+    told = [row for kind in sorted(kinds) for row in figures(*kind, 1500.0 if kind == own else 1.0)]
+    folders = {"output_dir": str(tmp_path / "output"), "cache_dir": str(tmp_path / "cache")}
+    run = job("build", {**price_request, **folders, "device_figures": told})
+    after = {one["variant_id"]: one for one in run.result["variants"] if one["profile"] == "another-cpu"}
+    chosen = next(one for one in after.values() if one["chosen"])
+    assert chosen["variant_id"] != before
+    assert chosen["verdict"] == "fits"
+    assert chosen["latency_p95_ms"]["origin"] == "predicted"
+    assert chosen["latency_p95_ms"]["device_variants"] == 7
+    assert "predicted from 7 variants that devices of this profile measured" in chosen["reason"]
+    assert after[before]["latency_p95_ms"]["value"] > chosen["latency_p95_ms"]["value"]
 
 
 def test_runtime_that_is_not_installed_is_unmeasured_and_never_chosen(shapes_build: Built) -> None:

@@ -93,7 +93,8 @@ def test_predicted_latency_counts_only_with_its_whole_interval(limit_ms: float, 
     assert judgement.verdict is expected
     if expected is Verdict.UNPROVEN:
         assert judgement.reason == (
-            "its latency on Cortex-A72 is predicted as 10 to 30 ms: the first device's self-test decides"
+            "its latency on Cortex-A72, predicted from published figures, is 10 to 30 ms: "
+            "the first device's self-test decides"
         )
 
 

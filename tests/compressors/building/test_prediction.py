@@ -10,16 +10,19 @@ from pathlib import Path
 import pytest
 
 from compressors.building import prediction
-from compressors.building.prediction import SPREAD, Predictor, predictor_for
-from compressors.contract import Origin
+from compressors.building.device_ratios import SPREAD
+from compressors.building.prediction import Predictor, predictor_for
+from compressors.contract import DeviceFigure, HostRun, Origin
 from compressors.files.formats import Target
 from edge_agent.profiles import well_known
 from edge_agent.protocol.profile import Delegate, DeviceProfile, Numbers, RuntimeName
+from edge_agent.runtimes.measure import MeasureResult
 from tests.compressors.conftest import board
 
 XNNPACK = Target(RuntimeName.LITERT, Delegate.XNNPACK, 1)
 PLAIN = Target(RuntimeName.LITERT, Delegate.NONE, 1)
 PREDICTOR = Predictor({RuntimeName.LITERT: {Numbers.FLOAT32: 6.0, Numbers.INT8: 4.0}})
+HOST = MeasureResult(p50_ms=1.0, p95_ms=2.0)
 PYTHONS = {RuntimeName.LITERT: Path(sys.executable)}
 PUBLISHED = [
     {"network": "mobilenet-v2", "numbers": numbers, "latency_ms": ms, "source": "a paper"}
@@ -45,7 +48,7 @@ def profile(**changes: object) -> DeviceProfile:
 def test_prediction_is_the_host_times_the_ratio_of_the_same_numbers(
     target: Target, last_step: str, lowest: float, highest: float
 ) -> None:
-    found = PREDICTOR.p95_ms(target, last_step, 2.0)
+    found = PREDICTOR.p95_ms(target, last_step, HOST)
     assert found is not None
     assert found.origin is Origin.PREDICTED
     assert found.value == pytest.approx(2.0 * (lowest * highest) ** 0.5)
@@ -60,8 +63,8 @@ def test_prediction_is_the_host_times_the_ratio_of_the_same_numbers(
     ],
 )
 def test_nothing_is_predicted_without_a_ratio(target: Target) -> None:
-    assert PREDICTOR.p95_ms(target, "static-int8", 2.0) is None
-    assert Predictor().p95_ms(XNNPACK, "static-int8", 2.0) is None
+    assert PREDICTOR.p95_ms(target, "static-int8", HOST) is None
+    assert Predictor().p95_ms(XNNPACK, "static-int8", HOST) is None
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,24 @@ def test_known_network_is_not_even_built_where_it_could_say_nothing(
     monkeypatch.setattr(prediction, "_file", lambda *_arguments: pytest.fail("the known network was built"))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0})
     assert predictor_for(profile(**changes), PYTHONS, host_cpu_model="This-CPU", cache_dir=None) == Predictor()
+
+
+def test_what_devices_measured_goes_before_what_was_published_and_needs_none() -> None:
+    run = HostRun(runtime=RuntimeName.LITERT, delegate=Delegate.XNNPACK, last_step="static-int8", p50_ms=1.0)
+    figures = [DeviceFigure(profile="far", variant_id=f"v{i}", p95_ms=9.0, host=run) for i in range(3)]
+    far = profile(published=[])
+    predictor = predictor_for(far, PYTHONS, host_cpu_model="This-CPU", cache_dir=None, device_figures=figures)
+    both = Predictor(PREDICTOR.ratios, predictor.devices)
+    for found in (predictor.p95_ms(XNNPACK, "static-int8", HOST), both.p95_ms(XNNPACK, "static-int8", HOST)):
+        assert found is not None
+        assert found.value == pytest.approx(9.0)
+        assert found.device_variants == 3
+    assert predictor.p95_ms(XNNPACK, "export-litert", HOST) is None
+    assert predictor.p95_ms(PLAIN, "static-int8", HOST) is None
+    other = both.p95_ms(XNNPACK, "export-litert", HOST)
+    assert other is not None
+    assert other.value == pytest.approx(12.0)
+    assert other.device_variants is None
 
 
 def test_well_known_boards_name_the_source_of_what_is_published_for_them() -> None:

@@ -79,3 +79,21 @@ def test_same_search_in_two_processes_at_once_is_refused(tmp_path: Path) -> None
             assert not other.exists()
     with alone(tmp_path, plan()) as path:
         assert path.parent == tmp_path
+
+
+def test_plan_knows_what_devices_measured_but_not_the_noise_of_telemetry() -> None:
+    def with_p95(p95_ms: float, profile: str = "far") -> Plan:
+        host = {"runtime": "litert", "delegate": "xnnpack", "last_step": "static-int8", "p50_ms": 1.0}
+        figure = {"profile": profile, "variant_id": "v", "p95_ms": p95_ms, "host": host}
+        return plan(device_figures=[figure])
+
+    assert with_p95(4.0) != plan()
+    assert with_p95(4.0) != with_p95(8.0)
+    assert with_p95(4.0) == with_p95(4.01)
+    assert with_p95(4.0, profile="other") == plan()
+
+
+def test_plan_of_a_replay_does_not_ask_devices() -> None:
+    host = {"runtime": "litert", "delegate": "xnnpack", "last_step": "static-int8", "p50_ms": 1.0}
+    figure = {"profile": "far", "variant_id": "v", "p95_ms": 4.0, "host": host}
+    assert plan(replay={}, device_figures=[figure]) == plan(replay={})

@@ -118,7 +118,9 @@ def in_process(
         pythons={},
         program=program,
     )
-    return Worker(catalogue.database, JobRunner(catalogue.database, store, settings), name="w", lease_s=lease_s)
+    telemetry = Database(f"sqlite:///{catalogue.folder / 'telemetry.db'}")
+    runner = JobRunner(catalogue.database, telemetry, store, settings)
+    return Worker(catalogue.database, runner, name="w", lease_s=lease_s)
 
 
 @ON_ONE_SERVER
