@@ -1,4 +1,4 @@
-"""One far end for all points: a real broker, the registry's side of the contract, a device in the middle of its life."""
+"""One far end for all points: a real broker, the registry's side of the contract, a device amid its life."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """A disk that forgets: what a power cut may leave of calls that were recorded. Pure.
 
-What POSIX promises and no more: a file's content is safe after an fsync of that file, a name after an fsync of its folder.
+What POSIX promises and no more: a file's content is safe after an fsync of that file, a name after one of its folder.
 Until then each may be there or not, whatever came first.
 """
 
@@ -55,7 +55,7 @@ class _File:
         content = bytearray(self.kept)
         if cut is Cut.SOME:
             for offset, data in self.unsynced:
-                if chance.random() < 0.5:  # noqa: PLR2004  a coin
+                if chance.random() < 0.5:
                     _put(content, offset, data)
         return bytes(content)
 
@@ -79,7 +79,7 @@ class Disk:
         self._top = _read(beginning)
         self._ends: dict[tuple[int, str], int] = {}  # where the next `write` goes
 
-    def apply(self, call: Call) -> bool:
+    def apply(self, call: Call) -> bool:  # noqa: C901  one case for each kind of call
         """Do what the process did; whether it concerned this folder."""
         parts = self._parts(call.path)
         if parts is None or parts[:1] == [SOCKETS] or call.path.endswith(FORGOTTEN):
@@ -113,7 +113,7 @@ class Disk:
 
     def left(self, cut: Cut, *, seed: int) -> dict[str, bytes | None]:
         """What is there after a cut: contents by relative path, None for a folder."""
-        return dict(_left(self._top, "", cut, random.Random(seed)))  # noqa: S311  no secret
+        return dict(_left(self._top, "", cut, random.Random(seed)))
 
     def _open(self, call: Call, parts: list[str]) -> bool:
         self._ends[call.task, call.path] = 0

@@ -1,4 +1,4 @@
-"""A device in the middle of its life, to be hit: version 1 serves, version 2 is wanted. The agent is the real program."""
+"""A device amid its life, to be hit: version 1 serves, version 2 is wanted. The agent is the real program."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Scene:
         right = right_blocks(device, self.new)
         try:
             device.start()
-            until(lambda: device.infer(), timeout_s=OFFLINE_LIMIT_S, what=lambda: f"an answer offline\n{device.log}")
+            until(device.infer, timeout_s=OFFLINE_LIMIT_S, what=lambda: f"an answer offline\n{device.log}")
             self.wire.mend()
             self.registry.expect_serving("d2", timeout_s=40)
             device.expect_answer("2")
@@ -187,7 +187,7 @@ def right_blocks(device: Device, variant: ToyVariant) -> int | None:
 
 
 def start(device: Device, *, strace: tuple[str, ...] = (), unpacking: tuple[str, ...] = ()) -> None:
-    """Start an agent under strace, or with its unpacking under strace; where that dies of a signal, so does the agent."""
+    """Start an agent, or its unpacking alone, under strace; where that dies of a signal, so does the agent."""
     command = device.command()
     if unpacking:
         interpreter = device.root.parent / "python"

@@ -1,4 +1,4 @@
-"""The power goes after any of the agent's calls: whatever the disk has kept, the device serves and ends where it should."""
+"""The power goes after any of the agent's calls: whatever the disk kept, the device serves and ends where it should."""
 
 from __future__ import annotations
 
