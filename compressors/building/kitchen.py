@@ -45,7 +45,8 @@ class Kitchen:
         self._network, self._context, self._score = network, context, score
         self._pantry = Pantry(cache_dir)
         versions = [f"{name}=={version(name)}" for name in LIBRARIES]
-        self._origin = hashlib.sha256(json.dumps([inputs_sha256, versions]).encode()).hexdigest()
+        asked = [inputs_sha256, context.seed, context.metric.name, versions]  # gates and training depend on them too
+        self._origin = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         self._done: dict[str, tuple[Model, StepRecord]] = {}
         self._float_metric: float | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from compressors.data.evaluation_rows import Split
 from compressors.errors import GateError, RecipeError
 from compressors.inputs import program
 from compressors.measuring.scoring import outputs_of, score
+from compressors.metrics import metric_for
 from compressors.recipes import RECIPES
 from compressors.rehydrate import clone
 from compressors.step import Form, Model, Outcome, Parameters, Step
@@ -47,9 +48,12 @@ def kitchen_of(uploads: Path, network: program.FloatModel) -> Callable[..., Kitc
         scores: Callable[[Model], float] | None = None,
         *,
         train: bool = False,
+        seed: int = 0,
+        metric: str = "r2",
     ) -> Kitchen:
         scored = scores or (lambda model: score(model, context.selection, context.metric))
-        seen = replace(context, train=context.calibration) if train else context
+        seen = replace(context, seed=seed, metric=metric_for(metric, Task.REGRESSION))
+        seen = replace(seen, train=context.calibration) if train else seen
         return Kitchen(network, seen, inputs_sha256=inputs * 64, cache_dir=cache_dir, score=scored)
 
     return opened
@@ -133,6 +137,15 @@ def test_job_that_was_killed_goes_on_with_the_networks_it_had_trained(
     assert len(halving) == 3
     assert resumed[0] == first[0]
     assert resumed[1][0] == first[1][0]
+
+
+@pytest.mark.parametrize("changed", [{"seed": 1}, {"metric": "mae"}])
+def test_kitchen_takes_nothing_from_the_cache_that_another_seed_or_metric_has_left_there(
+    kitchen_of: Callable[..., Kitchen], halving: list[str], tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    for asked in ({}, changed, changed):
+        kitchen_of(tmp_path, train=True, **asked).cook(STUDIED)
+    assert len(halving) == 2 * 2  # it halves twice each time
 
 
 def test_network_that_was_kept_answers_like_one_that_was_not(
