@@ -37,7 +37,8 @@ class Refusal:
 
     def __str__(self) -> str:
         who = "unpacking" if self.unpacking else "supervisor"
-        return f"{self.error} {'until the restart' if self.for_good else 'for a while'} in {self.state}, {who} {self.from_ordinals}"
+        how_long = "until the restart" if self.for_good else "for a while"
+        return f"{self.error} {how_long} in {self.state}, {who} {self.from_ordinals}"
 
     @property
     def flags(self) -> tuple[str, ...]:
