@@ -1,4 +1,4 @@
-"""One far end for all points: a real broker, the registry's side of the contract, a device amid its life."""
+"""One far end for all points: a real broker, the registry's side of the contract, a device that serves."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def scene() -> Iterator[Scene]:
         scene.prepare()
         yield scene
     finally:
+        scene.close()
         wire.close()
         registry.close()
         broker.kill()

@@ -1,7 +1,7 @@
 """A disk that forgets: what a power cut may leave of calls that were recorded. Pure.
 
-What POSIX promises and no more: a file's content is safe after an fsync of that file, a name after one of its folder.
-Until then each may be there or not, whatever came first.
+What POSIX promises and no more: a file's content is safe after an fsync of that file, a name after an fsync of its
+folder. Until then each may be there or not, whatever came first.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import random
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
+
+from tests.faults.record import CONTENTS, SYNCS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +57,7 @@ class _File:
         content = bytearray(self.kept)
         if cut is Cut.SOME:
             for offset, data in self.unsynced:
-                if chance.random() < 0.5:
+                if chance.random() < 0.5:  # a coin
                     _put(content, offset, data)
         return bytes(content)
 
@@ -79,41 +81,50 @@ class Disk:
         self._top = _read(beginning)
         self._ends: dict[tuple[int, str], int] = {}  # where the next `write` goes
 
-    def apply(self, call: Call) -> bool:  # noqa: C901  one case for each kind of call
+    def apply(self, call: Call) -> bool:
         """Do what the process did; whether it concerned this folder."""
         parts = self._parts(call.path)
         if parts is None or parts[:1] == [SOCKETS] or call.path.endswith(FORGOTTEN):
             return False
-        match call.name:
-            case "openat":
-                return self._open(call, parts)
-            case "write":
-                offset = self._ends.get((call.task, call.path), 0)
-                self._file(parts).write(offset, call.data)
-                self._ends[call.task, call.path] = offset + len(call.data)
-            case "pwrite64":
-                self._file(parts).write(call.numbers[-1], call.data)
-            case "ftruncate":
-                self._file(parts).resize(call.numbers[-1])
-            case "fallocate":
-                file, end = self._file(parts), sum(call.numbers[-2:])
-                file.resize(max(len(file.now), end))
-            case "fsync" | "fdatasync":
-                self._sync(parts)
-            case "mkdir" | "mkdirat":
-                self._folder(parts[:-1]).now.setdefault(parts[-1], _Folder())
-            case "unlink" | "unlinkat" | "rmdir":
-                self._folder(parts[:-1]).now.pop(parts[-1], None)
-            case _:
-                target = self._parts(call.target)
-                if target is None:
-                    raise ValueError(f"{call.path} was moved out of the folder")
-                self._folder(target[:-1]).now[target[-1]] = self._folder(parts[:-1]).now.pop(parts[-1])
+        if call.name == "openat":
+            return self._open(call, parts)
+        if call.name in SYNCS:
+            self._sync(parts)
+        elif call.name in CONTENTS:
+            self._change_content(call, self._file(parts))
+        else:
+            self._change_names(call, parts)
         return True
 
     def left(self, cut: Cut, *, seed: int) -> dict[str, bytes | None]:
         """What is there after a cut: contents by relative path, None for a folder."""
         return dict(_left(self._top, "", cut, random.Random(seed)))
+
+    def _change_content(self, call: Call, file: _File) -> None:
+        match call.name:
+            case "write":
+                offset = self._ends.get((call.task, call.path), 0)
+                file.write(offset, call.data)
+                self._ends[call.task, call.path] = offset + len(call.data)
+            case "pwrite64":
+                file.write(call.numbers[-1], call.data)
+            case "ftruncate":
+                file.resize(call.numbers[-1])
+            case "fallocate":
+                file.resize(max(len(file.now), sum(call.numbers[-2:])))
+
+    def _change_names(self, call: Call, parts: list[str]) -> None:
+        names = self._folder(parts[:-1]).now
+        match call.name:
+            case "mkdir" | "mkdirat":
+                names.setdefault(parts[-1], _Folder())
+            case "unlink" | "unlinkat" | "rmdir":
+                names.pop(parts[-1], None)
+            case _:
+                target = self._parts(call.target)
+                if target is None:
+                    raise ValueError(f"{call.path} was moved out of the folder")
+                self._folder(target[:-1]).now[target[-1]] = names.pop(parts[-1])
 
     def _open(self, call: Call, parts: list[str]) -> bool:
         self._ends[call.task, call.path] = 0

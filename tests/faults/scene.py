@@ -1,4 +1,4 @@
-"""A device amid its life, to be hit: version 1 serves, version 2 is wanted. The agent is the real program."""
+"""A device in the middle of its life, to be hit: version 1 serves, version 2 is wanted. The agent is the real one."""
 
 from __future__ import annotations
 
@@ -101,6 +101,7 @@ class Scene:
     wire: Wire
     old: ToyVariant
     new: ToyVariant
+    last: Device | None = None
 
     @property
     def baseline(self) -> Path:
@@ -122,12 +123,22 @@ class Scene:
         return Device(folder / "agent", f"mqtt://127.0.0.1:{self.wire.port}")
 
     def fresh(self) -> Device:
-        """A device as the baseline has it, in the folder that the last one had: paths are the same in every run."""
+        """A device as the baseline has it, in the folder that the last one had: paths are the same in every run.
+
+        The last one is killed, for it may have failed: two with one name would take the connection from each other.
+        """
+        self.close()
         shutil.rmtree(self.folder / "at", ignore_errors=True)
         device = self.device(self.folder / "at")
         shutil.copytree(self.baseline, device.root)
+        self.last = device
+        self.wire.mend()
         self.forget()
         return device
+
+    def close(self) -> None:
+        if self.last is not None:
+            self.last.kill()
 
     def forget(self) -> None:
         self.registry.statuses.clear()
@@ -187,7 +198,7 @@ def right_blocks(device: Device, variant: ToyVariant) -> int | None:
 
 
 def start(device: Device, *, strace: tuple[str, ...] = (), unpacking: tuple[str, ...] = ()) -> None:
-    """Start an agent, or its unpacking alone, under strace; where that dies of a signal, so does the agent."""
+    """Start an agent under strace, or its unpacking: where that dies of a signal, so does the agent."""
     command = device.command()
     if unpacking:
         interpreter = device.root.parent / "python"

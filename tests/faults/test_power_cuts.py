@@ -1,4 +1,4 @@
-"""The power goes after any of the agent's calls: whatever the disk kept, the device serves and ends where it should."""
+"""The power goes after any of the agent's calls: whatever the disk has kept, the device serves and ends its update."""
 
 from __future__ import annotations
 
@@ -69,13 +69,11 @@ def test_agent_that_spared_one_fsync_of_a_variant_would_not_survive_every_cut(
     scene: Scene, recorded: list[Call], file: str
 ) -> None:
     """So the points above prove something: without this fsync, at least one of them fails."""
-    whole = {cut.after: 0 for cut in power_cuts(scene, recorded)}
     spared = power_cuts(
         scene,
         recorded,
         unsynced=lambda call: call.name == "fsync" and ".new-" in call.path and call.path.endswith(file),
     )
     last = [cut for cut in spared if cut.lost is Cut.CONTENT][-1]
-    assert whole
     with pytest.raises((AssertionError, pytest.fail.Exception)):
         expect_survived(scene, last)
