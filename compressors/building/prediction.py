@@ -83,6 +83,18 @@ class Predictor:
             )
         return self._from_published(target, last_step, host.p95_ms)
 
+    def expected_ms(self, target: Target, last_step: str, host_p50_ms: float) -> float | None:
+        """What orders files of all kinds on the profile's devices; None where no device has measured any.
+
+        A kind that none has measured gets the geometric mean of the other ratios: good enough for an order, so that the
+        milliseconds of this host never stand beside those of a slower CPU, and never held against a limit.
+        """
+        if not self.devices:
+            return None
+        measured = self.devices.get(kind_of(target.runtime, target.delegate, last_step))
+        logs = [math.log(one.value) for one in self.devices.values()]
+        return host_p50_ms * (measured.value if measured is not None else math.exp(math.fsum(logs) / len(logs)))
+
     def _from_published(self, target: Target, last_step: str, host_p95_ms: float) -> Figure | None:
         known = self.ratios.get(target.runtime)
         if not known or target.npu:

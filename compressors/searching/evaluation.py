@@ -169,6 +169,7 @@ class Evaluation:
             p50_interval_ms=run.result.p50_interval_ms,
             ram_bytes=run.result.added_rss_bytes,
             predicted_p95_ms=self._predictor.p95_ms(target, recipe.steps[-1].step, run.result),
+            expected_ms=self._predictor.expected_ms(target, recipe.steps[-1].step, run.result.p50_ms),
         )
 
     def _figures(self, file: ModelFile, run: Run, latency: Latency) -> TrialFigures:

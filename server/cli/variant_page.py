@@ -117,11 +117,11 @@ def _figure_row(name: str, figure: "Figure", unit: str) -> tuple[str, ...]:
     interval = f"{text_of_number(figure.low, 4)} to {text_of_number(figure.high, 4)}" if has_interval else ""
     if interval and figure.origin == "predicted":
         interval += " (spread)"  # of the model that predicts: how often it holds is not known
-    return (name, f"{text_of_number(figure.value, 4)}{unit}", interval, _origin(figure))
+    return (name, f"{text_of_number(figure.value, 4)}{unit}", interval, _origin(figure) if unit else figure.origin)
 
 
 def _origin(figure: "Figure") -> str:
-    """How a figure was obtained, and what a prediction stands on."""
+    """How a latency was obtained, and what a prediction of it stands on."""
     if figure.origin != "predicted":
         return figure.origin
     count = figure.device_variants

@@ -25,6 +25,7 @@ class Latency(Document):
     p50_interval_ms: tuple[Milliseconds, Milliseconds] | None = None
     ram_bytes: Annotated[int, Field(ge=0)] | None = None
     predicted_p95_ms: Figure | None = None  # on the profile's CPU, where that is another one
+    expected_ms: Milliseconds | None = None  # there, by what its devices measured: what a search makes small
 
 
 Latencies = Annotated[dict[Sha256, Latency], Field(max_length=MAX_TRIALS)]

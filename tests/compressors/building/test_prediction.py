@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compressors.building import prediction
-from compressors.building.device_ratios import SPREAD
+from compressors.building.device_ratios import SPREAD, DeviceRatio, kind_of
 from compressors.building.prediction import Predictor, predictor_for
 from compressors.contract import DeviceFigure, HostRun, Origin
 from compressors.files.formats import Target
@@ -100,6 +100,19 @@ def test_what_devices_measured_goes_before_what_was_published_and_needs_none() -
     assert other is not None
     assert other.value == pytest.approx(12.0)
     assert other.device_variants is None
+
+
+def test_files_of_all_kinds_are_ordered_by_devices_where_one_kind_was_measured() -> None:
+    devices = {
+        kind_of(*XNNPACK[:2], step): DeviceRatio(ratio, ratio / 2, ratio * 2, 3)
+        for step, ratio in (("static-int8", 2.0), ("export-litert", 8.0))
+    }
+    predictor = Predictor(devices=devices)
+    assert predictor.expected_ms(XNNPACK, "static-int8", 3.0) == pytest.approx(6.0)
+    assert predictor.expected_ms(XNNPACK, "export-litert", 2.0) == pytest.approx(16.0)
+    assert predictor.expected_ms(PLAIN, "dynamic-int8", 2.0) == pytest.approx(8.0)  # times sqrt(2 * 8)
+    assert predictor.p95_ms(PLAIN, "dynamic-int8", HOST) is None
+    assert PREDICTOR.expected_ms(XNNPACK, "static-int8", 3.0) is None
 
 
 def test_well_known_boards_name_the_source_of_what_is_published_for_them() -> None:

@@ -9,8 +9,12 @@ import sqlalchemy as sa
 from typer.testing import CliRunner, Result
 
 from edge_agent.profiles import well_known
+from edge_agent.protocol.profile import Delegate, RuntimeName
 from server.cli.app import app
+from server.cli.variant_page import show_variant
 from server.database.tables import choices, model_versions, variants
+from server.schemas.catalogue import Variant, Verdict
+from server.schemas.common import Figure, Origin
 
 Registry = Any
 Run = Callable[..., Result]
@@ -129,7 +133,8 @@ def test_json_list_holds_every_variant_in_full(run: Run, built: list[dict[str, A
     found = json.loads(run("variant", "list", "net@1", "--json").stdout)
     assert len(found) == len(built)
     assert {one["recipe"]: one["steps"] for one in found} == {"float32": [], "static-int8-floatio": []}
-    assert found[0]["latency_p95_ms"] == {"value": 2345.6789, "origin": "device", "low": None, "high": None}
+    empty = {"low": None, "high": None, "device_variants": None}
+    assert found[0]["latency_p95_ms"] == {"value": 2345.6789, "origin": "device", **empty}
 
 
 @pytest.mark.usefixtures("built")
@@ -182,3 +187,33 @@ def test_show_of_what_is_not_there_is_one_sentence(run: Run, arguments: tuple[st
     said = run("variant", "show", "net@1", *arguments, exit_code=1).stderr
     assert words in said
     assert "variant list net@1 --wide" in said
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        pytest.param(None, "predicted from published figures", id="published"),
+        pytest.param(1, "predicted from 1 variant that devices measured", id="one"),
+        pytest.param(7, "predicted from 7 variants that devices measured", id="many"),
+    ],
+)
+def test_page_says_what_a_predicted_latency_stands_on(
+    capsys: pytest.CaptureFixture[str], count: int | None, told: str
+) -> None:
+    predicted = Figure(value=9.0, low=6.0, high=12.0, origin=Origin.PREDICTED, device_variants=count)
+    variant = Variant(
+        model="net",
+        version="1",
+        profile="pi-4",
+        variant_id="v",
+        recipe="float32",
+        runtime=RuntimeName.LITERT,
+        delegate=Delegate.XNNPACK,
+        verdict=Verdict.FITS,
+        chosen=True,
+        latency_p95_ms=predicted,
+        created_at=1.0,
+    )
+    show_variant(variant, metric="r2")
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("latency p95"))
+    assert line.endswith(told)

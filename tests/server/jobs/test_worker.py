@@ -373,7 +373,7 @@ def check_report(catalogue: Catalogue, store: S3ObjectStore, variant_id: str) ->
     assert run["state"] == "done", run["error"]
     (row,) = catalogue.rows(tables.variant_reports)
     told = Report.model_validate(row["document"])
-    assert (told.label, told.variant_id) == ("not worth it", variant_id)  # it is the float file itself
+    assert (told.label, told.variant_id) == ("the float model", variant_id)  # its own file
     with zipfile.ZipFile(io.BytesIO(store.get_bytes(row["archive_sha256"]))) as archive:
         assert tuple(archive.namelist()) == told.files
         assert variant_id in archive.read("report.html").decode()
