@@ -52,6 +52,8 @@ def compress(  # noqa: PLR0913  a flag for each field of a search
     name, version = split_version(model)
     if save is not None and not wait:
         fail("--save-recipe waits for what is found: leave --no-wait out.", exit_code=2)
+    if save is not None and not save.parent.is_dir():
+        fail(f"The file {save} can't be written: there is no folder {save.parent}.")
     recorded = {} if replay is None else _recorded(replay)
     if budget is None and trials is None:
         trials = len(recorded["trials"]) if recorded else None

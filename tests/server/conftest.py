@@ -235,6 +235,34 @@ def registry(shared_registry: RunningRegistry) -> RunningRegistry:
 
 
 @pytest.fixture
+def add_version(registry: RunningRegistry) -> Callable[..., None]:
+    """Write the model version that an inspection ends with."""
+
+    def add(model: str = "net", version: str = "1") -> None:
+        document = {
+            "model": model,
+            "version": version,
+            "task": "classification",
+            "metric": "top1",
+            "signature": {"inputs": [{"name": "x", "shape": [-1, 2]}], "outputs": [{"name": "y", "shape": [-1, 2]}]},
+            "preprocessing": {},
+            "labels": [],
+            "splits": {"calibration": 1, "selection": 1, "test": 2, "groups": 4},
+            "parameters": 6,
+            "source_sha256": "0" * 64,
+            "source_bytes": 10,
+            "eval_sha256": "1" * 64,
+            "created_at": 1.0,
+        }
+        names = ("model", "version", "task", "metric", "source_sha256", "source_bytes", "eval_sha256", "created_at")
+        row = {**{name: document[name] for name in names}, "document": document}
+        with registry.catalogue.write() as connection:
+            connection.execute(tables.model_versions.insert().values(row))
+
+    return add
+
+
+@pytest.fixture
 def all_work(registry: RunningRegistry) -> RunningRegistry:
     """The registry, as if each of its processes had just said that it works."""
     rows = [{"process": process.value, "instance": "here", "beat_at": time.time()} for process in Process]

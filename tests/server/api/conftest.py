@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from server.database.connect import Database
-from server.database.tables import job_runs, model_versions
+from server.database.tables import job_runs
 from server.settings import RegistrySettings
 
 
@@ -110,34 +110,6 @@ def finish_job(registry: Running) -> Callable[..., None]:
             connection.execute(sa.insert(job_runs).values(row))
 
     return finish
-
-
-@pytest.fixture
-def add_version(registry: Running) -> Callable[..., None]:
-    """Write the model version that an inspection ends with."""
-
-    def add(model: str = "net", version: str = "1") -> None:
-        document = {
-            "model": model,
-            "version": version,
-            "task": "classification",
-            "metric": "top1",
-            "signature": {"inputs": [{"name": "x", "shape": [-1, 2]}], "outputs": [{"name": "y", "shape": [-1, 2]}]},
-            "preprocessing": {},
-            "labels": [],
-            "splits": {"calibration": 1, "selection": 1, "test": 2, "groups": 4},
-            "parameters": 6,
-            "source_sha256": "0" * 64,
-            "source_bytes": 10,
-            "eval_sha256": "1" * 64,
-            "created_at": 1.0,
-        }
-        names = ("model", "version", "task", "metric", "source_sha256", "source_bytes", "eval_sha256", "created_at")
-        row = {**{name: document[name] for name in names}, "document": document}
-        with registry.catalogue.write() as connection:
-            connection.execute(sa.insert(model_versions).values(row))
-
-    return add
 
 
 @pytest.fixture

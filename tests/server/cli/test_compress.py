@@ -156,6 +156,32 @@ def test_budget_is_ten_minutes_unless_something_else_ends_the_search(run: Run, r
     assert asked == [(600.0, None, False), (90.0, None, False), (None, 4, False), (60.0, 5, True)]
 
 
+def test_recipe_that_was_found_is_saved_to_be_built_of_another_version(
+    run: Run, done: Callable[..., None], registry: Registry, tmp_path: Path
+) -> None:
+    done("--trials", "3")
+    path = tmp_path / "best.yaml"
+    run(*SEARCH, "--trials", "3", "--save-recipe", str(path))
+    run("variant", "build", "net@1", "--recipe-file", str(path), "--no-wait")
+    (sent,) = requests(registry)[-1]["own_recipes"]
+    assert sent["name"] == "auto-static-int8-0123abcd"
+    assert [step["step"] for step in sent["steps"]] == ["prune-channels", "export-litert", "static-int8"]
+
+
+def test_recipe_that_cannot_be_saved_is_said_before_or_after_the_search(
+    run: Run, done: Callable[..., None], registry: Registry, tmp_path: Path
+) -> None:
+    path = tmp_path / "absent" / "best.yaml"
+    ended = run(*SEARCH, "--save-recipe", str(path), exit_code=1)
+    assert "can't be written" in ended.stderr
+    assert "leave --no-wait out" in run(*SEARCH, "--no-wait", "--save-recipe", "x.yaml", exit_code=2).stderr
+    assert requests(registry) == []
+    done("--trials", "3")
+    path.parent.mkdir()
+    path.mkdir()
+    assert "Is a directory" in run(*SEARCH, "--trials", "3", "--save-recipe", str(path), exit_code=1).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "words"),
     [

@@ -174,6 +174,49 @@ def test_worker_a_pushed_network_is_inspected_then_built_and_stored(
         time.sleep(0.05)
 
 
+@ON_ONE_SERVER
+def test_worker_recipes_of_ones_own_are_told_apart_by_their_steps_and_refused_by_their_job(
+    catalogue: Catalogue, object_store: S3ObjectStore, price: Path, start_worker: StartWorker
+) -> None:
+    content = [(price / f"price.{ending}").read_bytes() for ending in ("pt2", "npz")]
+    profile: dict[str, Any] = {"name": "any", "arch": "x86_64", "cpu": {"model": "none like this", "cores": 2}}
+    profile |= {"ram_bytes": 1 << 30, "storage_bytes": 1 << 30, "runtimes": ["litert"]}
+    catalogue.insert(tables.profiles, {"name": "any", "document": profile, "created_at": 1.0})
+    catalogue.add_job("inspect", inspect_request(object_store, *content))
+    export, dynamic = {"step": "export-litert"}, {"step": "dynamic-int8", "parameters": {"granularity": "tensor"}}
+
+    def asked(name: str, *steps: dict[str, Any]) -> str:
+        work = BuildWork.model_validate({"profiles": ["any"], "own_recipes": [{"name": name, "steps": steps}]})
+        return catalogue.add_job("build", work.model_dump(mode="json"))
+
+    refused = {
+        asked("mine", export, {"step": "sharpen"}): "there is no step 'sharpen'; there are cluster",
+        asked("mine", dynamic): "mine: dynamic-int8 works on a litert file: put export-litert before it",
+        asked("mine", {"step": "cluster", "parameters": {"values": 1}}, export): "cluster: values: Input should be",
+        asked("mine", {"step": "fine-tune"}, export): "fine-tune trains, and this version has no training data",
+    }
+    start_worker()
+    for job, words in refused.items():
+        run = wait_for_end(catalogue, job)
+        assert (run["state"], run["error"]["code"], words in run["error"]["message"]) == ("failed", "bad_recipe", True)
+    assert catalogue.rows(tables.variants) == catalogue.rows(tables.choices) == []
+
+    def ids(job: str) -> set[str]:
+        run = wait_for_end(catalogue, job)
+        assert run["state"] == "done", run["error"]
+        return {row["variant_id"] for row in catalogue.rows(tables.variants)}
+
+    first = ids(asked("mine", export, dynamic))
+    assert ids(asked("mine", export, dynamic)) == first
+    both = ids(asked("mine", export, {"step": "dynamic-int8"}))
+    assert first < both
+    assert {len(first), len(both - first)} == {2}  # with and without XNNPACK
+    found = [Variant.model_validate(row["document"]) for row in catalogue.rows(tables.variants)]
+    told = {one.variant_id in first: one.steps[-1].parameters for one in found}
+    assert told == {True: {"granularity": "tensor"}, False: {}}
+    assert {one.recipe for one in found} == {"mine"}
+
+
 @pytest.mark.timeout(400)
 @ON_ONE_SERVER
 def test_worker_a_search_tries_recipes_and_registers_the_best_of_them(
