@@ -39,6 +39,7 @@ class VariantFolders:
         self._layout = layout
         for folder in (self._variants, self._transfers, self._active):
             folder.mkdir(parents=True, exist_ok=True)
+        fsync_folder(layout.root)  # at a first start: else a power cut takes what lies in them, and the databases
         self.budget_bytes = budget_bytes or (self.free_bytes() + self.used_bytes()) // 2
 
     @property

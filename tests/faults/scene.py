@@ -107,10 +107,16 @@ class Scene:
     def baseline(self) -> Path:
         return self.folder / "baseline"
 
+    @property
+    def joined(self) -> Path:
+        """A device that has an identity and nothing else."""
+        return self.folder / "joined"
+
     def prepare(self) -> None:
         """A device that serves version 1 and has been stopped; from now on version 2 is wanted."""
         device = self.device(self.folder / "first")
         device.join()
+        shutil.copytree(device.root, self.joined)
         self.registry.want(1, {"d1": self.old})
         device.start()
         self.registry.expect_serving("d1")
@@ -122,15 +128,15 @@ class Scene:
         folder.mkdir()
         return Device(folder / "agent", f"mqtt://127.0.0.1:{self.wire.port}")
 
-    def fresh(self) -> Device:
-        """A device as the baseline has it, in the folder that the last one had: paths are the same in every run.
+    def fresh(self, beginning: Path | None = None) -> Device:
+        """A device as the baseline or another beginning has it, where the last one was: all runs have the same paths.
 
         The last one is killed, for it may have failed: two with one name would take the connection from each other.
         """
         self.close()
         shutil.rmtree(self.folder / "at", ignore_errors=True)
         device = self.device(self.folder / "at")
-        shutil.copytree(self.baseline, device.root)
+        shutil.copytree(beginning or self.baseline, device.root)
         self.last = device
         self.wire.mend()
         self.forget()
@@ -144,11 +150,11 @@ class Scene:
         self.registry.statuses.clear()
         self.registry.asks.clear()
 
-    def record(self, *flags: str) -> list[Call]:
+    def record(self, beginning: Path | None = None) -> list[Call]:
         """The whole update, undisturbed: what the agent did to its folder."""
-        device = self.fresh()
+        device = self.fresh(beginning)
         out = self.folder / "record.txt"
-        traced = ("-f", *flags, "-y", "-xx", "-s", "16777216", "-o", str(out), "-e", f"trace={','.join(RECORDED)}")
+        traced = ("-f", "-y", "-xx", "-s", "16777216", "-o", str(out), "-e", f"trace={','.join(RECORDED)}")
         start(device, strace=traced)
         self.registry.expect_serving("d2", timeout_s=60)
         device.kill()

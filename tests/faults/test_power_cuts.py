@@ -64,6 +64,16 @@ def test_agent_after_a_power_cut_at_any_of_its_calls_serves_offline_and_ends_its
     go_through("power cuts", points, lambda cut: expect_survived(scene, cut), terminal=capfd)
 
 
+def test_first_variant_of_a_device_is_there_after_a_power_cut(scene: Scene) -> None:
+    """Its folders are new too: their names must be as safe as the state that speaks of what is in them."""
+    recorded = scene.record(scene.joined)
+    disk = Disk(scene.joined, root=scene.folder / "at" / "agent")
+    for call in recorded:
+        disk.apply(call)
+    cut = PowerCut(len(recorded), "the last", Cut.ALL, disk.left(Cut.ALL, seed=1))
+    assert expect_survived(scene, cut) == Cut.ALL
+
+
 @pytest.mark.parametrize("file", ["/model", "/manifest.json"])
 def test_agent_that_spared_one_fsync_of_a_variant_would_not_survive_every_cut(
     scene: Scene, recorded: list[Call], file: str

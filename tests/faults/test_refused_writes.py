@@ -24,7 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 REFUSED = tuple(
     name for name in CHANGING if name != "write"
 )  # the supervisor's `write` is also its pipes' and its log's
-UNTIL_FREE = 12  # calls of each kind that are refused, where the disk takes something again later
 
 
 @dataclass(frozen=True)
@@ -37,14 +36,14 @@ class Refusal:
 
     def __str__(self) -> str:
         who = "unpacking" if self.unpacking else "supervisor"
-        how_long = "until the restart" if self.for_good else "for a while"
+        how_long = "until the restart" if self.for_good else "once for each kind of call"
         return f"{self.error} {how_long} in {self.state}, {who} {self.from_ordinals}"
 
     @property
     def flags(self) -> tuple[str, ...]:
         injected = []
         for name, first in self.from_ordinals:
-            when = f"{first}+" if self.for_good else f"{first}..{first + UNTIL_FREE}"
+            when = f"{first}+" if self.for_good else str(first)
             injected += ["-e", f"inject={name}:error={self.error}:when={when}"]
         return ("-o", "/dev/null", "-e", f"trace={','.join(name for name, _ in self.from_ordinals)}", *injected)
 

@@ -56,7 +56,10 @@ class ToyRunner:
 
     def read_spec(self) -> RunnerSpec:
         while b"\n" not in self.buffer:
-            self.buffer += self.control.recv(1 << 16)
+            data = self.control.recv(1 << 16)
+            if not data:
+                sys.exit(0)  # the supervisor was killed before it said a word
+            self.buffer += data
         first, _, self.buffer = self.buffer.partition(b"\n")
         spec = TO_RUNNER.validate_json(first)
         if not isinstance(spec, RunnerSpec):
