@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 WATCHED: Final = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.FINISHED})
 LOOK_EVERY_S: Final = 5.0
+# For so long after its last device began to run it a finished rollout may still be stopped by what devices measure.
+WATCH_FINISHED_S: Final = 7 * 86400.0
 IN_CHUNK: Final = 200
 # The latest reports of the version before that are merged for one device; a day's worth would say no more.
 BEFORE_REPORTS: Final = 30
@@ -43,8 +45,15 @@ NONFINITE: Final = "nonfinite_output"  # it was, with NaN or infinity
 class Measurements:
     """Reads and remembers samples."""
 
-    def __init__(self, telemetry: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._telemetry, self._clock = telemetry, clock
+    def __init__(
+        self,
+        telemetry: Database,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        time_of_day: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` says when to look again, `time_of_day` (seconds since 1970) whether a rollout is still watched."""
+        self._telemetry, self._clock, self._time_of_day = telemetry, clock, time_of_day
         self._measured: dict[str, dict[str, Measured]] = {}
         self._in_use: dict[str, set[str]] = {}
         self._looked_at: dict[str, float] = {}
@@ -63,6 +72,9 @@ class Measurements:
         if not least or standing is None or standing.state not in WATCHED:
             return {}, frozenset()
         running = [row for row in rows if row.running_at is not None and row.variant_id is not None]
+        last_began = max((row.running_at for row in running if row.running_at is not None), default=0.0)
+        if standing.state is RolloutState.FINISHED and last_began < self._time_of_day() - WATCH_FINISHED_S:
+            return {}, frozenset()
         limits_ms = {profile: of.latency_p95_ms for profile, of in limits.items() if of.latency_p95_ms is not None}
         try:
             return self.look(rollout.rollout_id, running, least=least, limits_ms=limits_ms)

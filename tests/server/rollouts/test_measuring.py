@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from edge_agent.protocol.messages import DesiredDeployment, TelemetryReport
 from edge_agent.protocol.sketch import new_sketch, to_wire
 from server.database import tables
-from server.rollouts.facts import RUNNING, Deployment
-from server.rollouts.measuring import LOOK_EVERY_S, Measurements
+from server.rollouts.facts import RUNNING, Deployment, Rollout, Standing
+from server.rollouts.measuring import LOOK_EVERY_S, WATCH_FINISHED_S, Measurements
+from server.schemas.rollouts import RolloutOptions, RolloutState, Wave
 from server.telemetry.codec import pack
 
 if TYPE_CHECKING:
@@ -95,3 +96,14 @@ def test_look_reports_are_merged_until_they_are_enough_beside_those_before(telem
 
 def test_look_device_that_never_inferred_is_not_waited_for(telemetry: Database) -> None:
     assert Measurements(telemetry).look("r", [deployment()], least=10, limits_ms={}) == ({}, frozenset())
+
+
+@pytest.mark.parametrize(("later_s", "watched"), [(0.0, True), (WATCH_FINISHED_S, True), (WATCH_FINISHED_S + 1, False)])
+def test_of_finished_rollout_is_watched_for_a_week_after_its_last_device(
+    telemetry: Database, *, later_s: float, watched: bool
+) -> None:
+    report(telemetry, 1, "new", [20.0] * 200)
+    row, told = deployment(), Standing(state=RolloutState.FINISHED)
+    rollout = Rollout("r", "m", "2", "", (Wave(percent=100.0),), 0, RolloutOptions(), created_at=0.0)
+    measurements = Measurements(telemetry, time_of_day=lambda: (row.running_at or 0.0) + later_s)
+    assert bool(measurements.of(rollout, [row], told, {})[0]) is watched
