@@ -10,7 +10,7 @@ from edge_agent.protocol.messages import Ask, AskKind, encode
 from edge_agent.protocol.topics import DeviceTopic, device_topic
 
 if TYPE_CHECKING:
-    from edge_agent.link.mqtt import MqttLink
+    from edge_agent.link.ports import Link
 
 OPEN_LIMIT = 256
 
@@ -26,7 +26,7 @@ class OpenAsk:
 class Asks:
     """Sends questions and recognises their answers."""
 
-    def __init__(self, link: MqttLink, device_id: str) -> None:
+    def __init__(self, link: Link, device_id: str) -> None:
         self._link, self._topic = link, device_topic(device_id, DeviceTopic.ASK)
         self._open: dict[bytes, OpenAsk] = {}
         self.connected = False

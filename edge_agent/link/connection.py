@@ -20,12 +20,11 @@ if TYPE_CHECKING:
     from edge_agent.deployments.events import Moment
     from edge_agent.deployments.records import Accepted
     from edge_agent.link.asks import Asks
-    from edge_agent.link.mqtt import MqttLink
+    from edge_agent.link.ports import Link, Reports
     from edge_agent.protocol.messages import Ack, DeploymentStatus
     from edge_agent.protocol.profile import RuntimeName
     from edge_agent.settings import AgentSettings
-    from edge_agent.storage.store import StateStore
-    from edge_agent.telemetry.spool import Spool
+    from edge_agent.storage.store import Reservations
 
 log = logging.getLogger(__name__)
 IN_FLIGHT_LIMIT = 32  # telemetry reports that the registry has not acknowledged
@@ -42,10 +41,10 @@ class Connection:
         settings: AgentSettings,
         *,
         device_id: str,
-        link: MqttLink,
+        link: Link,
         asks: Asks,
-        store: StateStore,
-        spool: Spool,
+        store: Reservations,
+        spool: Reports,
         runtimes: Mapping[RuntimeName, str],
         chance: Callable[[], float],
     ) -> None:

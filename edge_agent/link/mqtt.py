@@ -22,6 +22,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edge_agent.errors import EdgeAgentError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from paho.mqtt.reasoncodes import ReasonCode
 
     from edge_agent.link.inbox import Inbox
@@ -146,12 +148,8 @@ class MqttLink:
         self, topic: str, payload: bytes, *, qos: int = 1, retain: bool = False, correlation: bytes | None = None
     ) -> None:
         """Send; what a broken connection swallows is sent again by those who need it."""
-        properties = None
-        if correlation is not None:
-            properties = _properties(PacketTypes.PUBLISH)
-            properties.CorrelationData = correlation
         if (client := self._client) is not None:  # read once: the other thread sets it to None at any moment
-            client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
+            publish(client, topic, payload, qos=qos, retain=retain, correlation=correlation)
 
     def subscribe(self, topic: str, *, qos: int) -> None:
         """Receive a topic."""
@@ -165,15 +163,10 @@ class MqttLink:
 
     def _run(self) -> None:
         while (session := self._sessions.get()) is not None:
-            properties = _properties(PacketTypes.CONNECT)
-            properties.SessionExpiryInterval = self._session_expiry_s
-            properties.MaximumPacketSize = MAX_PACKET_BYTES
             address = self._address
             try:
-                client = self._new_client(session)
-                client.connect(
-                    _plain(address.host), address.port, self._keepalive_s, clean_start=False, properties=properties
-                )
+                client = new_client(address, session, device_id=self._device_id, key=self._key, put=self._inbox.put)
+                connect(client, address, keepalive_s=self._keepalive_s, session_expiry_s=self._session_expiry_s)
             except Exception as exc:  # noqa: BLE001  no address, no certificates: this thread must live to try again
                 self._inbox.put(Disconnected(session, str(exc), spent=False))
                 continue
@@ -184,42 +177,67 @@ class MqttLink:
                 self._inbox.put(Disconnected(session, f"{type(exc).__name__}: {exc}", spent=True))
             self._client = None
 
-    def _new_client(self, session: Session) -> Client:
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=self._device_id,
-            protocol=MQTTProtocolVersion.MQTTv5,
-            reconnect_on_failure=False,
-        )
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        client.username_pw_set(self._device_id, self._key)
-        if self._address.tls:
-            client.tls_set()
-        will = _properties(PacketTypes.WILLMESSAGE)
-        will.WillDelayInterval = session.will.delay_s
-        client.will_set(session.will.topic, session.will.payload, qos=1, retain=True, properties=will)
 
-        def on_connect(
-            _client: Client, _data: object, _flags: ConnectFlags, code: ReasonCode, _properties: Properties | None
-        ) -> None:
-            if not code.is_failure:
-                self._inbox.put(Connected(session))
+def new_client(
+    address: BrokerAddress, session: Session, *, device_id: str, key: str, put: Callable[[object], None]
+) -> Client:
+    """A client of paho that is not connected yet; `put` gets `Connected`, `Disconnected` and `Received`."""
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        client_id=device_id,
+        protocol=MQTTProtocolVersion.MQTTv5,
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = CONNECT_TIMEOUT_S
+    client.username_pw_set(device_id, key)
+    if address.tls:
+        client.tls_set()
+    will = _properties(PacketTypes.WILLMESSAGE)
+    will.WillDelayInterval = session.will.delay_s
+    client.will_set(session.will.topic, session.will.payload, qos=1, retain=True, properties=will)
 
-        def on_disconnect(
-            _client: Client, _data: object, _flags: DisconnectFlags, code: ReasonCode, _properties: Properties | None
-        ) -> None:
-            self._inbox.put(Disconnected(session, str(code), spent=True))
+    def on_connect(
+        _client: Client, _data: object, _flags: ConnectFlags, code: ReasonCode, _properties: Properties | None
+    ) -> None:
+        if not code.is_failure:
+            put(Connected(session))
 
-        def on_message(_client: Client, _data: object, message: MQTTMessage) -> None:
-            correlation = getattr(message.properties, "CorrelationData", None)
-            self._inbox.put(Received(message.topic, bytes(message.payload), correlation))
+    def on_disconnect(
+        _client: Client, _data: object, _flags: DisconnectFlags, code: ReasonCode, _properties: Properties | None
+    ) -> None:
+        put(Disconnected(session, str(code), spent=True))
 
-        # without it `publish` writes to the socket itself, in the worker's thread: two writers of one stream
-        client.on_socket_register_write = _leave_writing_to_the_loop
-        client.on_connect = on_connect
-        client.on_disconnect = on_disconnect
-        client.on_message = on_message
-        return client
+    def on_message(_client: Client, _data: object, message: MQTTMessage) -> None:
+        correlation = getattr(message.properties, "CorrelationData", None)
+        put(Received(message.topic, bytes(message.payload), correlation))
+
+    # without it `publish` writes to the socket itself, in the worker's thread: two writers of one stream
+    client.on_socket_register_write = _leave_writing_to_the_loop
+    client.on_connect = on_connect
+    client.on_disconnect = on_disconnect
+    client.on_message = on_message
+    return client
+
+
+def connect(client: Client, address: BrokerAddress, *, keepalive_s: int, session_expiry_s: int) -> None:
+    """Open the socket and ask the broker to take up the device's session.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    properties = _properties(PacketTypes.CONNECT)
+    properties.SessionExpiryInterval = session_expiry_s
+    properties.MaximumPacketSize = MAX_PACKET_BYTES
+    client.connect(_plain(address.host), address.port, keepalive_s, clean_start=False, properties=properties)
+
+
+def publish(client: Client, topic: str, payload: bytes, *, qos: int, retain: bool, correlation: bytes | None) -> None:
+    """Send a message, with the correlation data of MQTT 5 if there are any."""
+    properties = None
+    if correlation is not None:
+        properties = _properties(PacketTypes.PUBLISH)
+        properties.CorrelationData = correlation
+    client.publish(topic, payload, qos=qos, retain=retain, properties=properties)
 
 
 def _plain(host: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import ValidationError
 
@@ -124,6 +124,16 @@ class StateStore:
                 )
 
 
+class Reservations(Protocol):
+    """Where a counter remembers which numbers may have been given."""
+
+    def reserved(self, counter: str) -> int:
+        """The first number that no process before this one can have given."""
+
+    def reserve(self, counter: str, end: int) -> None:
+        """Remember that this process may give the numbers below `end`."""
+
+
 class Counter:
     """Numbers that only grow, across restarts and even without the file: a hybrid clock.
 
@@ -136,7 +146,7 @@ class Counter:
         ahead: numbers that are remembered as given before they are: fewer writes. A crash skips what is left of them.
     """
 
-    def __init__(self, store: StateStore, name: str, *, ahead: int) -> None:
+    def __init__(self, store: Reservations, name: str, *, ahead: int) -> None:
         self._store, self._name, self._ahead = store, name, ahead
         self._next = self._end = store.reserved(name)
 

@@ -335,7 +335,7 @@ def run() -> list[Row]:
     models = fresh_folder()
     make_models(models)
     with Stack(FOLDER) as stack:
-        url = stack.start_registry()
+        url = stack.start_registry(SHOAL_TELEMETRY_INTERVAL_S="3")
         say(f"the registry is up: {url}")
         with RegistryClient(url) as client:
             devices = []

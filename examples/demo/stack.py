@@ -81,13 +81,10 @@ class Stack:
         """Stop the agents, then the registry."""
         self._running.close()
 
-    def start_registry(self) -> str:
-        """Start `edge-registry up`; the address of its API."""
+    def start_registry(self, **settings: str) -> str:
+        """Start `edge-registry up`, with settings as in the environment; the address of its API."""
         log = self.folder / "registry.log"
-        environment = {
-            "SHOAL_RUNTIME_PYTHONS": json.dumps({"tflite": str(TFLITE_COMMANDS / "python")}),
-            "SHOAL_TELEMETRY_INTERVAL_S": "3",
-        }
+        environment = {"SHOAL_RUNTIME_PYTHONS": json.dumps({"tflite": str(TFLITE_COMMANDS / "python")}), **settings}
         argv = [str(COMMANDS / "edge-registry"), "up", "--data-dir", str(self.data_dir)]
         up = self._running.enter_context(started("the registry", argv, log, environment))
         wait_until(lambda: self._api_url(up, log) is not None, f"the registry is up; see {log}", timeout_s=60)

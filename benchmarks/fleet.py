@@ -1,0 +1,202 @@
+"""A rollout to fleets of 100, 1,000 and 10,000 simulated devices on one registry and one Mosquitto.
+
+The registry is whole (`edge-registry up`), the broker is Mosquitto, each device has a session of its own and runs the
+agent's own core; transfers and self-tests are simulated (`benchmarks/simulator`). 5 % of the devices have a fault: a
+cut connection, a failed transfer, a reboot, or an answer that is not the expected one, and then they refuse for good.
+
+Prints, for each size, after how many seconds all were notified and all had come to an end, and what the registry took
+for it. With `--strict` a goal that is missed is an error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.simulator.process import Plan, Seen, Simulation
+from benchmarks.simulator.registry import MODEL, VERSION, FleetRegistry
+from edge_agent.protocol.states import DeploymentState
+from examples.demo.stack import Stack
+from server.schemas.rollouts import RolloutOptions, RolloutRequest, RolloutState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.simulator.device import Times
+    from benchmarks.simulator.registry import Cost
+
+SIZES = (100, 1_000, 10_000)
+CONNECTS_PER_S = 500.0
+DESCRIPTORS_BESIDE = 500  # what a process opens besides the devices' connections
+NOTIFIED_GOAL_S, ENDED_GOAL_S = 60.0, 300.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fleet."""
+
+    devices: int
+    connected_s: float
+    notified_p50_s: float
+    notified_all_s: float
+    ended_all_s: float
+    finished_s: float
+    """When the rollout says so."""
+    active: int
+    refused: int
+    registry_mb: float
+    broker_mb: float
+    registry_cpu_s: float
+    broker_cpu_s: float
+    devices_cpu_s: float
+
+    @property
+    def missed(self) -> list[str]:
+        """The goals that this fleet misses."""
+        goals = {
+            "all notified": (self.notified_all_s, NOTIFIED_GOAL_S),
+            "all at an end": (self.ended_all_s, ENDED_GOAL_S),
+        }
+        return [
+            f"{self.devices} devices, {name}: {seconds:.0f} s, the goal is {goal:.0f} s"
+            for name, (seconds, goal) in goals.items()
+            if seconds > goal
+        ]
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--devices", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--processes", type=int, default=2, help="that simulate devices")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
+    options = parser.parse_args()
+    allow_descriptors(max(options.devices) + DESCRIPTORS_BESIDE)
+    rows = [measure(size, processes=options.processes) for size in options.devices]
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+    else:
+        print_table(rows)
+    missed = [sentence for row in rows for sentence in row.missed]
+    if missed:
+        print("missed: " + "; ".join(missed), file=sys.stderr)
+    return 1 if missed and options.strict else 0
+
+
+def allow_descriptors(wanted: int) -> None:
+    """Let this process and its children, the broker among them, open so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < wanted:
+        sys.exit(f"{wanted} open files are needed, and `ulimit -Hn` allows {hard}: raise it, or give fewer --devices")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+def measure(size: int, *, processes: int) -> Row:
+    """One fleet, from nothing."""
+    with tempfile.TemporaryDirectory(prefix="shoal-fleet-") as folder, Stack(Path(folder)) as stack:
+        registry = FleetRegistry(stack)
+        registry.prepare()
+        keys = list(registry.join(size).items())
+        plans = [
+            Plan(
+                registry.state.mqtt_url,
+                dict(keys[number::processes]),
+                connects_per_s=CONNECTS_PER_S / processes,
+                seed=number,
+            )
+            for number in range(processes)
+        ]
+        simulation = Simulation(plans)
+        began = time.monotonic()
+        simulation.start()
+        reached(simulation, lambda seen: seen.ever_connected == size, "all are connected", timeout_s=300)
+        connected_s = time.monotonic() - began
+        settle(registry, size)
+        return roll_out(registry, simulation, size, connected_s)
+
+
+def roll_out(registry: FleetRegistry, simulation: Simulation, size: int, connected_s: float) -> Row:
+    """Offer the version to everybody at once, and wait for the end."""
+    before, devices_before = registry.cost(), simulation.look().cpu_s
+    began = time.time()
+    # those that refuse for good must not stop the others here
+    request = RolloutRequest(model=MODEL, version=VERSION, options=RolloutOptions(max_failures=size))
+    rollout_id = registry.client.start_rollout(request).rollout_id
+    reached(simulation, lambda seen: seen.ended == size, "all are at an end", timeout_s=3 * ENDED_GOAL_S)
+    while registry.client.get_rollout(rollout_id).state in {RolloutState.PREPARING, RolloutState.RUNNING}:
+        time.sleep(0.5)
+    finished_s = time.time() - began
+    spent, devices_cpu_s = registry.cost().since(before), simulation.look().cpu_s - devices_before
+    return row_of(
+        simulation.stop(), spent, began=began, finished_s=finished_s, cpu_s=devices_cpu_s, ready_s=connected_s
+    )
+
+
+def row_of(
+    times: dict[str, Times], spent: Cost, *, began: float, finished_s: float, cpu_s: float, ready_s: float
+) -> Row:
+    """What was seen, in figures."""
+    notified = sorted(one.notified - began for one in times.values() if one.notified is not None)
+    registry = [name for name in spent.rss_mb if name not in {"mosquitto", "seaweedfs"}]
+    states = [one.state for one in times.values()]
+    return Row(
+        devices=len(times),
+        connected_s=ready_s,
+        notified_p50_s=notified[len(notified) // 2],
+        notified_all_s=notified[-1],
+        ended_all_s=max(one.ended - began for one in times.values() if one.ended is not None),
+        finished_s=finished_s,
+        active=states.count(DeploymentState.ACTIVE),
+        refused=states.count(DeploymentState.REJECTED),
+        registry_mb=sum(spent.rss_mb[name] for name in registry),
+        broker_mb=spent.rss_mb["mosquitto"],
+        registry_cpu_s=sum(spent.cpu_s[name] for name in registry),
+        broker_cpu_s=spent.cpu_s["mosquitto"],
+        devices_cpu_s=cpu_s,
+    )
+
+
+def settle(registry: FleetRegistry, size: int, *, timeout_s: float = 300.0) -> None:
+    """Wait until the registry knows that all of them are there."""
+    give_up_s = time.monotonic() + timeout_s
+    while (online := sum(device.presence == "online" for device in registry.client.list_devices())) < size:
+        if time.monotonic() > give_up_s:
+            sys.exit(f"after {timeout_s:.0f} s the registry knows of {online} of {size} devices that they are online")
+        time.sleep(1.0)
+
+
+def reached(simulation: Simulation, condition: Callable[[Seen], bool], what: str, *, timeout_s: float) -> None:
+    """Wait until the simulated devices have come so far."""
+    give_up_s = time.monotonic() + timeout_s
+    while not condition(seen := simulation.look()):
+        if time.monotonic() > give_up_s:
+            sys.exit(f"after {timeout_s:.0f} s still not: {what} ({seen})")
+        time.sleep(0.2)
+
+
+def print_table(rows: list[Row]) -> None:
+    """For people."""
+    print(f"{'devices':>8} {'connected':>10} {'notified':>9} {'all':>7} {'all ended':>10} {'finished':>9}", end="")
+    print(f" {'active':>7} {'refused':>8} {'registry':>9} {'broker':>8} {'CPU a device: registry, broker, itself':>42}")
+    for row in rows:
+        each = [1000 * seconds / row.devices for seconds in (row.registry_cpu_s, row.broker_cpu_s, row.devices_cpu_s)]
+        print(
+            f"{row.devices:>8} {row.connected_s:>8.1f} s {row.notified_p50_s:>7.1f} s {row.notified_all_s:>5.1f} s",
+            end="",
+        )
+        print(f" {row.ended_all_s:>8.1f} s {row.finished_s:>7.1f} s {row.active:>7} {row.refused:>8}", end="")
+        print(
+            f" {row.registry_mb:>6.0f} MB {row.broker_mb:>5.1f} MB {each[0]:>14.2f} {each[1]:>8.2f} {each[2]:>8.2f} ms"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""A real registry for simulated devices: one small model with its variant, and a fleet that has joined."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import psutil
+import sqlalchemy as sa
+import torch
+
+from edge_agent.probe.read import probe
+from edge_agent.protocol.profile import RuntimeName
+from server.client import RegistryClient
+from server.database import tables
+from server.database.connect import Database
+from server.fleet.secrets import hash_of, new_key
+from server.schemas.catalogue import PushForm
+from server.stack import stack_state
+
+if TYPE_CHECKING:
+    from examples.demo.stack import Stack
+    from server.stack import StackState
+
+MODEL, VERSION, PROFILE = "net", "1", "bench"
+BUILD_S = 120.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the processes of a registry have taken, by name."""
+
+    rss_mb: dict[str, float]
+    cpu_s: dict[str, float]
+
+    def since(self, before: Cost) -> Cost:
+        """The same memory, and only the time that came after."""
+        spent = {name: seconds - before.cpu_s.get(name, 0.0) for name, seconds in self.cpu_s.items()}
+        return Cost(self.rss_mb, spent)
+
+
+class FleetRegistry:
+    """`edge-registry up` with a fleet."""
+
+    def __init__(self, stack: Stack) -> None:
+        """Args: `stack`: the processes; its registry was not started yet."""
+        self._stack = stack
+        self.client = RegistryClient(stack.start_registry(SHOAL_TELEMETRY_INTERVAL_S="60"))
+
+    @property
+    def state(self) -> StackState:
+        """Addresses and process ids."""
+        state = stack_state(self._stack.data_dir)
+        assert state is not None
+        return state
+
+    def prepare(self) -> None:
+        """Push a model and build its variant."""
+        host = probe(data_dir=self._stack.data_dir, runtimes=(RuntimeName.LITERT,), name=PROFILE)
+        self.client.add_profile(host.model_copy(update={"threads": 1, "npu": None}))
+        network = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(600, 8)).astype(np.float32)
+        with torch.no_grad():
+            target = network(torch.from_numpy(features)).numpy()
+        with tempfile.TemporaryDirectory() as folder:
+            data = Path(folder) / "data.npz"
+            np.savez(data, features=features, target=target)
+            pushed = self.client.push_module(
+                Named(network),
+                (torch.zeros(2, 8),),
+                name=MODEL,
+                version=VERSION,
+                data=data,
+                form=PushForm.model_validate({"task": "regression", "metric": "r2"}),
+            )
+        self.client.wait_for_job(pushed.job_id, timeout_s=BUILD_S)
+        for job in self.client.build_variants(MODEL, VERSION, recipes=("float32",)):
+            self.client.wait_for_job(job.job_id, timeout_s=BUILD_S)
+
+    def join(self, count: int) -> dict[str, str]:
+        """Let devices join, in one transaction: how long that takes is not what is measured. Their keys by id."""
+        keys = {f"device-{number:05d}": new_key() for number in range(count)}
+        now = time.time()
+        rows = [
+            {
+                "device_id": device_id,
+                "profile": PROFILE,
+                "labels": {},
+                "key_sha256": hash_of(key),
+                "facts": {},
+                "joined_at": now,
+            }
+            for device_id, key in keys.items()
+        ]
+        database = Database(f"sqlite:///{self._stack.data_dir / 'registry.db'}")
+        with database.write() as connection:
+            connection.execute(sa.insert(tables.devices), rows)
+        database.close()
+        return keys
+
+    def cost(self) -> Cost:
+        """Memory and time until now."""
+        parts = {name: psutil.Process(one.pid) for name, one in self.state.processes.items()}
+        return Cost(
+            rss_mb={name: process.memory_info().rss / 1e6 for name, process in parts.items()},
+            cpu_s={name: sum(process.cpu_times()[:2]) for name, process in parts.items()},
+        )
+
+
+class Named(torch.nn.Module):
+    """A network whose input has a name."""
+
+    def __init__(self, layers: torch.nn.Module) -> None:
+        """Args: `layers`: the network."""
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(batch, 8) to (batch, 1)."""
+        answer: torch.Tensor = self.layers(features)
+        return answer
