@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SIZES = (100, 1_000, 10_000)
 CONNECTS_PER_S = 500.0
 DESCRIPTORS_BESIDE = 500  # what a process opens besides the devices' connections
+NOT_OURS = frozenset({"mosquitto", "seaweedfs"})
 NOTIFIED_GOAL_S, ENDED_GOAL_S = 60.0, 300.0
 
 
@@ -51,11 +52,10 @@ class Row:
     """When the rollout says so."""
     active: int
     refused: int
-    registry_mb: float
-    broker_mb: float
-    registry_cpu_s: float
-    broker_cpu_s: float
-    devices_cpu_s: float
+    rss_mb: dict[str, float]
+    """At the end, by process of the registry."""
+    cpu_s: dict[str, float]
+    """From the start of the rollout, by process; `devices` are the simulated ones."""
 
     @property
     def missed(self) -> list[str]:
@@ -145,7 +145,6 @@ def row_of(
 ) -> Row:
     """What was seen, in figures."""
     notified = sorted(one.notified - began for one in times.values() if one.notified is not None)
-    registry = [name for name in spent.rss_mb if name not in {"mosquitto", "seaweedfs"}]
     states = [one.state for one in times.values()]
     return Row(
         devices=len(times),
@@ -156,11 +155,8 @@ def row_of(
         finished_s=finished_s,
         active=states.count(DeploymentState.ACTIVE),
         refused=states.count(DeploymentState.REJECTED),
-        registry_mb=sum(spent.rss_mb[name] for name in registry),
-        broker_mb=spent.rss_mb["mosquitto"],
-        registry_cpu_s=sum(spent.cpu_s[name] for name in registry),
-        broker_cpu_s=spent.cpu_s["mosquitto"],
-        devices_cpu_s=cpu_s,
+        rss_mb=spent.rss_mb,
+        cpu_s={**spent.cpu_s, "devices": cpu_s},
     )
 
 
@@ -184,18 +180,20 @@ def reached(simulation: Simulation, condition: Callable[[Seen], bool], what: str
 
 def print_table(rows: list[Row]) -> None:
     """For people."""
-    print(f"{'devices':>8} {'connected':>10} {'notified':>9} {'all':>7} {'all ended':>10} {'finished':>9}", end="")
-    print(f" {'active':>7} {'refused':>8} {'registry':>9} {'broker':>8} {'CPU a device: registry, broker, itself':>42}")
+    print("devices  connected  notified: half, all  all ended  finished  active  refused  registry    broker")
     for row in rows:
-        each = [1000 * seconds / row.devices for seconds in (row.registry_cpu_s, row.broker_cpu_s, row.devices_cpu_s)]
         print(
-            f"{row.devices:>8} {row.connected_s:>8.1f} s {row.notified_p50_s:>7.1f} s {row.notified_all_s:>5.1f} s",
-            end="",
+            f"{row.devices:>7} {row.connected_s:>8.1f} s {row.notified_p50_s:>11.1f} {row.notified_all_s:>6.1f} s"
+            f" {row.ended_all_s:>8.1f} s {row.finished_s:>7.1f} s {row.active:>7} {row.refused:>8}"
+            f" {sum(mb for name, mb in row.rss_mb.items() if name not in NOT_OURS):>6.0f} MB"
+            f" {row.rss_mb['mosquitto']:>6.1f} MB"
         )
-        print(f" {row.ended_all_s:>8.1f} s {row.finished_s:>7.1f} s {row.active:>7} {row.refused:>8}", end="")
-        print(
-            f" {row.registry_mb:>6.0f} MB {row.broker_mb:>5.1f} MB {each[0]:>14.2f} {each[1]:>8.2f} {each[2]:>8.2f} ms"
-        )
+    print("\nmilliseconds of CPU for each device, from the start of the rollout to its end:")
+    names = sorted({name for row in rows for name in row.cpu_s})
+    print("devices " + " ".join(f"{name:>{max(8, len(name))}}" for name in names))
+    for row in rows:
+        each = {name: 1000 * row.cpu_s.get(name, 0.0) / row.devices for name in names}
+        print(f"{row.devices:>7} " + " ".join(f"{each[name]:>{max(8, len(name))}.2f}" for name in names))
 
 
 if __name__ == "__main__":

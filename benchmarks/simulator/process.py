@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import random
 import time
@@ -97,6 +98,7 @@ def fault_of(chance: random.Random) -> Fault | None:
 
 
 def _simulate(plan: Plan, pipe: Connection) -> None:
+    logging.disable(logging.WARNING)  # a cut connection is no news here
     loop, settings = Loop(), AgentSettings(keepalive_s=300, will_delay_s=30)
     rng = random.Random(plan.seed)  # noqa: S311  a simulation
     latencies = sketches(rng)

@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 # A tick of a large fleet takes long: rest four times as long, so that deciding never takes more than a fifth of a core.
 REST_FACTOR = 4.0
+# What is decided is published meanwhile: devices are told in batches, and thousands of them must not wait for ticks.
+RING_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +83,42 @@ class Controller:
         while not stop.is_set():
             pulse()
             began = time.monotonic()
-            try:
-                self.tick()
-            except (DatabaseUnavailableError, BrokerUnavailableError) as exc:
-                log.warning("%s", exc)
-            except LeaseLostError as exc:
-                log.warning("%s", exc)
-                self._term = None
-            except Exception:  # the top of the loop: one bad tick must not end the registry's only decider
-                log.exception("a tick failed; nothing of it was written")
-            stop.wait(max(self._pace.interval_s, REST_FACTOR * (time.monotonic() - began)))
+            self._guarded(self.tick)
+            self._rest(began + max(self._pace.interval_s, (1.0 + REST_FACTOR) * (time.monotonic() - began)), stop)
         self.resign()
+
+    def _rest(self, until_s: float, stop: threading.Event) -> None:
+        """Decide nothing until then, but go on telling what is decided, and show that this controller lives."""
+        while (left_s := until_s - time.monotonic()) > 0.0:
+            pause_s = RING_EVERY_S if self._doorbell.is_busy else self._pace.lease_s / 4
+            if stop.wait(min(left_s, pause_s)):
+                return
+            if self.leads and time.monotonic() < until_s:
+                self._guarded(self.tell)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (DatabaseUnavailableError, BrokerUnavailableError) as exc:
+            log.warning("%s", exc)
+        except LeaseLostError as exc:
+            log.warning("%s", exc)
+            self._term = None
+        except Exception:  # the top of the loop: one bad tick must not end the registry's only decider
+            log.exception("a tick failed; nothing of it was written")
+
+    def tell(self) -> None:
+        """Publish what is decided and was not published yet, note what the broker has acknowledged, keep the lease.
+
+        Raises:
+            LeaseLostError: another controller leads.
+            DatabaseUnavailableError: nothing was written; what was acknowledged is published again.
+        """
+        acknowledged = self._doorbell.take_acknowledged()
+        if acknowledged or self._is_half_over():
+            self._write(acknowledged, changed=False)
+        with self._database.read() as connection:
+            self._doorbell.ring(connection)
 
     def tick(self) -> None:
         """Look once, and do what is due.
@@ -107,9 +134,8 @@ class Controller:
             snapshot = None if quiet else self._decide(connection)
         news = self._manifests.fetch(snapshot.manifests, now=self._clock()) if snapshot else False
         acknowledged = self._doorbell.take_acknowledged()
-        half_over = self._clock() > self._until - self._pace.lease_s / 2
         changed = news or (snapshot is not None and snapshot.ledger.changed)
-        if acknowledged or half_over or changed:
+        if acknowledged or changed or self._is_half_over():
             self._write(acknowledged, changed=changed)
         if snapshot is not None and not changed:
             self._quiet.rest(now=self._clock())
@@ -126,6 +152,10 @@ class Controller:
         except DatabaseUnavailableError as exc:
             log.warning("the lease runs out by itself: %s", exc)
         self._term = None
+
+    def _is_half_over(self) -> bool:
+        """Whether it is time to prolong the lease."""
+        return self._clock() > self._until - self._pace.lease_s / 2
 
     def _take_over(self) -> bool:
         now = self._clock()

@@ -129,6 +129,7 @@ def controller(
     clock: Callable[[], float] = time.time,
     store: ObjectStore | None = None,
     name: str = "one",
+    pace: Pace | None = None,
 ) -> Controller:
     manifests = ManifestFiles(store or registry.store)
     return Controller(
@@ -138,7 +139,7 @@ def controller(
         doorbell=Doorbell(connection),
         intervals=INTERVALS,
         holder=name,
-        pace=Pace(lease_s=5.0),
+        pace=pace or Pace(lease_s=5.0),
         clock=clock,
     )
 
@@ -556,3 +557,23 @@ def test_controller_unreadable_rollout_holds_up_no_other(make_registry: Callable
         one = controller(registry, connection)
         tick_until(one, lambda: registry.state("good") == "finished")
     assert registry.state("bad") == ""
+
+
+def test_run_fleet_of_many_batches_is_told_without_waiting_for_ticks(
+    make_registry: Callable[[int], Registry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.rollouts.doorbell.BATCH", 2)
+    registry = make_registry(24)
+    registry.start("r1")
+    stop = threading.Event()
+    with linked(registry) as connection, Fleet(registry, obedient=False) as fleet:
+        one = controller(registry, connection, pace=Pace(interval_s=5.0))  # 12 batches: a minute, one in each tick
+        thread = threading.Thread(target=one.run, args=(stop,))
+        thread.start()
+        try:
+            wait_for(lambda: len(fleet.received) == 24)
+            wait_for(lambda: {row.published_generation for row in registry.rows(tables.desired)} == {1})
+        finally:
+            stop.set()
+            thread.join()
+    assert all(len(known) == 1 for known in fleet.received.values()), "nobody is told twice"
