@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -20,20 +19,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.simulator.process import Plan, Seen, Simulation
-from benchmarks.simulator.registry import MODEL, VERSION, FleetRegistry
+from benchmarks.simulator.process import Simulation, allow_descriptors, plans
+from benchmarks.simulator.registry import FleetRegistry
 from edge_agent.protocol.states import DeploymentState
 from examples.demo.stack import Stack
-from server.schemas.rollouts import RolloutOptions, RolloutRequest, RolloutState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from benchmarks.simulator.device import Times
     from benchmarks.simulator.registry import Cost
 
 SIZES = (100, 1_000, 10_000)
-CONNECTS_PER_S = 500.0
+CONNECT_S = 300.0  # patience
 DESCRIPTORS_BESIDE = 500  # what a process opens besides the devices' connections
 NOT_OURS = frozenset({"mosquitto", "seaweedfs"})
 NOTIFIED_GOAL_S, ENDED_GOAL_S = 60.0, 300.0
@@ -91,35 +87,17 @@ def main() -> int:
     return 1 if missed and options.strict else 0
 
 
-def allow_descriptors(wanted: int) -> None:
-    """Let this process and its children, the broker among them, open so many files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < wanted:
-        sys.exit(f"{wanted} open files are needed, and `ulimit -Hn` allows {hard}: raise it, or give fewer --devices")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-
-
 def measure(size: int, *, processes: int) -> Row:
     """One fleet, from nothing."""
     with tempfile.TemporaryDirectory(prefix="shoal-fleet-") as folder, Stack(Path(folder)) as stack:
         registry = FleetRegistry(stack)
         registry.prepare()
-        keys = list(registry.join(size).items())
-        plans = [
-            Plan(
-                registry.state.mqtt_url,
-                dict(keys[number::processes]),
-                connects_per_s=CONNECTS_PER_S / processes,
-                seed=number,
-            )
-            for number in range(processes)
-        ]
-        simulation = Simulation(plans)
+        simulation = Simulation(plans(registry.join(size), registry.state.mqtt_url, processes=processes))
         began = time.monotonic()
         simulation.start()
-        reached(simulation, lambda seen: seen.ever_connected == size, "all are connected", timeout_s=300)
+        simulation.wait(lambda seen: seen.connected == size, "all are connected", timeout_s=CONNECT_S)
         connected_s = time.monotonic() - began
-        settle(registry, size)
+        registry.wait_online(size, timeout_s=CONNECT_S)
         return roll_out(registry, simulation, size, connected_s)
 
 
@@ -128,11 +106,9 @@ def roll_out(registry: FleetRegistry, simulation: Simulation, size: int, connect
     before, devices_before = registry.cost(), simulation.look().cpu_s
     began = time.time()
     # those that refuse for good must not stop the others here
-    request = RolloutRequest(model=MODEL, version=VERSION, options=RolloutOptions(max_failures=size))
-    rollout_id = registry.client.start_rollout(request).rollout_id
-    reached(simulation, lambda seen: seen.ended == size, "all are at an end", timeout_s=3 * ENDED_GOAL_S)
-    while registry.client.get_rollout(rollout_id).state in {RolloutState.PREPARING, RolloutState.RUNNING}:
-        time.sleep(0.5)
+    rollout_id = registry.roll_out("1", max_failures=size)
+    simulation.wait(lambda seen: seen.ended == size, "all are at an end", timeout_s=3 * ENDED_GOAL_S)
+    registry.wait_finished(rollout_id)
     finished_s = time.time() - began
     spent, devices_cpu_s = registry.cost().since(before), simulation.look().cpu_s - devices_before
     return row_of(
@@ -158,24 +134,6 @@ def row_of(
         rss_mb=spent.rss_mb,
         cpu_s={**spent.cpu_s, "devices": cpu_s},
     )
-
-
-def settle(registry: FleetRegistry, size: int, *, timeout_s: float = 300.0) -> None:
-    """Wait until the registry knows that all of them are there."""
-    give_up_s = time.monotonic() + timeout_s
-    while (online := sum(device.presence == "online" for device in registry.client.list_devices())) < size:
-        if time.monotonic() > give_up_s:
-            sys.exit(f"after {timeout_s:.0f} s the registry knows of {online} of {size} devices that they are online")
-        time.sleep(1.0)
-
-
-def reached(simulation: Simulation, condition: Callable[[Seen], bool], what: str, *, timeout_s: float) -> None:
-    """Wait until the simulated devices have come so far."""
-    give_up_s = time.monotonic() + timeout_s
-    while not condition(seen := simulation.look()):
-        if time.monotonic() > give_up_s:
-            sys.exit(f"after {timeout_s:.0f} s still not: {what} ({seen})")
-        time.sleep(0.2)
 
 
 def print_table(rows: list[Row]) -> None:

@@ -61,9 +61,8 @@ class Fault(StrEnum):
 
 @dataclass(slots=True)
 class Times:
-    """When something was seen, in seconds since 1970; None: not yet."""
+    """When a new version was seen and had come to its end, in seconds since 1970; None: not yet."""
 
-    connected: float | None = None
     notified: float | None = None
     ended: float | None = None
     state: str = ""
@@ -99,6 +98,7 @@ class SimulatedDevice:
         self._loop, self._settings, self._latency = loop, settings, latency
         self._chance, self._fault = chance, fault
         self._memory, self.spool = Memory(), MemorySpool()
+        self._reports_before = 0
         self._life = 0  # what was begun before a reboot is not heard of after it
         self._transfers: dict[str, float] = {}  # by object: when it will be complete
         self._answers: dict[str, int] = {}  # by deployment that serves: its inferences
@@ -118,6 +118,15 @@ class SimulatedDevice:
     def connected(self) -> bool:
         """Whether the broker has it."""
         return self._on and self.connection.connected
+
+    def forget(self) -> None:
+        """Look anew for a new version, and count the reports of until now apart."""
+        self.times, self._reports_before = Times(), self.spool.taken
+
+    @property
+    def left_over(self) -> int:
+        """Reports of before the last `forget` that the registry has not acknowledged."""
+        return self.spool.waiting_up_to(self._reports_before)
 
     def _switch_on(self) -> None:
         self.core = DeviceCore(
@@ -151,7 +160,6 @@ class SimulatedDevice:
                 self._received(item, moment)
             case Connected():
                 self.connection.came_up(item, moment)
-                self.times.connected = self.times.connected or moment.unix_s
                 for sha256 in self._manifests:
                     self._asks.send(Ask(kind=AskKind.MANIFEST, sha256=sha256))
             case Disconnected():
@@ -174,8 +182,8 @@ class SimulatedDevice:
 
     def _desired(self, desired: Desired, moment: ev.Moment) -> None:
         self.connection.heard(moment)
-        if desired.deployments and self.times.notified is None:
-            self.times.notified = moment.unix_s
+        if any(not self.core.knows(wanted.deployment_id) for wanted in desired.deployments):
+            self.times.notified = self.times.notified or moment.unix_s
         self._event(ev.DesiredReceived(desired))
 
     def _reply(self, reply: Reply, correlation: bytes | None, moment: ev.Moment) -> None:
@@ -220,10 +228,12 @@ class SimulatedDevice:
 
     def _event(self, event: ev.Event) -> None:
         self._handle(self.core.handle(event, self._moment()))
+        if self.times.notified is None or self.times.ended is not None:
+            return
         for status in self.core.statuses():
-            if status.state in ENDED and (status.serving or status.state is not DeploymentState.ACTIVE):
-                self.times.ended = self.times.ended or time.time()
-                self.times.state = status.state
+            wanted = status.deployment_id in self.core.accepted.wanted
+            if wanted and status.state in ENDED and (status.serving or status.state is not DeploymentState.ACTIVE):
+                self.times.ended, self.times.state = time.time(), status.state
 
     def _handle(self, actions: list[ev.Action]) -> None:
         moment = self._moment()

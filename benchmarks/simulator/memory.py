@@ -59,6 +59,10 @@ class MemorySpool:
         """Reports that were ever put in."""
         return self._last
 
+    def waiting_up_to(self, number: int) -> int:
+        """Reports of the first so many that wait."""
+        return sum(one <= number for one in self._waiting)
+
     def add(self, report: TelemetryReport) -> None:
         """Take a report in; it gets its number here."""
         self._last += 1

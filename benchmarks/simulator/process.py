@@ -5,21 +5,30 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import random
+import resource
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from benchmarks.simulator.device import Fault, SimulatedDevice, Times, sketches
+from benchmarks.simulator.device import Fault, SimulatedDevice, sketches
 from benchmarks.simulator.loop import Loop
 from edge_agent.link.mqtt import parse_url
 from edge_agent.settings import AgentSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from multiprocessing.connection import Connection
 
+    from benchmarks.simulator.device import Times
+
+CONNECTS_PER_S = 500.0
+DESCRIPTORS_BESIDE = 500  # what a process opens besides the devices' connections
 TELL_EVERY_S = 0.5
 FAULTS = {Fault.LINK: 0.02, Fault.TRANSFER: 0.01, Fault.REBOOT: 0.01, Fault.SELF_TEST: 0.01}  # 5 % in all
+
+
+class SimulationError(Exception):
+    """The simulated devices do not come so far; one sentence says how far."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +48,11 @@ class Seen:
     """Counts of a process at a moment."""
 
     connected: int = 0
-    ever_connected: int = 0
     notified: int = 0
     ended: int = 0
     reports: int = 0
-    unacknowledged: int = 0
+    left_over: int = 0
+    """Reports of before the last `forget` that the registry has not acknowledged."""
     cpu_s: float = 0.0
 
 
@@ -71,8 +80,28 @@ class Simulation:
             while pipe.poll():
                 self._seen[number] = pipe.recv()
             if not process.is_alive():
-                raise RuntimeError("a process of simulated devices has ended")
+                raise SimulationError("a process of simulated devices has ended")
         return Seen(*(sum(getattr(one, name) for one in self._seen) for name in Seen.__dataclass_fields__))
+
+    def wait(self, condition: Callable[[Seen], bool], what: str, *, timeout_s: float) -> None:
+        """Wait until they have come so far.
+
+        Raises:
+            SimulationError: not in time.
+        """
+        give_up_s = time.monotonic() + timeout_s
+        while not condition(seen := self.look()):
+            if time.monotonic() > give_up_s:
+                raise SimulationError(f"after {timeout_s:.0f} s still not: {what} ({seen})")
+            time.sleep(0.1)
+
+    def forget(self) -> None:
+        """Count anew who is notified and at an end, from now on."""
+        for number, (_, pipe) in enumerate(self._children):
+            pipe.send("forget")
+            while pipe.recv() != "forgotten":
+                pass
+            self._seen[number] = Seen()
 
     def stop(self) -> dict[str, Times]:
         """End them; when each device saw what."""
@@ -85,6 +114,30 @@ class Simulation:
             process.join(30)
         self._children.clear()
         return times
+
+
+def plans(keys: Mapping[str, str], mqtt_url: str, *, processes: int, faulty: bool = True) -> list[Plan]:
+    """Divide devices (their keys by id) among processes."""
+    names, each_s = list(keys), CONNECTS_PER_S / processes
+    return [
+        Plan(mqtt_url, {name: keys[name] for name in names[number::processes]}, each_s, seed=number, faulty=faulty)
+        for number in range(processes)
+    ]
+
+
+def allow_descriptors(devices: int) -> None:
+    """Let this process and its children, the broker among them, open a connection for each device.
+
+    Raises:
+        SimulationError: the system does not allow that.
+    """
+    wanted = devices + DESCRIPTORS_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < wanted:
+        raise SimulationError(
+            f"{wanted} open files are needed, and `ulimit -Hn` allows {hard}: raise it, or take fewer devices"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def fault_of(chance: random.Random) -> Fault | None:
@@ -117,14 +170,15 @@ def _simulate(plan: Plan, pipe: Connection) -> None:
         )
         devices.append(device)
         loop.at(time.monotonic() + number / plan.connects_per_s, device.start)
-    tell_at_s = 0.0
-    while not (pipe.poll() and pipe.recv() == "stop"):
-        end_s = time.monotonic() + TELL_EVERY_S / 5
-        while time.monotonic() < end_s:
+    while (said := pipe.recv() if pipe.poll() else "") != "stop":
+        if said == "forget":
+            for device in devices:
+                device.forget()
+            pipe.send("forgotten")
+        tell_at_s = time.monotonic() + TELL_EVERY_S
+        while time.monotonic() < tell_at_s:
             loop.turn()
-        if time.monotonic() >= tell_at_s:
-            tell_at_s = time.monotonic() + TELL_EVERY_S
-            pipe.send(_seen(devices))
+        pipe.send(_seen(devices))
     pipe.send({device.device_id: device.times for device in devices})
 
 
@@ -132,10 +186,9 @@ def _seen(devices: list[SimulatedDevice]) -> Seen:
     times = [device.times for device in devices]
     return Seen(
         connected=sum(device.connected for device in devices),
-        ever_connected=sum(one.connected is not None for one in times),
         notified=sum(one.notified is not None for one in times),
         ended=sum(one.ended is not None for one in times),
         reports=sum(device.spool.taken for device in devices),
-        unacknowledged=sum(device.spool.count for device in devices),
+        left_over=sum(device.left_over for device in devices),
         cpu_s=time.process_time(),
     )

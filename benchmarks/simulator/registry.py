@@ -1,9 +1,12 @@
-"""A real registry for simulated devices: one small model with its variant, and a fleet that has joined."""
+"""A real registry for simulated devices: one small model in two versions, and a fleet that has joined."""
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +16,7 @@ import psutil
 import sqlalchemy as sa
 import torch
 
+from benchmarks.simulator.process import SimulationError
 from edge_agent.probe.read import probe
 from edge_agent.protocol.profile import RuntimeName
 from server.client import RegistryClient
@@ -20,13 +24,14 @@ from server.database import tables
 from server.database.connect import Database
 from server.fleet.secrets import hash_of, new_key
 from server.schemas.catalogue import PushForm
+from server.schemas.rollouts import RolloutOptions, RolloutRequest, RolloutState
 from server.stack import stack_state
 
 if TYPE_CHECKING:
     from examples.demo.stack import Stack
     from server.stack import StackState
 
-MODEL, VERSION, PROFILE = "net", "1", "bench"
+MODEL, VERSIONS, PROFILE = "net", ("1", "2"), "bench"
 BUILD_S = 120.0
 
 
@@ -59,12 +64,18 @@ class FleetRegistry:
         return state
 
     def prepare(self) -> None:
-        """Push a model and build its variant."""
+        """Push both versions and build their variants."""
         host = probe(data_dir=self._stack.data_dir, runtimes=(RuntimeName.LITERT,), name=PROFILE)
         self.client.add_profile(host.model_copy(update={"threads": 1, "npu": None}))
+        for version in VERSIONS:
+            self._push(version)
+            for job in self.client.build_variants(MODEL, version, recipes=("float32",)):
+                self.client.wait_for_job(job.job_id, timeout_s=BUILD_S)
+
+    def _push(self, version: str) -> None:
+        torch.manual_seed(int(version))
         network = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
-        rng = np.random.default_rng(0)
-        features = rng.normal(size=(600, 8)).astype(np.float32)
+        features = np.random.default_rng(0).normal(size=(600, 8)).astype(np.float32)
         with torch.no_grad():
             target = network(torch.from_numpy(features)).numpy()
         with tempfile.TemporaryDirectory() as folder:
@@ -74,13 +85,11 @@ class FleetRegistry:
                 Named(network),
                 (torch.zeros(2, 8),),
                 name=MODEL,
-                version=VERSION,
+                version=version,
                 data=data,
                 form=PushForm.model_validate({"task": "regression", "metric": "r2"}),
             )
         self.client.wait_for_job(pushed.job_id, timeout_s=BUILD_S)
-        for job in self.client.build_variants(MODEL, VERSION, recipes=("float32",)):
-            self.client.wait_for_job(job.job_id, timeout_s=BUILD_S)
 
     def join(self, count: int) -> dict[str, str]:
         """Let devices join, in one transaction: how long that takes is not what is measured. Their keys by id."""
@@ -102,6 +111,41 @@ class FleetRegistry:
             connection.execute(sa.insert(tables.devices), rows)
         database.close()
         return keys
+
+    def wait_online(self, count: int, *, timeout_s: float) -> None:
+        """Wait until the registry knows of so many devices that they are there."""
+        give_up_s = time.monotonic() + timeout_s
+        while (online := self.presences()["online"]) < count:
+            if time.monotonic() > give_up_s:
+                raise SimulationError(f"after {timeout_s:.0f} s the registry sees {online} of {count} devices online")
+            time.sleep(0.5)
+
+    def presences(self) -> Counter[str]:
+        """How many devices are online, offline, unknown."""
+        return Counter(device.presence for device in self.client.list_devices())
+
+    def roll_out(self, version: str, *, max_failures: int) -> str:
+        """Offer a version to everybody at once; the id of the rollout."""
+        options = RolloutOptions(max_failures=max_failures)
+        return self.client.start_rollout(RolloutRequest(model=MODEL, version=version, options=options)).rollout_id
+
+    def wait_finished(self, rollout_id: str) -> None:
+        """Wait until a rollout is at an end, however long that takes."""
+        while self.client.get_rollout(rollout_id).state in {RolloutState.PREPARING, RolloutState.RUNNING}:
+            time.sleep(0.5)
+
+    def sessions(self) -> dict[str, int]:
+        """The number of each device's latest session that the registry knows."""
+        states = tables.device_states.c
+        database = Database(f"sqlite:///{self._stack.data_dir / 'registry.db'}")
+        with database.read() as connection:
+            found = connection.execute(sa.select(states.device_id, states.session_counter)).all()
+        database.close()
+        return {row.device_id: row.session_counter for row in found}
+
+    def kill_broker(self) -> None:
+        """`kill -9`; `up` starts it again."""
+        os.kill(self.state.processes["mosquitto"].pid, signal.SIGKILL)
 
     def cost(self) -> Cost:
         """Memory and time until now."""
