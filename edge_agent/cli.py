@@ -79,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     _data_dir(start)
     start.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT|unix", help="where apps infer")
     start.add_argument("--transport", choices=("mqtt", "https"), default="mqtt", help="how models are fetched")
+    start.add_argument("--max-download-rate", type=_size, metavar="BYTES", help="a second, such as 200K")
+    start.add_argument("--metered", action="store_true", help="every byte costs: receive nothing unasked")
     start.add_argument("--storage-budget", type=_size, metavar="BYTES", help="for models, such as 200M")
     start.add_argument("--memory-budget", type=_size, metavar="BYTES", help="for runners, such as 256M")
     start.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting")
@@ -140,6 +142,8 @@ def _start(options: argparse.Namespace) -> int:
         "data_dir": (options.data_dir or default_data_dir()).absolute(),
         "listen": options.listen,
         "transport": options.transport,
+        "max_download_rate_bytes_s": options.max_download_rate,
+        "metered": options.metered,
         "storage_budget_bytes": options.storage_budget,
         "memory_budget_bytes": options.memory_budget,
     }

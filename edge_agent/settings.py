@@ -25,6 +25,8 @@ class AgentSettings(StrictWire):
     data_dir: Path = Field(default_factory=default_data_dir)
     listen: str = "127.0.0.1:8080"  # or "unix": no port, only the models' Unix sockets
     transport: Transport = Transport.MQTT
+    max_download_rate_bytes_s: Annotated[int | None, Field(ge=1024)] = None  # None: as fast as it comes
+    metered: bool = False  # every byte costs: nothing is received that was not asked for
     storage_budget_bytes: Annotated[Bytes | None, Field(gt=0)] = None  # None: the profile's, else half of what is free
     memory_budget_bytes: Annotated[Bytes | None, Field(gt=0)] = None  # None: what the machine has left
     spool_limit_bytes: Bytes = 16 << 20
@@ -35,7 +37,7 @@ class AgentSettings(StrictWire):
     reconnect_first_s: Seconds = 1.0
     reconnect_cap_s: Seconds = 60.0
     ask_interval_s: Seconds = 300.0  # silence after which the desired state is asked for again
-    first_pass_wait_s: Seconds = 2.0
+    first_pass_wait_s: Seconds = 0.5
     quiet_s: Seconds = 1.0
     answer_s: Seconds = 10.0
     ack_wait_s: Seconds = 60.0

@@ -86,6 +86,8 @@ AGENT_MEANINGS = {
     "data_dir": "everything the agent keeps; flag `--data-dir`",
     "listen": "where apps infer: `HOST:PORT`, or `unix` for the models' Unix sockets only; flag `--listen`",
     "transport": "how objects travel: `mqtt` or `https`; flag `--transport`",
+    "max_download_rate_bytes_s": "most that models may take of the network; none: all of it; flag `--max-download-rate`",
+    "metered": "every byte costs: nothing is received that was not asked for; flag `--metered`",
     "storage_budget_bytes": "for models; none: the profile's, else half of what is free; flag `--storage-budget`",
     "memory_budget_bytes": "for runners; none: what the machine has left; flag `--memory-budget`",
     "spool_limit_bytes": "telemetry kept while nobody acknowledges it; then the oldest goes",
@@ -96,7 +98,7 @@ AGENT_MEANINGS = {
     "reconnect_first_s": "first pause before connecting again; doubles",
     "reconnect_cap_s": "longest pause before connecting again",
     "ask_interval_s": "silence after which the desired state is asked for again",
-    "first_pass_wait_s": "how long to wait for the first block of a first pass",
+    "first_pass_wait_s": "how long to listen for a pass that serves everyone before asking",
     "quiet_s": "a pass is over when no block came for so long; then what is missing is asked for",
     "answer_s": "a question without an answer is asked again after this",
     "ack_wait_s": "telemetry that is not acknowledged is sent again after this",
@@ -168,7 +170,7 @@ were told when they joined.
 
 ## Agent
 
-Five have flags of their own (`edge-agent start --help`). The others: `edge-agent start ... --set NAME=VALUE`, as often
+Seven have flags of their own (`edge-agent start --help`). The others: `edge-agent start ... --set NAME=VALUE`, as often
 as needed.
 
 {agent}

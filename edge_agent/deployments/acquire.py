@@ -6,8 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_agent.backoff import Backoff
-from edge_agent.deployments.events import CancelTransfer, CollectGarbage, FetchManifest, StartTransfer, Unpack
-from edge_agent.deployments.records import FETCHING, FINAL_REASONS, UNFINISHED, DeploymentRecord
+from edge_agent.deployments.events import (
+    CancelTransfer,
+    CollectGarbage,
+    FetchManifest,
+    StartTransfer,
+    TransferFailed,
+    Unpack,
+)
+from edge_agent.deployments.records import FETCHING, FINAL_REASONS, NETWORK_REASONS, UNFINISHED, DeploymentRecord
 from edge_agent.protocol.profile import RuntimeName
 from edge_agent.protocol.states import DeploymentState, Reason
 
@@ -37,6 +44,7 @@ class Rules:
     runtimes: frozenset[RuntimeName] | None = None  # installed here; None: not known
     retry: Backoff = RETRY
     restart: Backoff = RESTART
+    try_limit: int = 10  # so many tries of the network, over half an hour, and a deployment is given up
     crash_limit: int = 4  # so many crashes within the window are a loop
     crash_window_s: float = 600.0
     self_test_limit: int = 3  # self-tests that may end in a crash before the variant is refused for good
@@ -83,11 +91,11 @@ class Acquisition:
         for record in waiting:
             self._proceed(record, manifest)
 
-    def manifest_failed(self, sha256: str, reason: Reason, detail: str) -> None:
+    def manifest_failed(self, sha256: str, reason: Reason, detail: str, *, again: bool) -> None:
         """A manifest can't be had."""
         for record in self.ledger.by_manifest(sha256):
             if record.state in FETCHING:
-                self.fail(record, reason, detail)
+                self.fail(record, reason, detail, again=again)
 
     def transfer_done(self, object_sha256: str, bytes_received: int) -> None:
         """Every block is on disk: unpack and verify."""
@@ -100,11 +108,12 @@ class Acquisition:
                 self._unpacking.add(sha256)
                 self.ledger.act(Unpack(sha256, manifest))
 
-    def transfer_failed(self, object_sha256: str, reason: Reason, detail: str, bytes_received: int) -> None:
+    def transfer_failed(self, event: TransferFailed) -> None:
         """The object can't be had now."""
-        self._transfers.discard(object_sha256)
-        for record, _ in self._users(object_sha256, DeploymentState.DOWNLOADING):
-            self.fail(record, reason, detail, bytes_received=record.bytes_received + bytes_received)
+        self._transfers.discard(event.object_sha256)
+        for record, _ in self._users(event.object_sha256, DeploymentState.DOWNLOADING):
+            received = record.bytes_received + event.bytes_received
+            self.fail(record, event.reason, event.detail, again=event.again, bytes_received=received)
 
     def unpacked(self, sha256: str) -> None:
         """A variant is installed."""
@@ -130,18 +139,40 @@ class Acquisition:
         detail: str,
         *,
         final: bool = False,
+        again: bool = True,
         self_test: SelfTestReport | None = None,
         bytes_received: int | None = None,
     ) -> None:
-        """Refuse for good, or try again later: the reason decides."""
+        """Refuse for good, try again later, or wait for a later desired state: the reason decides.
+
+        Args:
+            record: the deployment.
+            reason: why it failed.
+            detail: the same for people.
+            final: it is this variant that can't run here.
+            again: False: whoever was asked has refused, and would again.
+            self_test: what a self-test has measured.
+            bytes_received: the new total.
+        """
         changes: dict[str, object] = {"self_test": self_test or record.self_test}
         if bytes_received is not None:
             changes["bytes_received"] = bytes_received
         if final or reason in FINAL_REASONS:
             self.ledger.move(record, DeploymentState.REJECTED, reason=reason, detail=detail, **changes)
             return
+        if again and reason in NETWORK_REASONS and record.attempt + 1 >= self._rules.try_limit:
+            again, detail = False, f"given up after {record.attempt + 1} tries: {detail}"
         self.ledger.move(record, DeploymentState.FAILED, reason=reason, detail=detail, **changes)
-        self.schedule_retry(record)
+        if again:
+            self.schedule_retry(record)
+
+    def take_up_again(self) -> None:
+        """A later desired state still wants what was given up: begin to count anew."""
+        for record in list(self.ledger.records.values()):
+            if record.state is DeploymentState.FAILED and record.deployment_id not in self.retry_at:
+                fresh = record.model_copy(update={"attempt": 0})
+                self.ledger.put(fresh)
+                self.schedule_retry(fresh)
 
     def schedule_retry(self, record: DeploymentRecord) -> None:
         """Begin a failed deployment anew after a while."""
@@ -165,6 +196,9 @@ class Acquisition:
             return
         sha256 = manifest.object.sha256
         others = [r for r, _ in self._users(sha256, DeploymentState.DOWNLOADING) if r is not record]
+        others += [
+            r for r in self.ledger.by_manifest(record.wanted.manifest_sha256) if r.state is DeploymentState.QUEUED
+        ]
         if sha256 in self._transfers and not others:
             self._transfers.discard(sha256)
             self.ledger.act(CancelTransfer(sha256))

@@ -164,11 +164,11 @@ class DeviceCore:
             case ev.ManifestArrived():
                 acquisition.manifest_arrived(event.manifest_sha256, event.manifest)
             case ev.ManifestFailed():
-                acquisition.manifest_failed(event.manifest_sha256, event.reason, event.detail)
+                acquisition.manifest_failed(event.manifest_sha256, event.reason, event.detail, again=event.again)
             case ev.TransferDone():
                 acquisition.transfer_done(event.object_sha256, event.bytes_received)
             case ev.TransferFailed():
-                acquisition.transfer_failed(event.object_sha256, event.reason, event.detail, event.bytes_received)
+                acquisition.transfer_failed(event)
             case ev.Unpacked():
                 acquisition.unpacked(event.manifest_sha256)
             case ev.UnpackFailed():
@@ -242,6 +242,7 @@ class DeviceCore:
             ledger.act(ev.SetWindow(desired.telemetry_window_s))
         for wanted in fresh:
             self._acquisition.begin(ledger.records[wanted.deployment_id])
+        self._acquisition.take_up_again()
         self._acquisition.collect()
 
     def _is_fresh(self, record: DeploymentRecord | None, wanted: DesiredDeployment) -> bool:

@@ -56,6 +56,7 @@ class ManifestFailed:
     manifest_sha256: str
     reason: Reason
     detail: str = ""
+    again: bool = True  # False: the registry or the store has refused, and would again
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class TransferFailed:
     reason: Reason
     detail: str = ""
     bytes_received: int = 0
+    again: bool = True  # False: the registry or the store has refused, and would again
 
 
 @dataclass(frozen=True, slots=True)

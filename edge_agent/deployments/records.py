@@ -25,6 +25,8 @@ FINAL_REASONS = frozenset(
     }
 )
 
+# Every try of these costs the network and the registry, so there is an end to them.
+NETWORK_REASONS = frozenset({Reason.TRANSFER_FAILED, Reason.OBJECT_NOT_FOUND})
 # Its files are still to be fetched in these.
 FETCHING = frozenset({DeploymentState.QUEUED, DeploymentState.DOWNLOADING, DeploymentState.VERIFYING})
 

@@ -115,7 +115,7 @@ class Connection:
     def heard(self, moment: Moment) -> None:
         """The registry has said something: no need to ask for a while."""
         self._unanswered = 0
-        self._ask_at_s = moment.now_s + self._settings.ask_interval_s * (0.75 + 0.5 * self._chance())
+        self._ask_at_s = moment.now_s + self._settings.ask_interval_s * (0.75 + 0.25 * self._chance())
 
     def ask_desired(self, accepted: Accepted, moment: Moment) -> None:
         """Ask for the desired state after connecting and after a long silence."""

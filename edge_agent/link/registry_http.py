@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_ANSWER_BYTES = 16 << 20
+MAX_RETRY_AFTER_S = 600.0
 
 
 class RegistryUnreachableError(EdgeAgentError):
@@ -28,9 +29,10 @@ class RegistryRefusedError(EdgeAgentError):
 
     code = "registry_refused"
 
-    def __init__(self, message: str, *, status: int) -> None:
+    def __init__(self, message: str, *, status: int, retry_after_s: float = 0.0) -> None:
         super().__init__(message)
         self.status = status
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,20 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+
+
+def is_passing(status: int) -> bool:
+    """Whether the same request may be answered otherwise later; every other status of 400 or more is final."""
+    return status >= http.client.INTERNAL_SERVER_ERROR or status in (
+        http.client.REQUEST_TIMEOUT,
+        http.client.TOO_MANY_REQUESTS,
+    )
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """What `Retry-After` asks for, within reason; 0 where it says nothing, or a date: not every device has the time."""
+    text = headers.get("retry-after", "").strip()
+    return min(float(text), MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
 
 
 def connect(url: str, *, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
@@ -81,9 +97,16 @@ def request(
         connection.close()
     if len(content) > MAX_ANSWER_BYTES:
         raise RegistryRefusedError(f"the registry's answer is larger than {MAX_ANSWER_BYTES} bytes", status=502)
+    answer_headers = lowered(response)
     if response.status >= http.client.BAD_REQUEST:
-        raise RegistryRefusedError(_words(content, response.status), status=response.status)
-    return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, content)
+        wait_s = retry_after_s(answer_headers)
+        raise RegistryRefusedError(_words(content, response.status), status=response.status, retry_after_s=wait_s)
+    return Answer(response.status, answer_headers, content)
+
+
+def lowered(response: http.client.HTTPResponse) -> dict[str, str]:
+    """The headers of a response, by their names in small letters."""
+    return {name.lower(): value for name, value in response.getheaders()}
 
 
 def request_json(method: str, url: str, *, document: object) -> dict[str, Any]:

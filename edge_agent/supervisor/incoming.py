@@ -104,7 +104,9 @@ class Incoming:
         parsed = topics.parse(message.topic)
         if isinstance(parsed, ParsedBlockTopic):
             if parsed.device in (None, self._device_id):
-                self._event(self._transfers.block(parsed.sha256, parsed.block, message.payload, now_s=moment.now_s))
+                private = parsed.device is not None
+                payload, now_s = message.payload, moment.now_s
+                self._event(self._transfers.block(parsed.sha256, parsed.block, payload, now_s=now_s, private=private))
             else:
                 self._complaints.add("mqtt.other_device", f"a block for another device came on {message.topic[:200]}")
             return

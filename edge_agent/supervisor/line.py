@@ -98,8 +98,7 @@ class Line:
     def tick(self, moment: Moment) -> Sequence[Event]:
         """Do what is due now, and tell what has come of it."""
         self.connection.tick(moment)
-        self.manifests.tick(moment.now_s)
-        return self.transfers.tick(moment.now_s)
+        return [*self.manifests.tick(moment.now_s), *self.transfers.tick(moment.now_s)]
 
     def close(self, moment: Moment) -> None:
         """Leave in good order; what still comes in is lost, and the transfers go on after the next start."""

@@ -1,23 +1,22 @@
-"""An object that is being fetched: its bytes at their offsets, and which blocks are there."""
+"""An object that is being fetched: its bytes at their offsets, and which blocks are there.
+
+No list of them is kept: what is on the disk is hashed before it is believed, so a kill loses no block that was written.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import os
 from typing import TYPE_CHECKING
 
 from edge_agent.errors import EdgeAgentError
-from edge_agent.protocol import bitmap
 from edge_agent.protocol.states import Reason
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from edge_agent.protocol.manifest import ObjectDescriptor
-
-BITMAP_EVERY_BLOCKS = 32  # 2 MiB at 64 KiB a block: what a crash makes the device fetch again, at most
 
 
 class DiskFullError(EdgeAgentError):
@@ -28,7 +27,7 @@ class DiskFullError(EdgeAgentError):
 
 
 class BlockFile:
-    """`transfers/<sha256>/data` and `blocks`. A block counts only after its hash was seen to be right.
+    """`transfers/<sha256>/data`. A block counts only after its hash was seen to be right.
 
     Raises:
         DiskFullError: there is no room; from the constructor and from `write`.
@@ -39,19 +38,17 @@ class BlockFile:
         self.data_path = folder / "data"
         self.received_bytes = 0  # over the network, repeated and wrong blocks included
         self.wrong_blocks = 0
-        self._bitmap_path = folder / "blocks"
-        self._unsaved = 0
         folder.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.data_path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if os.fstat(self._file).st_size != descriptor.size_bytes:
+            found_bytes = os.fstat(self._file).st_size
+            if found_bytes != descriptor.size_bytes:
                 os.ftruncate(self._file, descriptor.size_bytes)
             os.posix_fallocate(self._file, 0, descriptor.size_bytes)  # no room shows now, not after an hour
+            self._present = self._verified_from_disk() if found_bytes else set()
         except OSError as exc:
             os.close(self._file)
             raise _translated(exc) from exc
-        self._present = self._verified_from_disk()
-        self.resumed_blocks = len(self._present)
 
     @property
     def complete(self) -> bool:
@@ -80,42 +77,26 @@ class BlockFile:
             return False
         try:
             os.pwrite(self._file, payload, start)
-            self._present.add(index)
-            self._unsaved += 1
-            if self._unsaved >= BITMAP_EVERY_BLOCKS:
-                self.save()
         except OSError as exc:
             raise _translated(exc) from exc
+        self._present.add(index)
         return True
 
-    def save(self) -> None:
-        """Remember which blocks are there; a hint only, they are hashed again before they are believed."""
-        if not self._unsaved:
-            return
-        aside = self._bitmap_path.with_name(".blocks.new")
-        aside.write_bytes(bitmap.pack(self._present, count=self.descriptor.block_count))
-        aside.replace(self._bitmap_path)
-        self._unsaved = 0
-
     def close(self) -> None:
-        """Save and let go of the file; where nothing can be saved, blocks are fetched again."""
-        if self._file < 0:
-            return
-        with contextlib.suppress(OSError):
-            self.save()
-        os.close(self._file)
-        self._file = -1
+        """Let go of the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def _verified_from_disk(self) -> set[int]:
-        try:
-            claimed = bitmap.unpack(self._bitmap_path.read_bytes(), count=self.descriptor.block_count)
-        except OSError:
-            return set()
+        zeros = bytes(self.descriptor.block_bytes)  # as what was never written reads: not hashed block by block
+        zeros_sha256 = hashlib.sha256(zeros).hexdigest()
         present = set()
-        for index in claimed:
+        for index, expected in enumerate(self.descriptor.block_sha256):
             start, length = self.descriptor.block_span(index)
             block = os.pread(self._file, length, start)
-            if hashlib.sha256(block).hexdigest() == self.descriptor.block_sha256[index]:
+            actual = zeros_sha256 if block == zeros else hashlib.sha256(block).hexdigest()
+            if actual == expected:
                 present.add(index)
         return present
 

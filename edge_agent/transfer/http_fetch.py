@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +21,11 @@ if TYPE_CHECKING:
     from edge_agent.link.identity import Identity
     from edge_agent.link.inbox import Inbox
     from edge_agent.protocol.manifest import ObjectDescriptor
+    from edge_agent.transfer.pace import Pace
 
 TIMEOUT_S = 30.0
+# What the kernel takes ahead of a limited pass. Without a limit it takes what it likes, up to megabytes.
+LIMITED_RECEIVE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,16 @@ class BlockFetched:
 
 @dataclass(frozen=True, slots=True)
 class PassEnded:
-    """Every missing block was tried once, or the connection ended before. `reason` None: try again what is missing."""
+    """Every missing block was tried once, or the connection ended before.
+
+    `reason` None: try again what is missing, not before `retry_after_s`, with `url` if there is one that is good.
+    """
 
     object_sha256: str
     reason: Reason | None = None
     detail: str = ""
+    url: str | None = None
+    retry_after_s: float = 0.0
 
 
 class _RefusedError(EdgeAgentError):
@@ -48,6 +59,14 @@ class _RefusedError(EdgeAgentError):
 
 class _ExpiredError(EdgeAgentError):
     """The presigned URL is not accepted (any more)."""
+
+
+class _BusyError(EdgeAgentError):
+    """The store or the registry can't now."""
+
+    def __init__(self, detail: str, *, retry_after_s: float) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
 
 
 def runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -64,78 +83,113 @@ def runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 class HttpPass(threading.Thread):
-    """One pass over the missing blocks of an object."""
+    """One pass over the missing blocks of an object.
+
+    Args:
+        identity: who asks, and where for a presigned URL.
+        descriptor: the object.
+        missing: its blocks to fetch, ascending.
+        inbox: takes `BlockFetched`, and at the end `PassEnded`.
+        pace: the limit of this device.
+        url: a presigned URL that an earlier pass has left.
+    """
 
     def __init__(
-        self, identity: Identity, descriptor: ObjectDescriptor, missing: Sequence[int], *, inbox: Inbox
+        self,
+        identity: Identity,
+        descriptor: ObjectDescriptor,
+        missing: Sequence[int],
+        *,
+        inbox: Inbox,
+        pace: Pace,
+        url: str | None = None,
     ) -> None:
         super().__init__(name="https", daemon=True)
         self._identity, self._descriptor, self._missing, self._inbox = identity, descriptor, list(missing), inbox
+        self._pace, self._url = pace, url
         self._cancelled = threading.Event()
+        self._socket: socket.socket | None = None
 
     def cancel(self) -> None:
-        """Stop after the block at hand."""
+        """Stop now, even where the thread waits for the network."""
         self._cancelled.set()
+        if (line := self._socket) is not None:  # read once: the other thread replaces it
+            with contextlib.suppress(OSError):  # it is closed already
+                line.shutdown(socket.SHUT_RDWR)
 
     def run(self) -> None:
         """Fetch; the last thing put into the inbox is `PassEnded`."""
         sha256 = self._descriptor.sha256
         try:
             self._fetch_all()
-            ended = PassEnded(sha256)
+            ended = PassEnded(sha256, url=self._url)
         except _RefusedError as exc:
             ended = PassEnded(sha256, exc.reason, str(exc))
+        except _BusyError as exc:
+            ended = PassEnded(sha256, None, str(exc), self._url, exc.retry_after_s)
         except Exception as exc:  # noqa: BLE001  top of this thread: a pass that never ends would hold its transfer for ever
-            ended = PassEnded(sha256, None, f"{type(exc).__name__}: {exc}")
+            ended = PassEnded(sha256, None, f"{type(exc).__name__}: {exc}", self._url)
         if not self._cancelled.is_set():
             self._inbox.put(ended)
 
     def _fetch_all(self) -> None:
-        url = self._presigned_url()
         for run in runs(self._missing):
             if self._cancelled.is_set():
                 return
-            try:
-                self._fetch_run(url, *run)
-            except _ExpiredError:
-                url = self._presigned_url()
+            if self._url is not None:
                 try:
-                    self._fetch_run(url, *run)
-                except _ExpiredError as exc:
-                    raise _RefusedError(Reason.TRANSFER_FAILED, f"the store refuses a fresh URL: {exc}") from exc
+                    self._fetch_run(self._url, *run)
+                except _ExpiredError:
+                    self._url = None
+                else:
+                    continue
+            try:
+                self._fetch_run(self._presigned_url(), *run)
+            except _ExpiredError as exc:
+                raise _RefusedError(Reason.TRANSFER_FAILED, f"the store refuses a fresh URL: {exc}") from exc
 
     def _fetch_run(self, url: str, first: int, last: int) -> None:
         start, _ = self._descriptor.block_span(first)
         last_start, last_length = self._descriptor.block_span(last)
         connection, path = registry_http.connect(url, timeout_s=TIMEOUT_S)
         try:
+            self._connect(connection)
             connection.request("GET", path, headers={"Range": f"bytes={start}-{last_start + last_length - 1}"})
             response = connection.getresponse()
-            if response.status in (http.client.FORBIDDEN, http.client.UNAUTHORIZED):
-                raise _ExpiredError(f"status {response.status}")
-            if http.client.BAD_REQUEST <= response.status < http.client.INTERNAL_SERVER_ERROR:
-                gone = response.status in (http.client.NOT_FOUND, http.client.GONE)
-                reason = Reason.OBJECT_NOT_FOUND if gone else Reason.TRANSFER_FAILED
-                raise _RefusedError(reason, f"the store answered with status {response.status}")
+            _require_content(response)
+            self._url = url
             if response.status == http.client.OK:
                 _skip(response, start)  # a server without ranges
-            elif response.status != http.client.PARTIAL_CONTENT:
-                raise http.client.HTTPException(f"the store answered with status {response.status}")
             for index in range(first, last + 1):
-                if self._cancelled.is_set():
+                if self._cancelled.wait(self._pace.wait_s(time.monotonic())):
                     return
-                _, length = self._descriptor.block_span(index)
-                self._inbox.put(BlockFetched(self._descriptor.sha256, index, response.read(length)))
+                self._take(response, index)
         finally:
             connection.close()
+
+    def _connect(self, connection: http.client.HTTPConnection) -> None:
+        connection.connect()
+        self._socket = connection.sock
+        if self._pace.limited:
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LIMITED_RECEIVE_BYTES)
+        if self._cancelled.is_set():  # before there was a socket to shut down
+            raise http.client.HTTPException("cancelled")
+
+    def _take(self, response: http.client.HTTPResponse, index: int) -> None:
+        _, length = self._descriptor.block_span(index)
+        payload = response.read(length)
+        self._pace.charge(len(payload), time.monotonic())
+        if len(payload) < length:
+            raise http.client.HTTPException(f"the answer ended within block {index}")
+        self._inbox.put(BlockFetched(self._descriptor.sha256, index, payload))
 
     def _presigned_url(self) -> str:
         url = f"{self._identity.registry_url}/v1/device/objects/{self._descriptor.sha256}"
         try:
             answer = registry_http.request("GET", url, headers={"Authorization": self._identity.authorization})
         except registry_http.RegistryRefusedError as exc:
-            if exc.status >= http.client.INTERNAL_SERVER_ERROR or exc.status == http.client.TOO_MANY_REQUESTS:
-                raise
+            if registry_http.is_passing(exc.status):
+                raise _BusyError(str(exc), retry_after_s=exc.retry_after_s) from exc
             reasons = {
                 http.client.NOT_FOUND: Reason.OBJECT_NOT_FOUND,
                 http.client.GONE: Reason.OBJECT_GONE,
@@ -147,6 +201,21 @@ class HttpPass(threading.Thread):
             return str(json.loads(answer.body)["url"])
         except (ValueError, KeyError, TypeError) as exc:
             raise http.client.HTTPException("the registry's answer names no URL") from exc
+
+
+def _require_content(response: http.client.HTTPResponse) -> None:
+    """Pass if bytes of the object follow; else say what to do about it."""
+    status, words = response.status, f"the store answered with status {response.status}"
+    if status in (http.client.OK, http.client.PARTIAL_CONTENT):
+        return
+    if status == http.client.FORBIDDEN:
+        raise _ExpiredError(words)
+    if registry_http.is_passing(status):
+        raise _BusyError(words, retry_after_s=registry_http.retry_after_s(registry_http.lowered(response)))
+    if status < http.client.BAD_REQUEST:
+        raise http.client.HTTPException(words)
+    gone = status in (http.client.NOT_FOUND, http.client.GONE)
+    raise _RefusedError(Reason.OBJECT_NOT_FOUND if gone else Reason.TRANSFER_FAILED, words)
 
 
 def _skip(response: http.client.HTTPResponse, count: int) -> None:

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from edge_agent.link.inbox import Inbox
     from edge_agent.storage.variants import VariantFolders
 
-_GONE, _NOT_FOUND, _TOO_MANY_REQUESTS, _SERVER_ERROR = 410, 404, 429, 500
+_GONE, _NOT_FOUND = 410, 404
 HTTPS_AGAIN = Backoff(first_s=1.0, cap_s=60.0)
-HTTPS_ATTEMPTS = 5  # without an answer, after which the deployment has failed for now
+FRUITLESS_LIMIT = 8  # tries of a device that is online, after which the deployment has failed for now
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,13 @@ class ManifestText:
     reason: Reason = Reason.NONE
     detail: str = ""
     passing: bool = False  # nobody answered, or the registry could not: asking again may help
+    retry_after_s: float = 0.0
 
 
 @dataclass(slots=True)
 class _Waiting:
     ask_at_s: float | None  # None: an HTTPS request is under way
-    attempt: int = 0
+    fruitless: int = 0
 
 
 def read_manifest(manifest_sha256: str, text: bytes) -> ManifestArrived | ManifestFailed:
@@ -110,9 +111,8 @@ class ManifestFetches:
             if isinstance(event, ManifestArrived):
                 self._texts[manifest_sha256] = kept
                 return event
-        self._waiting[manifest_sha256] = _Waiting(ask_at_s=now_s)
-        self.tick(now_s)
-        return None
+        self._waiting[manifest_sha256] = waiting = _Waiting(ask_at_s=now_s)
+        return self._ask(manifest_sha256, waiting, now_s)
 
     def text_of(self, manifest_sha256: str) -> bytes | None:
         """The bytes of a manifest that has arrived, until they are forgotten: a disk that was full takes them later."""
@@ -123,25 +123,17 @@ class ManifestFetches:
         for sha256 in [sha256 for sha256 in self._texts if sha256 not in except_of]:
             del self._texts[sha256]
 
-    def tick(self, now_s: float) -> None:
-        """Ask for what is due."""
-        for sha256, waiting in self._waiting.items():
-            if waiting.ask_at_s is None or now_s < waiting.ask_at_s:
-                continue
-            if self._over_https:
-                waiting.attempt, waiting.ask_at_s = waiting.attempt + 1, None
-                threading.Thread(target=self._fetch_https, args=(sha256,), name="manifest", daemon=True).start()
-                continue
-            if self._asks.send(Ask(kind=AskKind.MANIFEST, sha256=sha256)):
-                waiting.attempt += 1
-            waiting.ask_at_s = now_s + self._answer_s + ASK_AGAIN.delay_s(waiting.attempt, self._chance())
+    def tick(self, now_s: float) -> list[ManifestFailed]:
+        """Ask for what is due, and tell what was asked for too often."""
+        due = [(sha256, one) for sha256, one in self._waiting.items() if one.ask_at_s is not None]
+        asked = [self._ask(sha256, one, now_s) for sha256, one in due if now_s >= (one.ask_at_s or 0.0)]
+        return [failed for failed in asked if failed is not None]
 
     def connected(self, now_s: float) -> None:
         """The connection is new: what was asked before may be lost."""
         for waiting in self._waiting.values():
             if waiting.ask_at_s is not None:
                 waiting.ask_at_s = now_s
-        self.tick(now_s)
 
     def answered(self, sha256: str, reply: Reply, *, now_s: float) -> ManifestArrived | ManifestFailed | None:
         """The registry has answered."""
@@ -149,28 +141,45 @@ class ManifestFetches:
         if waiting is None:
             return None
         if reply.status in (ReplyStatus.SLOW_DOWN, ReplyStatus.UNAVAILABLE):
-            wait_s = max(reply.retry_after_s, ASK_AGAIN.delay_s(waiting.attempt, self._chance()))
+            wait_s = max(reply.retry_after_s, ASK_AGAIN.delay_s(waiting.fruitless, self._chance()))
             waiting.ask_at_s = now_s + wait_s * (1.0 + self._chance())
             return None
         del self._waiting[sha256]
         if reply.status is ReplyStatus.OK and reply.manifest is not None:
             return self.arrived(ManifestText(sha256, reply.manifest.encode()), now_s=now_s)
         reason = Reason.OBJECT_GONE if reply.status is ReplyStatus.GONE else Reason.OBJECT_NOT_FOUND
-        return ManifestFailed(sha256, reason, reply.detail or "the registry has no such manifest")
+        return ManifestFailed(sha256, reason, reply.detail or "the registry has no such manifest", again=False)
 
     def arrived(self, found: ManifestText, *, now_s: float) -> ManifestArrived | ManifestFailed | None:
         """What the network gave; None when it is asked again later."""
         waiting = self._waiting.pop(found.manifest_sha256, None)
-        if found.passing and waiting is not None and waiting.attempt < HTTPS_ATTEMPTS:
-            waiting.ask_at_s = now_s + HTTPS_AGAIN.delay_s(waiting.attempt, self._chance())
+        if found.passing and waiting is not None and waiting.fruitless < FRUITLESS_LIMIT:
+            # without a network it is nobody's fault: the last try is never reached
+            waiting.fruitless = min(waiting.fruitless + 1, FRUITLESS_LIMIT - (not self._asks.connected))
+            wait_s = found.retry_after_s * (1.0 + self._chance())
+            waiting.ask_at_s = now_s + max(wait_s, HTTPS_AGAIN.delay_s(waiting.fruitless, self._chance()))
             self._waiting[found.manifest_sha256] = waiting
             return None
         if found.text is None:
-            return ManifestFailed(found.manifest_sha256, found.reason, found.detail)
+            return ManifestFailed(found.manifest_sha256, found.reason, found.detail, again=found.passing)
         event = read_manifest(found.manifest_sha256, found.text)
         if isinstance(event, ManifestArrived):
             self._texts[found.manifest_sha256] = found.text
         return event
+
+    def _ask(self, sha256: str, waiting: _Waiting, now_s: float) -> ManifestFailed | None:
+        if self._over_https:
+            waiting.ask_at_s = None
+            threading.Thread(target=self._fetch_https, args=(sha256,), name="manifest", daemon=True).start()
+            return None
+        if waiting.fruitless >= FRUITLESS_LIMIT:
+            del self._waiting[sha256]
+            detail = f"the registry has not sent the manifest, asked {FRUITLESS_LIMIT} times"
+            return ManifestFailed(sha256, Reason.TRANSFER_FAILED, detail)
+        if self._asks.send(Ask(kind=AskKind.MANIFEST, sha256=sha256)):
+            waiting.fruitless += 1
+        waiting.ask_at_s = now_s + self._answer_s + ASK_AGAIN.delay_s(waiting.fruitless, self._chance())
+        return None
 
     def _fetch_https(self, sha256: str) -> None:
         url = f"{self._identity.registry_url}/v1/device/manifests/{sha256}"
@@ -181,8 +190,8 @@ class ManifestFetches:
         except RegistryRefusedError as exc:
             reasons = {_NOT_FOUND: Reason.OBJECT_NOT_FOUND, _GONE: Reason.OBJECT_GONE}
             reason = reasons.get(exc.status, Reason.TRANSFER_FAILED)
-            passing = exc.status >= _SERVER_ERROR or exc.status == _TOO_MANY_REQUESTS
-            self._inbox.put(ManifestText(sha256, None, reason, str(exc), passing=passing))
+            passing, wait_s = registry_http.is_passing(exc.status), exc.retry_after_s
+            self._inbox.put(ManifestText(sha256, None, reason, str(exc), passing=passing, retry_after_s=wait_s))
         except Exception as exc:  # noqa: BLE001  top of this thread: without a word from it nobody would ask again
             detail = f"{type(exc).__name__}: {exc}"
             self._inbox.put(ManifestText(sha256, None, Reason.TRANSFER_FAILED, detail, passing=True))

@@ -11,8 +11,9 @@ from edge_agent.protocol import bitmap, topics
 from edge_agent.protocol.messages import Ask, AskKind, Reply
 from edge_agent.protocol.states import Reason
 from edge_agent.transfer.blocks import BlockFile, DiskFullError
-from edge_agent.transfer.fetch import BlockFetch
+from edge_agent.transfer.fetch import BlockFetch, FetchFailure
 from edge_agent.transfer.http_fetch import HttpPass, PassEnded
+from edge_agent.transfer.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from edge_agent.settings import AgentSettings
 
 PASS_AGAIN = Backoff(first_s=1.0, cap_s=60.0)
-FRUITLESS_PASSES = 5  # passes without one new block after which the transfer has failed
+FRUITLESS_PASSES = (
+    8  # without one new block, of a device that is online: over two minutes, then the transfer has failed
+)
 TransferEvent = TransferDone | TransferFailed
 
 
@@ -36,13 +39,18 @@ class _Transfer:
     blocks: BlockFile
     fetch: BlockFetch | None = None  # over MQTT
     http: HttpPass | None = None  # the pass under way, over HTTPS
+    url: str | None = None  # presigned, and good when it was used last
     pass_at_s: float | None = None
     fruitless: int = 0
     new_in_pass: int = field(default=0)
 
 
 class Transfers:
-    """Every object that is being fetched."""
+    """Every object that is being fetched.
+
+    A device that is metered or limited never listens to the pass for all: it would pay for what it has already, at a
+    pace that is not its own. It asks for itself, for no more at a time than its limit lets come in a second.
+    """
 
     def __init__(
         self,
@@ -58,6 +66,8 @@ class Transfers:
         self._settings, self._identity, self._link, self._asks = settings, identity, link, asks
         self._inbox, self._over_https, self._chance = inbox, over_https, chance
         self._transfers: dict[str, _Transfer] = {}
+        self._pace = Pace(settings.max_download_rate_bytes_s)
+        self._shared = not (over_https or settings.metered or self._pace.limited)
         self.wrong_blocks = 0
 
     def start(self, folder: Path, manifest_sha256: str, manifest: VariantManifest, *, now_s: float) -> None:
@@ -78,12 +88,12 @@ class Transfers:
         settings = self._settings
         transfer.fetch = BlockFetch(
             now_s=now_s,
-            listen_s=settings.first_pass_wait_s,
+            listen_s=settings.first_pass_wait_s if self._shared else 0.0,
             quiet_s=settings.quiet_s,
             answer_s=settings.answer_s,
             chance=self._chance,
         )
-        self._link.subscribe(topics.broadcast_blocks(sha256), qos=0)
+        self._listen(sha256)
 
     def cancel(self, object_sha256: str) -> None:
         """Stop; what is on disk stays."""
@@ -94,7 +104,7 @@ class Transfers:
         transfer.blocks.close()
         if transfer.http is not None:
             transfer.http.cancel()
-        if transfer.fetch is not None:
+        if transfer.fetch is not None and self._shared:
             self._link.unsubscribe(topics.broadcast_blocks(object_sha256))
 
     def close(self) -> None:
@@ -106,11 +116,16 @@ class Transfers:
         """The connection is new: listen again."""
         for sha256, transfer in self._transfers.items():
             if transfer.fetch is not None:
-                self._link.subscribe(topics.broadcast_blocks(sha256), qos=0)
+                self._listen(sha256)
                 transfer.fetch.connected(now_s)
+            elif transfer.pass_at_s is not None:
+                wait_s = self._settings.quiet_s * self._chance()
+                transfer.pass_at_s = min(transfer.pass_at_s, now_s + wait_s)
 
-    def block(self, object_sha256: str, index: int, payload: bytes, *, now_s: float) -> TransferFailed | None:
-        """A block has come, over whatever way."""
+    def block(
+        self, object_sha256: str, index: int, payload: bytes, *, now_s: float, private: bool = False
+    ) -> TransferFailed | None:
+        """A block has come, over whatever way; `private`: over MQTT, for this device alone."""
         transfer = self._transfers.get(object_sha256)
         if transfer is None:
             return None
@@ -118,12 +133,14 @@ class Transfers:
         try:
             new = transfer.blocks.write(index, payload)
         except DiskFullError as exc:
-            return self._failed(object_sha256, Reason.DISK_FULL, str(exc))
+            return self._failed(object_sha256, FetchFailure(Reason.DISK_FULL, str(exc)))
         except OSError as exc:  # a card that fails: this transfer ends, the agent and what it serves do not
-            return self._failed(object_sha256, Reason.INTERNAL, f"the disk failed: {exc.strerror}")
+            return self._failed(object_sha256, FetchFailure(Reason.INTERNAL, f"the disk failed: {exc.strerror}"))
         transfer.new_in_pass += new
         if transfer.fetch is not None:
-            transfer.fetch.block_arrived(now_s, new=new, wrong=transfer.blocks.wrong_blocks > wrong_before)
+            self._pace.charge(len(payload), now_s)
+            wrong = transfer.blocks.wrong_blocks > wrong_before
+            transfer.fetch.block_arrived(now_s, new=new, wrong=wrong, private=private)
         return None
 
     def answered(self, object_sha256: str, reply: Reply, *, now_s: float) -> None:
@@ -137,17 +154,20 @@ class Transfers:
         transfer = self._transfers.get(ended.object_sha256)
         if transfer is None:
             return None
-        transfer.http = None
+        transfer.http, transfer.url = None, ended.url
         if ended.reason is not None:
-            return self._failed(ended.object_sha256, ended.reason, ended.detail)
-        transfer.fruitless = 0 if transfer.new_in_pass else transfer.fruitless + 1
+            return self._failed(ended.object_sha256, FetchFailure(ended.reason, ended.detail, again=False))
+        # without a network it is nobody's fault: the last try is never reached
+        last = FRUITLESS_PASSES - (not self._asks.connected)
+        transfer.fruitless = 0 if transfer.new_in_pass else min(transfer.fruitless + 1, last)
         if transfer.fruitless >= FRUITLESS_PASSES:
             detail = (
                 ended.detail or f"the store's blocks are not those of the manifest ({transfer.blocks.wrong_blocks})"
             )
-            return self._failed(ended.object_sha256, Reason.TRANSFER_FAILED, detail)
+            return self._failed(ended.object_sha256, FetchFailure(Reason.TRANSFER_FAILED, detail))
         transfer.new_in_pass = 0
-        transfer.pass_at_s = now_s + PASS_AGAIN.delay_s(transfer.fruitless + 1, self._chance())
+        wait_s = ended.retry_after_s * (1.0 + self._chance())
+        transfer.pass_at_s = now_s + max(wait_s, PASS_AGAIN.delay_s(transfer.fruitless + 1, self._chance()))
         return None
 
     def tick(self, now_s: float) -> list[TransferEvent]:
@@ -161,10 +181,7 @@ class Transfers:
             elif transfer.fetch is not None:
                 over += self._drive(sha256, transfer, transfer.fetch, now_s)
             elif transfer.pass_at_s is not None and now_s >= transfer.pass_at_s:
-                transfer.pass_at_s = None
-                descriptor, missing = transfer.blocks.descriptor, transfer.blocks.missing()
-                transfer.http = HttpPass(self._identity, descriptor, missing, inbox=self._inbox)
-                transfer.http.start()
+                self._begin_pass(transfer)
         return over
 
     def progress(self) -> dict[str, Progress]:
@@ -179,17 +196,38 @@ class Transfers:
         """Whether anything is under way."""
         return bool(self._transfers)
 
+    def _listen(self, sha256: str) -> None:
+        if self._shared:
+            self._link.subscribe(topics.broadcast_blocks(sha256), qos=0)
+
+    def _begin_pass(self, transfer: _Transfer) -> None:
+        transfer.pass_at_s = None
+        transfer.http = HttpPass(
+            self._identity,
+            transfer.blocks.descriptor,
+            transfer.blocks.missing(),
+            inbox=self._inbox,
+            pace=self._pace,
+            url=transfer.url,
+        )
+        transfer.http.start()
+
     def _drive(self, sha256: str, transfer: _Transfer, fetch: BlockFetch, now_s: float) -> list[TransferEvent]:
-        due = fetch.due(now_s)
+        due = self._asks.connected and fetch.due(now_s)
         if fetch.failure is not None:
-            return [self._failed(sha256, fetch.failure.reason, fetch.failure.detail)]
-        if due:
-            missing = bitmap.pack(transfer.blocks.missing(), count=transfer.blocks.descriptor.block_count)
-            self._asks.send(Ask(kind=AskKind.BLOCKS, sha256=sha256, missing=missing, listening=True))
+            return [self._failed(sha256, fetch.failure)]
+        if due and not self._pace.wait_s(now_s):
+            missing = bitmap.pack(self._wanted(transfer.blocks), count=transfer.blocks.descriptor.block_count)
+            self._asks.send(Ask(kind=AskKind.BLOCKS, sha256=sha256, missing=missing, listening=self._shared))
             fetch.asked(now_s)
         return []
 
-    def _failed(self, sha256: str, reason: Reason, detail: str) -> TransferFailed:
+    def _wanted(self, blocks: BlockFile) -> list[int]:
+        """The blocks to ask for now: one at least, however low the limit."""
+        missing, at_once_bytes = blocks.missing(), self._pace.at_once_bytes
+        return missing if at_once_bytes is None else missing[: max(1, at_once_bytes // blocks.descriptor.block_bytes)]
+
+    def _failed(self, sha256: str, failure: FetchFailure) -> TransferFailed:
         received = self._transfers[sha256].blocks.received_bytes
         self.cancel(sha256)
-        return TransferFailed(sha256, reason, detail, received)
+        return TransferFailed(sha256, failure.reason, failure.detail, received, again=failure.again)

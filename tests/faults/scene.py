@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from edge_agent.protocol import bitmap
 from edge_agent.protocol.messages import AskKind
-from edge_agent.transfer.blocks import BITMAP_EVERY_BLOCKS
 from tests.edge_agent.surroundings.device import Device
 from tests.edge_agent.surroundings.waiting import free_port, until
 from tests.faults.record import RECORDED, Call, calls
@@ -174,7 +173,7 @@ class Scene:
             self.registry.expect_serving("d2", timeout_s=40)
             device.expect_answer("2")
             self._expect_true_record()
-            self._expect_little_fetched_again(right)
+            self._expect_nothing_fetched_again(right)
         finally:
             self.wire.mend()
             device.kill()
@@ -185,12 +184,12 @@ class Scene:
         assert not any(d.serving for name, d in said.items() if name != "d2")
         assert said["d2"].file_sha256 == self.new.manifest.model_file.sha256
 
-    def _expect_little_fetched_again(self, right: int | None) -> None:
+    def _expect_nothing_fetched_again(self, right: int | None) -> None:
         first = next((a for a in self.registry.asks if a.kind is AskKind.BLOCKS), None)
         if first is None or right is None:
             return
         count = self.new.manifest.object.block_count
-        assert len(bitmap.unpack(first.missing or b"", count=count)) <= count - right + BITMAP_EVERY_BLOCKS
+        assert len(bitmap.unpack(first.missing or b"", count=count)) <= count - right
 
 
 def right_blocks(device: Device, variant: ToyVariant) -> int | None:

@@ -14,7 +14,6 @@ from edge_agent.link import identity as identities
 from edge_agent.profiles import load_profile
 from tests.edge_agent.surroundings.device import KEY, Device
 from tests.edge_agent.surroundings.toy_variant import make_variant
-from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,16 +197,29 @@ def test_https_transport_resumes_where_the_connection_broke(
 def test_https_transport_asks_for_a_new_url_when_one_has_expired(
     https_device: Device, http_registry: HttpRegistry, registry: MqttRegistry
 ) -> None:
-    http_registry.expired_urls = 1
+    http_registry.cut_after_bytes = 100 * 1024
+    http_registry.expires_when_cut = True
     https_device.start()
-    registry.expect_serving("d1")
+
+    status = registry.expect_serving("d1")
+
     assert http_registry.urls_given == 2
+    assert [asked.partition("-")[0] for asked in http_registry.ranges] == ["bytes=0", f"bytes={100 * 1024}"]
+    assert status.bytes_received < status.bytes_total + 2048
 
 
-def test_https_transport_refused_twice_fails_and_tries_later(
+def test_https_transport_refused_a_fresh_url_says_so_and_begins_anew_when_it_is_told_later(
     https_device: Device, http_registry: HttpRegistry, registry: MqttRegistry
 ) -> None:
-    http_registry.expired_urls = 2
+    http_registry.expired_urls = 1
     https_device.start()
-    until(lambda: "failed" in registry.history_of("d1") or registry.serving("d1"), what="the refusal")
-    assert registry.expect_serving("d1").attempt >= 1
+    refused = registry.expect_state("d1", "failed")
+    assert (refused.reason, refused.detail) == (
+        "transfer_failed",
+        "the store refuses a fresh URL: the store answered with status 403",
+    )
+    assert http_registry.urls_given == 1
+
+    registry.want(2, {"d1": next(iter(http_registry.variants.values()))})
+
+    registry.expect_serving("d1")

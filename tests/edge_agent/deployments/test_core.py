@@ -198,8 +198,58 @@ def test_core_whose_transfer_fails_retries_only_what_may_change(reason: Reason, 
     assert again == (["Persist", "StartTransfer"] if expected == "failed" else [])
 
 
-def test_core_failing_again_and_again_waits_longer_up_to_the_cap() -> None:
+def test_core_whose_source_refuses_says_so_and_asks_no_more_until_a_later_desired_state() -> None:
     bench = Bench()
+    bench.want(1, {"d1": ONE})
+    bench.give_manifest(ONE)
+
+    bench.tell(ev.TransferFailed(ONE.object_sha256, Reason.TRANSFER_FAILED, "status 400", again=False))
+
+    assert bench.state("d1") == "failed"
+    assert bench.core.next_due_s is None
+    assert kinds(bench.tick(3600)) == []
+    bench.want(2, {"d1": ONE})
+    assert kinds(bench.tick(10)) == ["Persist", "StartTransfer"]
+
+
+def test_core_failing_on_the_network_again_and_again_gives_up_and_begins_anew_when_told_later_or_restarted() -> None:
+    bench = Bench(rules=Rules(try_limit=3))
+    bench.want(1, {"d1": ONE})
+    for _ in range(3):
+        bench.tell(ev.ManifestFailed(ONE.manifest_sha256, Reason.TRANSFER_FAILED, "no answer"))
+        bench.tick(3600)
+    status = bench.core.statuses()[0]
+    assert (status.state, status.attempt) == ("failed", 2)
+    assert status.detail == "given up after 3 tries: no answer"
+    assert bench.core.next_due_s is None
+
+    bench.restart()
+    assert "FetchManifest" in kinds(bench.tick(3600)), "a restart tries once more"
+    bench.tell(ev.ManifestFailed(ONE.manifest_sha256, Reason.TRANSFER_FAILED, "no answer"))
+    assert bench.core.next_due_s is None
+
+    bench.want(2, {"d1": ONE})
+    assert "FetchManifest" in kinds(bench.tick(10))
+    assert bench.core.statuses()[0].attempt == 1, "it is counted from the beginning"
+
+
+def test_core_told_of_the_same_variant_by_another_deployment_goes_on_with_its_transfer() -> None:
+    bench = Bench()
+    bench.want(1, {"d1": ONE})
+    bench.give_manifest(ONE)
+
+    actions = bench.want(2, {"d2": ONE})
+
+    assert kinds(actions) == ["Persist"], "neither cancelled nor begun again"
+    assert (bench.state("d1"), bench.state("d2")) == ("superseded", "downloading")
+    assert kinds(bench.give_object(ONE)) == ["Persist", "Unpack"]
+    bench.install(ONE)
+    bench.prove("d2")
+    assert bench.state("d2") == "active"
+
+
+def test_core_failing_again_and_again_waits_longer_up_to_the_cap() -> None:
+    bench = Bench(rules=Rules(try_limit=100))
     bench.want(1, {"d1": ONE})
     waits = []
     for _ in range(12):

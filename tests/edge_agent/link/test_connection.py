@@ -85,3 +85,14 @@ def test_connection_without_answers_asks_less_and_less_often_and_at_once_when_he
     asks[1].heard(Moment(now_s=3600.0))
     after = asked_at(*asks, range(3600, 4200))
     assert after[1] - after[0] <= 20
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 0.999])
+def test_connection_that_heard_nothing_for_an_interval_has_asked_by_then(
+    asks: tuple[CountedAsks, Connection], chance: float
+) -> None:
+    connection = asks[1]
+    connection._chance = lambda: chance
+    connection.heard(Moment(now_s=1000.0))
+    interval_s = int(AgentSettings().ask_interval_s)
+    assert asked_at(asks[0], connection, range(1000, 1000 + interval_s + 1))

@@ -143,7 +143,7 @@ def test_agent_given_a_manifest_of_something_else_rejects_it(
     assert registry.expect_state("d1", "rejected").reason == "manifest_invalid"
 
 
-def test_agent_wanting_what_the_registry_does_not_have_tries_again(
+def test_agent_wanting_what_the_registry_does_not_have_says_so_and_asks_again_when_it_is_told_later(
     device: Device, registry: MqttRegistry, variant_of: VariantOf
 ) -> None:
     variant = variant_of()
@@ -151,10 +151,12 @@ def test_agent_wanting_what_the_registry_does_not_have_tries_again(
     device.start()
     registry.publish(DeviceTopic.DESIRED, encode(registry.desired))
     assert registry.expect_state("d1", "failed").reason == "object_not_found"
+    asked = len(registry.asks)
 
-    registry.offer(variant)
+    registry.want(2, {"d1": variant})
 
-    assert registry.expect_serving("d1").attempt >= 1
+    registry.expect_serving("d1")
+    assert [ask.kind for ask in registry.asks[asked:] if ask.kind != "desired"] == ["manifest", "blocks"]
 
 
 def test_agent_with_a_budget_smaller_than_the_model_rejects_it_before_fetching(

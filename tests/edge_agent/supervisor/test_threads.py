@@ -20,6 +20,7 @@ from edge_agent.storage.variants import VariantFolders
 from edge_agent.transfer import http_fetch
 from edge_agent.transfer.http_fetch import HttpPass, PassEnded
 from edge_agent.transfer.manifests import ManifestFetches, ManifestText
+from edge_agent.transfer.pace import Pace
 from tests.edge_agent.surroundings.device import DEVICE, KEY
 from tests.edge_agent.surroundings.toy_variant import make_variant
 from tests.edge_agent.surroundings.waiting import until
@@ -97,7 +98,7 @@ def test_link_that_cannot_even_make_its_client_says_so_and_tries_again(
 def test_pass_given_a_url_that_no_request_can_name_ends(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = registry_http.Answer(200, {"location": "http://127.0.0.1:9/schlüssel"}, b"")
     monkeypatch.setattr(registry_http, "request", lambda *_, **__: answer)
-    fetch = HttpPass(identity("http://127.0.0.1:9"), make_variant().manifest.object, [0], inbox=inbox)
+    fetch = HttpPass(identity("http://127.0.0.1:9"), make_variant().manifest.object, [0], inbox=inbox, pace=Pace(None))
     fetch.start()
     ended = next_of(inbox)
     fetch.join()
@@ -109,7 +110,9 @@ def test_cancelled_pass_makes_no_further_request(inbox: Inbox, monkeypatch: pyte
     asked: list[int] = []
     answer = registry_http.Answer(200, {"location": "http://127.0.0.1:9/x"}, b"")
     monkeypatch.setattr(registry_http, "request", lambda *_, **__: answer)
-    fetch = HttpPass(identity("http://127.0.0.1:9"), make_variant().manifest.object, [0, 2], inbox=inbox)
+    fetch = HttpPass(
+        identity("http://127.0.0.1:9"), make_variant().manifest.object, [0, 2], inbox=inbox, pace=Pace(None)
+    )
 
     def cancelled_meanwhile(_pass: HttpPass, _url: str, first: int, _last: int) -> None:
         asked.append(first)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_agent.protocol.manifest import Encoding, ObjectDescriptor
 from edge_agent.transfer.blocks import BlockFile, DiskFullError
 from tests.edge_agent.surroundings.toy_variant import make_variant
 
@@ -59,13 +60,39 @@ def test_block_file_on_a_disk_that_fills_up_meanwhile_says_so_and_can_be_closed(
     def no_room(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(type(tmp_path), "write_bytes", no_room)  # the blocks have their room, the bitmap has none
-
-    def fill() -> None:
-        for index in range(described.block_count):
-            start, length = described.block_span(index)
-            blocks.write(index, variant.travelling[start : start + length])
-
-    with pytest.raises(DiskFullError):
-        fill()
+    start, length = described.block_span(3)
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", no_room)  # a file system that copies on write promises nothing
+        with pytest.raises(DiskFullError):
+            blocks.write(3, variant.travelling[start : start + length])
+    assert 3 in blocks.missing(), "it is not there"
+    assert blocks.write(3, variant.travelling[start : start + length]), "room again"
     blocks.close()
+
+
+def test_block_file_of_a_process_that_was_killed_has_every_block_that_was_written(tmp_path: Path) -> None:
+    variant = make_variant(filler_bytes=50_000)
+    described = variant.manifest.object
+    killed = BlockFile(tmp_path / "t", described)
+    for index in (0, 7, described.block_count - 1):
+        start, length = described.block_span(index)
+        killed.write(index, variant.travelling[start : start + length])
+
+    again = BlockFile(tmp_path / "t", described)  # the first one was never closed, and has told nobody what it has
+
+    assert again.missing() == [i for i in range(described.block_count) if i not in (0, 7, described.block_count - 1)]
+    killed.close()
+    again.close()
+
+
+def test_block_file_has_a_block_of_zeros_that_was_never_fetched(tmp_path: Path) -> None:
+    data = bytes(2048) + os.urandom(1000)
+    described = ObjectDescriptor.describe(data, encoding=Encoding.IDENTITY, block_bytes=1024)
+    blocks = BlockFile(tmp_path / "t", described)
+    blocks.write(2, data[2048:])
+    blocks.close()
+
+    again = BlockFile(tmp_path / "t", described)
+
+    assert again.complete
+    again.close()
