@@ -255,6 +255,7 @@ class TrialFigures(Part):
     macs: int | None = None
     metric: Figure
     metric_drop: float  # against the float model, in units of the metric; negative is better
+    metric_drop_interval: tuple[float, float] | None = None  # 95 %, of the difference on the same rows
 
     @property
     def objectives(self) -> tuple[float, float, float]:
@@ -271,6 +272,7 @@ class Trial(Part):
     recipe: Recipe
     figures: TrialFigures | None = None
     excesses: dict[str, float] = {}  # limits of the profile that it misses: its value as a multiple of the limit
+    unasked_points: float | None = None  # of the metric that it loses, where those are more than go without a limit
     refusal: str = ""  # why there are no figures
     seconds: float = 0.0
 
@@ -278,6 +280,11 @@ class Trial(Part):
     def fits(self) -> bool:
         """Whether every limit that is known here is met."""
         return self.figures is not None and not self.excesses
+
+    @property
+    def meets_all(self) -> bool:
+        """Whether it also loses no more than goes without a limit."""
+        return self.fits and self.unasked_points is None
 
 
 Latencies = dict[Sha256, Latency]  # by the hash of a recipe's steps, `recipes.recipe_hash`
@@ -321,7 +328,7 @@ class SearchResult(Part):
     float_metric: Figure  # of the float model, on the selection split
     seed: int
     trials: tuple[Trial, ...]
-    front: tuple[int, ...]  # numbers of the trials that no other beats; those that meet the limits, if any does
+    front: tuple[int, ...]  # numbers of the trials that no other beats, of those that may be offered
     best: int | None  # the trial that the profile would get
     reason: str = ""  # why that one, and what came next
     refusal: RefusedProfile | None = None  # where none meets the limits: the one that binds and the nearest miss

@@ -1,4 +1,4 @@
-"""What a model is worth on data, with a confidence interval. numpy only, each metric by its plain definition."""
+"""What a model is worth on data. numpy only, each metric by its plain definition; intervals are `bootstrap`'s."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
-
-BOOTSTRAP_SAMPLES = 300
-INTERVAL = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -173,47 +170,6 @@ def value_of(
     if not np.isfinite(value):
         raise MetricError(f"the metric {metric.name} overflows on these outputs and targets: scale them down")
     return value
-
-
-def evaluate(
-    metric: Metric,
-    outputs: NDArray[np.generic],
-    target: NDArray[np.generic],
-    *,
-    group: NDArray[np.int64],
-    query: NDArray[np.int64] | None,
-    seed: int = 0,
-) -> Figure:
-    """The metric with a 95 % interval from a bootstrap over groups: rows of one source are not independent.
-
-    Raises:
-        MetricError: the numbers are so large that there is no value.
-    """
-    value = value_of(metric, outputs, target, query=query)
-    scores = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
-    wanted = np.asarray(target, np.float64)
-    rng = np.random.default_rng(seed)
-    sources, where = np.unique(group, return_inverse=True)
-    order = np.argsort(where, kind="stable")
-    bounds = np.searchsorted(where[order], np.arange(len(sources) + 1))
-    drawn = []
-    for _ in range(BOOTSTRAP_SAMPLES):
-        picks = rng.integers(len(sources), size=len(sources))
-        rows = np.concatenate([order[bounds[p] : bounds[p + 1]] for p in picks])
-        # a source drawn twice is two sources, so its queries must not melt into one
-        again = None if query is None else _renumber(query, order, bounds, picks)
-        drawn.append(metric.score(scores[rows], wanted[rows], again))
-    low, high = np.percentile(drawn, INTERVAL)
-    return Figure(value=value, low=float(low), high=float(high))
-
-
-def _renumber(
-    query: NDArray[np.int64], order: NDArray[np.int64], bounds: NDArray[np.int64], picks: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    offset = int(query.max()) + 1
-    pieces = [query[order[bounds[p] : bounds[p + 1]]] + i * offset for i, p in enumerate(picks)]
-    renumbered: NDArray[np.int64] = np.concatenate(pieces)
-    return renumbered
 
 
 def agreement(task: Task, outputs: NDArray[np.generic], float_outputs: NDArray[np.generic]) -> Figure:

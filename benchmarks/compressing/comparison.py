@@ -16,6 +16,7 @@ import torch
 from benchmarks.compressing.judgement import Entrant
 from benchmarks.peers.environment import REPOSITORY
 from compressors import search
+from compressors.bootstrap import evaluate
 from compressors.building.kitchen import Kitchen
 from compressors.contract import SearchBudget, SearchRequest
 from compressors.data import evaluation_rows
@@ -25,7 +26,7 @@ from compressors.inputs import loading
 from compressors.measuring.kept import KeptMeasurements
 from compressors.measuring.measure import Failure, Rig
 from compressors.measuring.scoring import score
-from compressors.metrics import evaluate, metric_for
+from compressors.metrics import metric_for
 from compressors.packing.package import encode
 from compressors.recipes import RECIPES
 from compressors.searching.evaluation import targets_of
@@ -220,7 +221,7 @@ class Comparison:
                 one.refusal = run.error
                 continue
             outputs = run.outputs[self._network.signature.outputs[0].name]
-            found = evaluate(self._metric, outputs, test.target, group=test.group, query=test.query)
+            found = evaluate(self._metric, outputs, test.target, group=test.group, query=test.query).figure
             content = one.path.read_bytes()
             one.refusal, one.delegate, one.metric = "", target.delegate, found.value
             one.low, one.high = (found.value if end is None else end for end in (found.low, found.high))

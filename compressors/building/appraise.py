@@ -6,8 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compressors.bootstrap import paired_loss
 from compressors.building.choice import choose, explain
-from compressors.building.judge import POINT, Candidate, Judgement, judge, refuse
+from compressors.building.judge import Candidate, Judgement, judge, metric_point, refuse
 from compressors.contract import BuiltVariant, Figure, Origin, ProfileChoice, StepRecord
 from compressors.files.formats import Target, runs_on
 from compressors.packing.package import Identity, Packed, manifest, write_named
@@ -97,27 +98,23 @@ class Appraisal:
         result, scores = one.measurement.result, one.measurement.scores
         if result is None or scores is None or packed is None:
             return Candidate(variant_id, one.measurement.error or "not measured", *([None] * 9))
-        metric = self._reference.metric
-        float_value = self._reference.float_scores.selection.value
+        metric, float_scores = self._reference.metric, self._reference.float_scores
+        loss = paired_loss(metric, float_scores.selection, scores.selection)
         return Candidate(
             variant_id,
             error=None,
             latency_p95_ms=self._device_latency(variant_id) or self._host_latency(one, result),
             host_latency_p50_ms=one.figures.get("npu_ms", result.p50_ms),
             metric=scores.selection.value,
-            metric_drop=metric.loss_against(float_value, scores.selection.value),
-            metric_drop_at_least=metric.loss_against(float_value, self._favourable(scores.selection)),
-            metric_point=POINT if metric.bounded else POINT * abs(float_value),
+            metric_drop=loss.value,
+            metric_drop_at_least=loss.low,
+            metric_point=metric_point(metric, float_scores.selection.value),
             ram_bytes=None if one.figures else result.added_rss_bytes,
             download_bytes=packed.descriptor.size_bytes,
             storage_bytes=sum(part.size_bytes for part in packed.files),
             host_latency_interval_ms=None if one.figures else result.p50_interval_ms,
             operators_off_npu=int(one.figures["operators_off_npu"]) if one.figures else None,
         )
-
-    def _favourable(self, figure: Figure) -> float:
-        end = figure.high if self._reference.metric.higher_is_better else figure.low
-        return figure.value if end is None else end
 
     def _host_latency(self, one: Built, result: MeasureResult) -> Figure | None:
         """What is predicted from a measurement here, or that measurement; nothing of a file for an NPU."""
@@ -154,12 +151,11 @@ class Appraisal:
         result, scores = one.measurement.result, one.measurement.scores
         if one.packed is None or result is None or scores is None:
             return variant
-        lost = self._reference.metric.loss_against(self._reference.float_scores.test.value, scores.test.value)
         measured: dict[str, object] = {
             "wire_bytes": one.packed.descriptor.size_bytes,
             "latency_p95_ms": judgement.candidate.latency_p95_ms,
-            "metric": scores.test,
-            "metric_drop": Figure(value=lost),
+            "metric": scores.test.figure,
+            "metric_drop": paired_loss(self._reference.metric, self._reference.float_scores.test, scores.test),
             "agreement": one.measurement.agreement,
         }
         if not one.target.npu:

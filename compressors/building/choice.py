@@ -1,10 +1,10 @@
 """Which of the candidates a profile gets, and in one sentence why. Pure: judgements in, one of them and a sentence out.
 
-What fits goes before what is unproven, and what loses little before what loses more than a profile without a limit on
-the metric may be given in silence. Among those the fastest wins. A latency is a median with its interval: candidates
-whose intervals meet can't be told apart, and within 10 % a host says nothing about another core; both count as equally
-fast, and there the smaller download wins, then the smaller drop. What was compiled for the profile's NPU goes
-before what runs on its CPU until devices have measured all: a host says nothing about either.
+What loses little of the metric goes before what loses more than a profile without a limit on it may be given in silence
+(`judge.sparing`), then what fits before what is unproven. Among those the fastest wins. A latency is a median with its
+interval: candidates whose intervals meet can't be told apart, and within 10 % a host says nothing about another core;
+both count as equally fast, and there the smaller download wins, then the smaller drop. What was compiled for the
+profile's NPU goes before what runs on its CPU until devices have measured all: a host says nothing about either.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressors.building.judge import number
+from compressors.building.judge import number, sparing
 from compressors.contract import Origin, Verdict
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from compressors.building.judge import Candidate, Judgement
 
+ALLOWED = (Verdict.FITS, Verdict.UNPROVEN)  # in this order
 EQUALLY_FAST = 1.10
 _KIB = 1024
 
@@ -43,6 +44,7 @@ class _Contest:
     allowed: list[Judgement]
     speed: dict[str, _Speed]
     as_fast: list[Judgement]  # the best first
+    passed_over: list[Judgement]  # they miss no limit, and lose more of the metric
 
     def speed_of(self, judgement: Judgement) -> _Speed:
         return self.speed[judgement.candidate.variant_id]
@@ -62,21 +64,24 @@ def explain(judgements: Sequence[Judgement], *, metric: str) -> str:
     chosen = contest.as_fast[0]
     others = [judgement for judgement in judgements if judgement is not chosen]
     lossy = f", though it loses {number(chosen.unsaid_loss)} of {metric}" if chosen.unsaid_loss is not None else ""
-    told = f"{_name(chosen)} is {_merit(contest)}{lossy}"
+    told = f"{_name(chosen)} is {_merit(contest, metric)}{lossy}"
     if not others:
         return f"{told}; there was no other candidate."
     return f"{told}; the nearest alternative, {_alternative(contest, others, metric)}."
 
 
 def _contest(judgements: Sequence[Judgement]) -> _Contest | None:
-    for verdict in (Verdict.FITS, Verdict.UNPROVEN):
-        of_verdict = [judgement for judgement in judgements if judgement.verdict is verdict]
-        allowed = _on_npu([judgement for judgement in of_verdict if judgement.unsaid_loss is None] or of_verdict)
+    meeting = [judgement for judgement in judgements if judgement.verdict in ALLOWED]
+    offered = sparing(meeting, lambda one: one.unasked_points)
+    passed_over = [judgement for judgement in meeting if judgement not in offered]
+    for verdict in ALLOWED:
+        allowed = _on_npu([judgement for judgement in offered if judgement.verdict is verdict])
         if allowed:
             speed = _comparable([judgement.candidate for judgement in allowed])
             fastest = min(speed.values(), key=lambda one: one.ms)
             as_fast = [one for one in allowed if speed[one.candidate.variant_id].is_as_fast_as(fastest)]
-            return _Contest(allowed, speed, sorted(as_fast, key=lambda one: _rank(one.candidate, speed)))
+            as_fast.sort(key=lambda one: _rank(one.candidate, speed))
+            return _Contest(allowed, speed, as_fast, passed_over)
     return None
 
 
@@ -138,14 +143,15 @@ def _rank(candidate: Candidate, speed: dict[str, _Speed]) -> tuple[float, float,
     )
 
 
-def _merit(contest: _Contest) -> str:
+def _merit(contest: _Contest, metric: str) -> str:
     """What the chosen one has that the others have not."""
     chosen, equal = contest.as_fast[0], contest.as_fast
     if len(contest.allowed) == 1:
         if _is_for_npu(chosen):
             return "the only one for the NPU"
+        little = f" with so small a loss of {metric}" if contest.passed_over else ""
         proof = " as far as is known" if chosen.verdict is Verdict.UNPROVEN else ""
-        return f"the only one that meets the limits{proof}"
+        return f"the only one that meets the limits{little}{proof}"
     if len(equal) == 1:
         return f"the fastest of {len(contest.allowed)}, {number(contest.speed_of(chosen).ms)} ms"
     times = [contest.speed_of(one).ms for one in equal]
@@ -166,7 +172,7 @@ def _alternative(contest: _Contest, others: list[Judgement], metric: str) -> str
     if slower:
         following = min(slower, key=lambda one: (contest.speed_of(one).ms, one.candidate.variant_id))
         return f"{_name(following)}, is slower: {number(contest.speed_of(following).ms)} ms"
-    return _not_allowed(chosen, others, metric)
+    return _not_allowed(contest, others, metric)
 
 
 def _beaten_among_equals(chosen: Judgement, following: Judgement, metric: str) -> str:
@@ -178,17 +184,18 @@ def _beaten_among_equals(chosen: Judgement, following: Judgement, metric: str) -
     return f"{_name(following)}, differs in nothing that can be measured"
 
 
-def _not_allowed(chosen: Judgement, others: list[Judgement], metric: str) -> str:
+def _not_allowed(contest: _Contest, others: list[Judgement], metric: str) -> str:
     """Who would have come next if its profile, or its proof, had allowed it."""
+    chosen = contest.as_fast[0]
 
     def order(judgement: Judgement) -> tuple[int, float, str]:
-        verdicts = (chosen.verdict, Verdict.UNPROVEN, Verdict.MISSES, Verdict.UNMEASURED)
+        verdicts = (chosen.verdict, *Verdict)
         excess = max((miss.excess for miss in judgement.misses), default=0.0)
         return verdicts.index(judgement.verdict), excess, judgement.candidate.variant_id
 
     following = min(others, key=order)
-    if following.verdict is chosen.verdict and following.unsaid_loss is not None:
-        loss = f"loses {number(following.unsaid_loss)} of {metric}"
+    if following in contest.passed_over:
+        loss = f"loses {number(following.candidate.metric_drop or 0.0)} of {metric}"
         return f"{_name(following)}, {loss}, and the profile sets no limit that allows it (metric_max_drop)"
     if following.verdict is chosen.verdict and _is_for_npu(chosen):
         return f"{_name(following)}, runs on the CPU, and no device has measured both"

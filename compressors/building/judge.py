@@ -3,30 +3,33 @@
 A latency that was measured on another CPU never satisfies a limit, and one that is predicted only if its whole interval
 does: else such a candidate is `unproven`, and the self-test on the first device decides.
 
-A profile that sets no limit on the metric gets no model that loses more than one point in silence: a candidate that is
-measured to lose more says so, and anything that loses less goes before it. One that loses more than two even at the
-favourable end of its 95 % interval is broken, and refused: tflite-runtime 2.14 runs dynamic int8 files without an
-error, and answers nonsense: top-1 fell from 0.92 to 0.
+A profile that sets no limit on the metric asks for the float model's answers. A candidate that is measured to lose more
+than half a point says so, however it was made, and gives way to what loses less (`sparing`): a preference asks for no
+proof. To be refused does: one that loses more than two points even at the favourable end of the 95 % interval of its
+loss is broken. tflite-runtime 2.14 runs dynamic int8 files without an error, and answers nonsense: top-1 fell from 0.92
+to 0. The interval is that of the difference on the same rows, which is far narrower than those of the two metrics.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from compressors.contract import Origin, RefusedProfile, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from compressors.contract import Figure
     from compressors.metrics import Metric
     from edge_agent.protocol.profile import DeviceProfile
 
 POINT = 0.01  # of a metric between 0 and 1; for the others this share of the float model's value
-UNSAID_POINTS = 1.0  # may be lost without a word where the profile sets no limit on the metric
+UNSAID_POINTS = 0.5  # may be lost without a word where the profile sets no limit on the metric
 UNASKED_POINTS = 2.0  # may not surely be lost there at all
 UNASKED_DROP = UNASKED_POINTS * POINT
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Candidate:
     # Of a file for an NPU it is the compiler's estimate
     metric: float | None
     metric_drop: float | None
-    metric_drop_at_least: float | None  # the drop at the favourable end of the metric's interval
+    metric_drop_at_least: float | None  # the favourable end of the drop's interval; without one the drop counts
     metric_point: float | None  # one point of this metric
     ram_bytes: int | None
     download_bytes: int | None
@@ -77,6 +80,37 @@ class Judgement:
     reason: str = ""
     unsaid_loss: float | None = None
     """What it loses, where that is more than a profile which sets no limit on the metric is given in silence."""
+
+    @property
+    def unasked_points(self) -> float | None:
+        """The same in points of the metric: what makes it give way."""
+        point = self.candidate.metric_point
+        if self.unsaid_loss is None or point is None:
+            return None
+        return self.unsaid_loss / point if point > 0 else float("inf")
+
+
+def sparing(items: Sequence[T], unasked_points: Callable[[T], float | None]) -> list[T]:
+    """What may be offered of all that misses no limit: whatever loses little goes before what loses more.
+
+    Latency is no reason to keep what loses more: the first device's self-test finds out how fast a variant is, and
+    nothing finds out later how right it is.
+
+    Args:
+        items: candidates that miss no limit, proven or not.
+        unasked_points: what one loses, where that is more than goes without a limit; None: it loses less.
+
+    Returns:
+        Those that lose little; where all lose more, those within as much of the one that loses least.
+    """
+    lost = [unasked_points(item) or 0.0 for item in items]
+    most = min(lost, default=0.0) + UNSAID_POINTS
+    return [item for item, points in zip(items, lost, strict=True) if points <= most]
+
+
+def metric_point(metric: Metric, float_value: float) -> float:
+    """One point of a metric: of an unbounded one a hundredth of the float model's value."""
+    return POINT if metric.bounded else POINT * abs(float_value)
 
 
 def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_cpu_model: str | None) -> Judgement:
@@ -187,8 +221,9 @@ def _misses(candidate: Candidate, profile: DeviceProfile, metric: Metric) -> lis
         for name, allowed, value in at_most
         if allowed is not None and value is not None and value > allowed
     ]
-    if _is_silent(profile) and candidate.metric_point is not None and candidate.metric_drop_at_least is not None:
-        most, lost = UNASKED_POINTS * candidate.metric_point, candidate.metric_drop_at_least
+    lost = candidate.metric_drop if candidate.metric_drop_at_least is None else candidate.metric_drop_at_least
+    if _is_silent(profile) and candidate.metric_point is not None and lost is not None:
+        most = UNASKED_POINTS * candidate.metric_point
         if lost > most:
             misses.append(Miss("metric_max_drop", most, lost, _excess(lost, most), unasked=True))
     floor = limits.metric_floor

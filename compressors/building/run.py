@@ -93,7 +93,9 @@ class Build:
             made, choice = Appraisal(self._request, profile, reference, predictor).run(built)
             variants += made
             choices.append(choice)
-        return BuildResult(float_metric=self._float_scores.test, variants=tuple(variants), choices=tuple(choices))
+        return BuildResult(
+            float_metric=self._float_scores.test.figure, variants=tuple(variants), choices=tuple(choices)
+        )
 
     def _say(self, stage: str) -> None:
         total = 2 + len(self._recipes) + sum(map(len, self._targets.values())) + len(self._request.profiles)

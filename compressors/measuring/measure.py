@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressors.metrics import agreement, evaluate
+from compressors.bootstrap import evaluate
+from compressors.metrics import agreement
 from edge_agent.runtimes.measure import MeasureRequest, MeasureResult
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from compressors.bootstrap import Estimate
     from compressors.contract import Figure, Task
     from compressors.data.evaluation_rows import EvaluationData, Split
     from compressors.files.formats import Target
@@ -36,8 +38,8 @@ TIMEOUT_S = 900.0
 class Scores:
     """How right a model is: on selection for judging, on test for the report."""
 
-    selection: Figure
-    test: Figure
+    selection: Estimate
+    test: Estimate
     test_outputs: NDArray[np.generic]
 
 
@@ -170,7 +172,7 @@ class Bench:
         """The rows of selection and test."""
         return self._rig.rows()
 
-    def _evaluate(self, outputs: NDArray[np.generic], split: Split) -> Figure:
+    def _evaluate(self, outputs: NDArray[np.generic], split: Split) -> Estimate:
         return evaluate(self._metric, outputs, split.target, group=split.group, query=split.query)
 
     def run(self, file: Path, target: Target, float_scores: Scores) -> Measurement:

@@ -35,12 +35,12 @@ class Compared(Part):
 
 
 class ComparedFigure(Part):
-    """The same with intervals."""
+    """The same with intervals; that of the loss is narrower than the two others tell, because the rows are the same."""
 
     name: str
     before: Figure
     after: Figure
-    loss: float
+    loss: Figure
 
 
 class SliceFigure(Part):

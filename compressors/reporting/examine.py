@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compressors.bootstrap import evaluate, paired_loss
 from compressors.contract import Task
-from compressors.metrics import METRICS, agreement, decisions, evaluate, value_of
+from compressors.metrics import METRICS, agreement, decisions, value_of
 from compressors.reporting.attributions import attribution_correlation
 from compressors.reporting.confidence import calibration_error
 from compressors.reporting.evidence import Compared, ComparedFigure, Flips, ShiftFigure
@@ -105,7 +106,8 @@ class Examination:
         old, new = (
             evaluate(metric, outputs, split.target, group=split.group, query=split.query) for outputs in (before, after)
         )
-        return ComparedFigure(name=metric.name, before=old, after=new, loss=metric.loss_against(old.value, new.value))
+        loss = paired_loss(metric, old, new)
+        return ComparedFigure(name=metric.name, before=old.figure, after=new.figure, loss=loss)
 
     def _ranking(self, before: Floats, after: Floats) -> ComparedFigure | None:
         """A metric of order: a decision does not say how far it was from falling the other way."""

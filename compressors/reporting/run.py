@@ -262,7 +262,7 @@ class Reporting:
             latency=latency,
             raw_bytes=after.size.raw_bytes / before.size.raw_bytes,
             wire_bytes=after.size.wire_bytes / before.size.wire_bytes,
-            loss=answers.decision.loss / unit,
+            loss=answers.decision.loss.value / unit,
             is_float=after.file.content == before.file.content or self._request.variant.recipe == self._float_recipe,
         )
 

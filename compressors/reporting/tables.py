@@ -108,7 +108,7 @@ def _answers(evidence: Evidence) -> Table:
 
 
 def _figures(compared: ComparedFigure) -> tuple[str, str, str, str]:
-    return compared.name, _interval(compared.before), _interval(compared.after), _loss(compared.loss)
+    return compared.name, _interval(compared.before), _interval(compared.after), _lost(compared.loss)
 
 
 def _flips(evidence: Evidence) -> Table:
@@ -195,6 +195,12 @@ def _count(value: int | None) -> str:
 def _loss(value: float) -> str:
     """To a hundredth of a point."""
     return _number(value) if abs(value) >= 1 else f"{value + 0.0:.4f}".replace("-0.0000", "0.0000")
+
+
+def _lost(figure: Figure) -> str:
+    if figure.low is None or figure.high is None:
+        return _loss(figure.value)
+    return f"{_loss(figure.value)} ({_loss(figure.low)} to {_loss(figure.high)})"
 
 
 def _number(value: float | None) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compressors.bootstrap import evaluate, paired_loss
 from compressors.building.kitchen import Kitchen
 from compressors.building.prediction import Predictor, predictor_for
 from compressors.contract import Latency, TrialFigures
@@ -15,7 +16,6 @@ from compressors.files.formats import FORMATS, Target
 from compressors.measuring.kept import KeptMeasurements
 from compressors.measuring.measure import Failure, Measurement, Rig
 from compressors.measuring.scoring import score
-from compressors.metrics import evaluate
 from compressors.packing.golden import golden_file, sample_count
 from compressors.packing.package import pack
 from compressors.recipes import recipe_hash
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from compressors.contract import Recipe, SearchRequest
     from compressors.files.formats import Form
     from compressors.measuring.measure import Run
-    from compressors.searching.judging import Bar
+    from compressors.searching.judging import Bar, Standing
     from compressors.searching.materials import Materials
     from compressors.step import ModelFile
     from edge_agent.protocol.profile import DeviceProfile, RuntimeName
@@ -109,8 +109,8 @@ class Evaluation:
             timed=request.replay is None,
         )
 
-    def __call__(self, recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
-        """The figures of a recipe, and the limits that it misses.
+    def __call__(self, recipe: Recipe) -> tuple[TrialFigures, Standing]:
+        """The figures of a recipe, and how they stand against the limits.
 
         Raises:
             SearchError: its latency is to come from a table that has none.
@@ -120,7 +120,7 @@ class Evaluation:
         file = self._kitchen().cook(recipe)[0]
         target, run = self._run(file, recorded)
         figures = self._figures(file, run, recorded or self._latency(recipe, target, run))
-        return figures, self._bar.excesses(recipe.name, figures)
+        return figures, self._bar.standing(recipe.name, figures)
 
     def _recorded(self, recipe: Recipe) -> Latency | None:
         table = self._request.replay
@@ -190,12 +190,14 @@ class Evaluation:
             group=selection.group,
             query=selection.query,
         )
+        loss = paired_loss(self._bar.metric, self._bar.float_metric, found)
         return TrialFigures(
             latency=latency,
             raw_bytes=len(file.content),
             download_bytes=packed.descriptor.size_bytes,
             storage_bytes=sum(part.size_bytes for part in packed.files),
             macs=facts.macs,
-            metric=found,
-            metric_drop=self._bar.metric.loss_against(self._bar.float_metric.value, found.value),
+            metric=found.figure,
+            metric_drop=loss.value,
+            metric_drop_interval=None if loss.low is None or loss.high is None else (loss.low, loss.high),
         )

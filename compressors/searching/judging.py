@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from compressors.building.choice import choose, explain
-from compressors.building.judge import POINT, Candidate, judge, refuse
+from compressors.building.judge import Candidate, judge, metric_point, refuse
 from compressors.contract import Figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from compressors.bootstrap import Estimate
     from compressors.building.judge import Judgement
     from compressors.contract import RefusedProfile, Trial, TrialFigures
     from compressors.metrics import Metric
     from edge_agent.protocol.profile import DeviceProfile
+
+
+class Standing(NamedTuple):
+    """How a trial stands; the fields are those of a `Trial`."""
+
+    excesses: dict[str, float]
+    unasked_points: float | None = None
 
 
 @dataclass(frozen=True)
@@ -24,12 +32,13 @@ class Bar:
 
     profile: DeviceProfile
     metric: Metric
-    float_metric: Figure  # of the selection split, as all metrics of a search are
+    float_metric: Estimate  # of the selection split, as all metrics of a search are
     host_cpu_model: str | None
 
-    def excesses(self, name: str, figures: TrialFigures) -> dict[str, float]:
-        """The limits that a recipe's file misses: its value as a multiple of the limit."""
-        return {miss.limit: miss.excess for miss in self._judged(name, figures).misses}
+    def standing(self, name: str, figures: TrialFigures) -> Standing:
+        """How a recipe's file stands against the limits."""
+        judgement = self._judged(name, figures)
+        return Standing({miss.limit: miss.excess for miss in judgement.misses}, judgement.unasked_points)
 
     def choose(self, trials: Sequence[Trial]) -> tuple[int | None, str, RefusedProfile | None]:
         """The number of the trial that the profile would get and why, or what is missing."""
@@ -46,8 +55,7 @@ class Bar:
         return number, explain(judgements, metric=self.metric.name), None
 
     def _judged(self, name: str, figures: TrialFigures) -> Judgement:
-        float_value, latency = self.float_metric.value, figures.latency
-        end = figures.metric.high if self.metric.higher_is_better else figures.metric.low
+        latency, interval = figures.latency, figures.metric_drop_interval
         candidate = Candidate(
             name,
             error=None,
@@ -55,8 +63,8 @@ class Bar:
             host_latency_p50_ms=latency.p50_ms,
             metric=figures.metric.value,
             metric_drop=figures.metric_drop,
-            metric_drop_at_least=self.metric.loss_against(float_value, figures.metric.value if end is None else end),
-            metric_point=POINT if self.metric.bounded else POINT * abs(float_value),
+            metric_drop_at_least=None if interval is None else interval[0],
+            metric_point=metric_point(self.metric, self.float_metric.value),
             ram_bytes=latency.ram_bytes,
             download_bytes=figures.download_bytes,
             storage_bytes=figures.storage_bytes,

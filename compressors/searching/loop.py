@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compressors.building.judge import sparing
 from compressors.contract import Trial
 from compressors.errors import CompressorError, SearchError
 from compressors.recipes import recipe_hash
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from compressors.contract import Recipe, SearchBudget, TrialFigures
+    from compressors.searching.judging import Standing
     from compressors.searching.sampling import Suggest
     from compressors.searching.trials import Journal
 
-    Evaluate = Callable[[Recipe], tuple[TrialFigures, dict[str, float]]]  # figures, and the limits that they miss
+    Evaluate = Callable[[Recipe], tuple[TrialFigures, Standing]]
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,15 @@ def search(
     return front_of(journal.trials[: budget.trials])
 
 
+def offered(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that a profile may get: they meet the limits, and lose little; where none does, all that have figures."""
+    fitting = [trial for trial in trials if trial.fits]
+    return sparing(fitting, lambda trial: trial.unasked_points) or [trial for trial in trials if trial.figures]
+
+
 def front_of(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that no other beats; those that meet the limits, if any does."""
-    known = [trial for trial in trials if trial.figures is not None]
-    fitting = [trial for trial in known if trial.fits]
-    return pareto_front(fitting or known, _objectives)
+    """The trials that no other beats, of those that may be offered."""
+    return pareto_front(offered(trials), _objectives)
 
 
 def _objectives(trial: Trial) -> tuple[float, ...]:
@@ -89,7 +95,7 @@ def _is_spent(budget: SearchBudget, trials: Sequence[Trial], *, given: int, seco
         return True
     if budget.seconds is not None and seconds >= budget.seconds:
         return True
-    return budget.until_fits and len(trials) >= given and any(trial.fits for trial in trials)
+    return budget.until_fits and len(trials) >= given and any(trial.meets_all for trial in trials)
 
 
 def _next(space: Space, evaluate: Evaluate, before: Sequence[Trial], *, seed: int) -> Trial:
@@ -104,13 +110,13 @@ def _next(space: Space, evaluate: Evaluate, before: Sequence[Trial], *, seed: in
         return earlier.model_copy(update={"number": number, "parameters": parameters, "seconds": 0.0})
     began = time.monotonic()
     try:
-        figures, excesses = evaluate(recipe)
+        figures, standing = evaluate(recipe)
     except SearchError:
         raise
     except CompressorError as exc:
         refusal = str(exc)
         return _trial(number, parameters, recipe, began, refusal=refusal)
-    return _trial(number, parameters, recipe, began, figures=figures, excesses=excesses)
+    return _trial(number, parameters, recipe, began, figures=figures, **standing._asdict())
 
 
 def _trial(number: int, parameters: dict[str, JsonValue], recipe: Recipe, began: float, **result: object) -> Trial:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compressors.bootstrap import evaluate
 from compressors.data import evaluation_rows, training_rows
 from compressors.inputs import loading, program
-from compressors.metrics import evaluate
 
 if TYPE_CHECKING:
-    from compressors.contract import Figure, Inputs
+    from compressors.bootstrap import Estimate
+    from compressors.contract import Inputs
     from compressors.data.evaluation_rows import Split
     from compressors.inputs.program import FloatModel
     from compressors.metrics import Metric
@@ -24,7 +25,7 @@ class Materials:
     calibration: Split
     selection: Split
     train: Split | None
-    float_metric: Figure  # of the model itself, on the selection split
+    float_metric: Estimate  # of the model itself, on the selection split
 
 
 def materials_of(inputs: Inputs, metric: Metric) -> Materials:

@@ -17,7 +17,7 @@ from compressors.recipes import recipe_hash, recipes_of
 from compressors.searching.evaluation import Evaluation, context_of, forms_of
 from compressors.searching.facts import facts_of
 from compressors.searching.judging import Bar
-from compressors.searching.loop import front_of, search
+from compressors.searching.loop import front_of, offered, search
 from compressors.searching.materials import materials_of
 from compressors.searching.space import space_of
 from compressors.searching.trials import Journal, alone, plan_of
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
     from compressors.contract import BuildResult, Recipe, SearchRequest, Trial, TrialFigures
     from compressors.searching.facts import Facts
+    from compressors.searching.judging import Standing
 
     Progress = Callable[[ProgressLine], None]
 
 SHOWN = 8  # trials of the running front: a line of progress is short
 BUILT = 4  # recipes of the front that become variants, beside the usual ones
-SPACE = "space-5"  # another word with each change of what is suggested: old journals then begin anew
+SPACE = "space-6"  # another word with each change of what is suggested or kept: old journals then begin anew
 JOURNALS = "searches"  # folder of the cache
 
 
@@ -72,7 +73,7 @@ class Search:
         best, reason, refusal = bar.choose(trials)
         result = SearchResult(
             metric=metric.name,
-            float_metric=materials.float_metric,
+            float_metric=materials.float_metric.figure,
             seed=request.seed,
             trials=tuple(trials),
             front=tuple(trial.number for trial in front_of(trials)),
@@ -98,7 +99,7 @@ class Search:
         )
         return journal.trials[: self._request.budget.trials]
 
-    def _evaluated(self, evaluation: Evaluation, recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
+    def _evaluated(self, evaluation: Evaluation, recipe: Recipe) -> tuple[TrialFigures, Standing]:
         self._say(" > ".join(spec.step for spec in recipe.steps))
         return evaluation(recipe)
 
@@ -161,8 +162,8 @@ def _lines(front: Sequence[Trial]) -> Iterator[FrontLine]:
 
 
 def _worth_building(request: SearchRequest, result: SearchResult) -> Iterator[Recipe]:
-    """The best trial, the fastest of the others that meet the limits or miss them least, and the usual recipes."""
-    known = [trial for trial in result.trials if trial.figures is not None]
+    """The best trial, the fastest of the others that may be offered or miss least, and the usual recipes."""
+    known = offered(result.trials)
     found = sorted(known, key=lambda one: (one.number != result.best, *_nearness(one, result)))[:BUILT]
     recipes = [trial.recipe for trial in found]
     yield from recipes

@@ -86,6 +86,8 @@ def _finished(suggest: Suggest, trial: Trial, worst: list[float]) -> optuna.tria
     fixed = optuna.trial.FixedTrial(dict(trial.parameters))
     suggest(fixed)
     beyond = {name: excess - 1.0 for name, excess in trial.excesses.items()}
+    if trial.unasked_points is not None:
+        beyond["unasked_points"] = trial.unasked_points
     return optuna.trial.create_trial(
         values=worst if trial.figures is None else trial.figures.objectives,
         params=fixed.params,

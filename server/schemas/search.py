@@ -96,7 +96,7 @@ class Search(Document):
     metric: str
     float_metric: Figure
     trials: tuple[SearchTrial, ...]
-    front: tuple[int, ...]  # numbers of the trials that no other beats; those that meet the limits, if any does
+    front: tuple[int, ...]  # numbers of the trials that no other beats, of those that may be offered
     best: int | None = None
     reason: str = ""
     notes: tuple[str, ...] = ()

@@ -10,15 +10,13 @@ from hypothesis.extra import numpy as hnp
 
 from compressors.contract import Task
 from compressors.errors import MetricError
-from compressors.metrics import METRICS, agreement, evaluate, metric_for
+from compressors.metrics import METRICS, agreement, metric_for, value_of
 
 
 def score(name: str, outputs: object, target: object, *, query: object = None) -> float:
     rows = np.asarray(outputs, np.float64)
-    wanted = np.asarray(target)
-    group = np.arange(len(rows))
     lists = None if query is None else np.asarray(query, np.int64)
-    return evaluate(METRICS[name], rows, wanted, group=group, query=lists).value
+    return value_of(METRICS[name], rows, np.asarray(target), query=lists)
 
 
 @pytest.mark.parametrize(
@@ -87,33 +85,6 @@ def test_metric_for_ignores_capitals() -> None:
 def test_loss_points_the_same_way_for_every_metric() -> None:
     assert METRICS["top1"].loss_against(0.9, 0.8) == pytest.approx(0.1)
     assert METRICS["rmse"].loss_against(1.0, 1.2) == pytest.approx(0.2)
-
-
-def test_interval_holds_the_value_and_is_the_same_each_time() -> None:
-    rng = np.random.default_rng(0)
-    outputs, target = rng.normal(size=(200, 3)), rng.integers(0, 3, 200)
-    first = evaluate(METRICS["top1"], outputs, target, group=np.arange(200), query=None)
-    again = evaluate(METRICS["top1"], outputs, target, group=np.arange(200), query=None)
-    assert first == again
-    assert first.low is not None
-    assert first.high is not None
-    assert first.low <= first.value <= first.high
-
-
-def test_interval_is_wider_when_rows_come_from_few_sources() -> None:
-    sources = np.repeat(np.arange(10), 30)
-    right = np.repeat(np.array([1, 1, 1, 0, 1, 0, 1, 1, 0, 1]), 30)
-    outputs = np.stack([1.0 - right, right], axis=1).astype(float)
-    target = np.ones(300, np.int64)
-    apart = evaluate(METRICS["top1"], outputs, target, group=np.arange(300), query=None)
-    grouped = evaluate(METRICS["top1"], outputs, target, group=sources, query=None)
-    assert _width(grouped.low, grouped.high) > 3 * _width(apart.low, apart.high)
-
-
-def _width(low: float | None, high: float | None) -> float:
-    assert low is not None
-    assert high is not None
-    return high - low
 
 
 @settings(deadline=None, max_examples=50)

@@ -95,7 +95,7 @@ def test_equal_downloads_are_decided_by_the_metric() -> None:
             "is unproven: its latency is not known.",
         ),
         (
-            Judgement(INT8, Verdict.FITS, unsaid_loss=0.03),
+            Judgement(replace(INT8, metric_drop=0.03), Verdict.FITS, unsaid_loss=0.03),
             "loses 0.03 of r2, and the profile sets no limit that allows",
         ),
     ],
@@ -105,7 +105,10 @@ def test_the_only_one_that_may_be_chosen_names_what_the_next_lacks(other: Judgem
     judgements = [other, *fits(FLOAT)]
     assert chosen(judgements) is FLOAT
     told = explain(judgements, metric="r2")
-    assert told.startswith("float32-litert-none is the only one that meets the limits; the nearest alternative, ")
+    little = " with so small a loss of r2" if other.unsaid_loss is not None else ""
+    assert told.startswith(
+        f"float32-litert-none is the only one that meets the limits{little}; the nearest alternative, "
+    )
     assert words in told
 
 

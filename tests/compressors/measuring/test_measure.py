@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compressors.contract import Figure, Task
+from compressors.bootstrap import Estimate
+from compressors.contract import Task
 from compressors.data import evaluation_rows
 from compressors.files.formats import Target
 from compressors.measuring.kept import KeptMeasurements
@@ -32,7 +33,7 @@ def test_measurement_whose_second_output_is_no_number_is_an_error(uploads: Path,
         golden_samples=2,
         kept=KeptMeasurements(None),
     )
-    none = Figure(value=0.0)
+    none = Estimate(0.0, np.zeros(1))
     scores = Scores(selection=none, test=none, test_outputs=np.zeros((rows.test.rows, 1)))
     target = Target(RuntimeName.LITERT, Delegate.NONE, 1)
     measured = bench.run(uploads / "logarithm.tflite", target, scores)

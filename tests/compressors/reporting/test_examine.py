@@ -53,7 +53,7 @@ NUMBERS = split((TABLE @ WEIGHTS)[:, None], {"table": TABLE})
 
 def test_variant_that_answers_alike_loses_nothing_anywhere() -> None:
     found = examined(linear(WEIGHTS), linear(WEIGHTS), DECIDED, Task.CLASSIFICATION, "accuracy")
-    assert found.decision.loss == 0.0
+    assert found.decision.loss.value == 0.0
     assert found.agreement == 1.0
     assert found.flips.changed == 0
     assert found.attribution_correlation == pytest.approx(1.0)
@@ -65,10 +65,10 @@ def test_variant_that_is_wrong_near_the_threshold_flips_rows_to_wrong() -> None:
     found = examined(linear(WEIGHTS), linear(WEIGHTS, noise=1.0), DECIDED, Task.CLASSIFICATION, "accuracy")
     assert found.flips.changed == found.flips.to_wrong > 0
     assert found.flips.to_right == 0
-    assert found.decision.loss == pytest.approx(found.flips.changed / ROWS)
+    assert found.decision.loss.value == pytest.approx(found.flips.changed / ROWS)
     assert found.ranking is not None
     assert found.ranking.name == "auc"
-    assert 0 < found.ranking.loss < found.decision.loss  # the order suffers less than the decisions
+    assert 0 < found.ranking.loss.value < found.decision.loss.value  # the order suffers less than the decisions
 
 
 def test_slice_that_suffers_comes_first() -> None:

@@ -65,9 +65,11 @@ def evidence() -> Evidence:
             name="top1",
             before=Figure(value=0.75, low=0.73, high=0.77),
             after=Figure(value=0.73, low=0.71, high=0.75),
-            loss=0.02,
+            loss=Figure(value=0.02, low=0.013, high=0.027),
         ),
-        ranking=ComparedFigure(name="mrr", before=Figure(value=0.83), after=Figure(value=0.82), loss=0.01),
+        ranking=ComparedFigure(
+            name="mrr", before=Figure(value=0.83), after=Figure(value=0.82), loss=Figure(value=0.01)
+        ),
         calibration_error=Compared(name="expected calibration error", before=0.02, after=0.05, loss=0.03),
         agreement=0.968,
         flips=Flips(rows=1500, changed=48, to_right=9, to_wrong=24),

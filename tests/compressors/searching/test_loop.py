@@ -21,6 +21,7 @@ from tests.compressors.searching.toy import PLAN, SPACE, evaluate, shown
 
 if TYPE_CHECKING:
     from compressors.contract import Recipe, Trial, TrialFigures
+    from compressors.searching.judging import Standing
 
 TOY = Path(toy.__file__)
 
@@ -93,7 +94,7 @@ def test_refused_recipe_is_a_trial_with_a_sentence(tmp_path: Path) -> None:
 def test_recipe_that_comes_again_is_not_built_again(tmp_path: Path) -> None:
     seen: list[str] = []
 
-    def counting(recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
+    def counting(recipe: Recipe) -> tuple[TrialFigures, Standing]:
         seen.append(recipe.model_dump_json())
         return evaluate(recipe)
 
@@ -103,7 +104,7 @@ def test_recipe_that_comes_again_is_not_built_again(tmp_path: Path) -> None:
 
 
 def test_budget_of_time_cuts_the_running_trial(tmp_path: Path) -> None:
-    def endless(recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
+    def endless(recipe: Recipe) -> tuple[TrialFigures, Standing]:
         if recipe.steps[0].step == "quantize":
             while True:
                 time.sleep(0.01)
@@ -122,6 +123,29 @@ def test_search_that_may_stop_early_stops_after_the_given_recipes_once_the_limit
     assert journal.trials[1].fits
 
 
+def sparing_evaluate(recipe: Recipe) -> tuple[TrialFigures, Standing]:
+    """The profile of this one is silent about the metric."""
+    figures, standing = evaluate(recipe)
+    lost = figures.metric_drop / 0.01
+    return figures, standing._replace(unasked_points=lost if lost > 0.5 else None)
+
+
+def test_front_leaves_out_what_loses_more_than_a_silent_profile_is_given(tmp_path: Path) -> None:
+    bounded, free = Journal(tmp_path / "bounded", PLAN), Journal(tmp_path / "free", PLAN)
+    front = search(SPACE, sparing_evaluate, bounded, SearchBudget(trials=40), seed=1)
+    anything = search(SPACE, evaluate, free, SearchBudget(trials=40), seed=1)
+    least = min(trial.figures.metric_drop for trial in bounded.trials if trial.fits and trial.figures)
+    assert [trial.figures.metric_drop for trial in front if trial.figures] == pytest.approx([least])
+    assert any(trial.figures.metric_drop > 0.1 for trial in anything if trial.figures)
+
+
+def test_search_that_may_stop_early_goes_on_while_all_that_fit_lose_too_much(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "trials", PLAN)
+    search(SPACE, sparing_evaluate, journal, SearchBudget(trials=4, until_fits=True), seed=1)
+    assert journal.trials[1].fits
+    assert len(journal.trials) == 4
+
+
 def test_search_that_goes_on_has_the_seconds_that_are_left(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials", PLAN)
     search(SPACE, evaluate, journal, SearchBudget(trials=2), seed=1)
@@ -137,7 +161,7 @@ def test_fewer_trials_than_were_tried_give_the_front_of_the_fewer(tmp_path: Path
 
 
 def test_search_that_cannot_go_on_ends_with_the_sentence_and_keeps_no_trial(tmp_path: Path) -> None:
-    def hopeless(_recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
+    def hopeless(_recipe: Recipe) -> tuple[TrialFigures, Standing]:
         raise SearchError("there is no latency of this recipe")
 
     journal = Journal(tmp_path / "trials", PLAN)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressors.contract import Figure, Latency, Recipe, SearchBudget, StepSpec, Trial, TrialFigures
 from compressors.errors import NoEffectError
+from compressors.searching.judging import Standing
 from compressors.searching.loop import Space, search
 from compressors.searching.trials import Journal, Plan
 from edge_agent.protocol.profile import Delegate, RuntimeName
@@ -33,8 +34,8 @@ def suggest(trial: optuna.trial.BaseTrial) -> Recipe:
 SPACE = Space(suggest, first=({"keep": 1.0, "bits": 32}, {"keep": 1.0, "bits": 8, "bias": 0}))
 
 
-def evaluate(recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
-    """Small is fast and wrong; 4 bits of a pruned network are refused; the limit is 6 ms."""
+def evaluate(recipe: Recipe) -> tuple[TrialFigures, Standing]:
+    """Small is fast and wrong; 4 bits of a pruned network are refused; the limit is 6 ms, and any loss is allowed."""
     found: dict[str, Any] = {name: value for spec in recipe.steps for name, value in spec.parameters.items()}
     keep, bits, bias = found.get("keep", 1.0), found.get("bits", 32), found.get("bias", 0)
     if bits == 4 and keep < 0.4:
@@ -49,10 +50,10 @@ def evaluate(recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
         metric=Figure(value=1 - drop),
         metric_drop=drop,
     )
-    return figures, {"latency_p95_ms": latency / 6.0} if latency > 6 else {}
+    return figures, Standing({"latency_p95_ms": latency / 6.0} if latency > 6 else {})
 
 
-def slow(recipe: Recipe) -> tuple[TrialFigures, dict[str, float]]:
+def slow(recipe: Recipe) -> tuple[TrialFigures, Standing]:
     time.sleep(0.02)
     return evaluate(recipe)
 

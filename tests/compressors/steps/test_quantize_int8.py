@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from compressors.bootstrap import evaluate
 from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.contract import Task
 from compressors.data import evaluation_rows
 from compressors.errors import NoEffectError
 from compressors.files.litert import read_facts
 from compressors.inputs import program
-from compressors.metrics import METRICS, evaluate
+from compressors.metrics import METRICS
 from compressors.quantization.feature_scaling import scaling_operators
 from compressors.step import Context, Model, content_of
 from compressors.steps.export_litert import STEP as EXPORT

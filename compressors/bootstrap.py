@@ -1,0 +1,93 @@
+"""How sure a metric is: a bootstrap over groups, because rows of one source are not independent. numpy only.
+
+Models that answered the same rows are drawn alike, so that what one loses against the other has an interval of its own:
+most of the spread of the two is the rows', and cancels.
+
+Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapters 8 (groups) and 13 (percentile intervals).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compressors.contract import Figure
+from compressors.metrics import value_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from compressors.metrics import Metric
+
+    Whole = NDArray[np.int64]
+
+SAMPLES = 300
+INTERVAL = (2.5, 97.5)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric on some rows, and on each draw of them, shape (SAMPLES,)."""
+
+    value: float
+    drawn: NDArray[np.float64]
+
+    @property
+    def figure(self) -> Figure:
+        """With its 95 % interval."""
+        return _figure(self.value, self.drawn)
+
+
+def evaluate(
+    metric: Metric,
+    outputs: NDArray[np.generic],
+    target: NDArray[np.generic],
+    *,
+    group: Whole,
+    query: Whole | None,
+    seed: int = 0,
+) -> Estimate:
+    """The metric of a model; with the same groups and seed the draws are the same.
+
+    Raises:
+        MetricError: the numbers are so large that there is no value.
+    """
+    value = value_of(metric, outputs, target, query=query)
+    scores = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
+    wanted = np.asarray(target, np.float64)
+    drawn = [metric.score(scores[rows], wanted[rows], again) for rows, again in _draws(group, query, seed)]
+    return Estimate(value, np.asarray(drawn))
+
+
+def paired_loss(metric: Metric, before: Estimate, after: Estimate) -> Figure:
+    """What `after` loses against `before`, in units of the metric, negative is better; both of the same rows."""
+    sign = 1.0 if metric.higher_is_better else -1.0
+    return _figure(metric.loss_against(before.value, after.value), sign * (before.drawn - after.drawn))
+
+
+def _figure(value: float, drawn: NDArray[np.float64]) -> Figure:
+    low, high = np.percentile(drawn, INTERVAL)
+    return Figure(value=value, low=float(low), high=float(high))
+
+
+def _draws(group: Whole, query: Whole | None, seed: int) -> Iterator[tuple[Whole, Whole | None]]:
+    """The rows of each draw, and which of them are ranked together."""
+    rng = np.random.default_rng(seed)
+    sources, where = np.unique(group, return_inverse=True)
+    order = np.argsort(where, kind="stable")
+    bounds = np.searchsorted(where[order], np.arange(len(sources) + 1))
+    for _ in range(SAMPLES):
+        picks = rng.integers(len(sources), size=len(sources))
+        pieces = [order[bounds[p] : bounds[p + 1]] for p in picks]
+        yield np.concatenate(pieces), None if query is None else _renumbered(query, pieces)
+
+
+def _renumbered(query: Whole, pieces: list[Whole]) -> Whole:
+    """A source drawn twice is two sources, so its queries must not melt into one."""
+    offset = int(query.max()) + 1
+    renumbered: Whole = np.concatenate([query[rows] + number * offset for number, rows in enumerate(pieces)])
+    return renumbered

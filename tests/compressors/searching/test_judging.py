@@ -1,0 +1,67 @@
+"""What a search offers follows the rules of a build."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compressors.bootstrap import Estimate
+from compressors.contract import Figure, Latency, Recipe, StepSpec, Trial, TrialFigures
+from compressors.metrics import METRICS
+from compressors.searching.judging import Bar
+from compressors.searching.loop import front_of
+from edge_agent.protocol.profile import Delegate, DeviceProfile, RuntimeName
+from tests.compressors.conftest import HOST_CPU, board
+
+
+def bar(**limits: float) -> Bar:
+    profile = DeviceProfile.model_validate(board("camera", cpu=HOST_CPU, runtimes=("litert",), **limits))
+    return Bar(profile, METRICS["r2"], Estimate(0.79, np.full(300, 0.79)), HOST_CPU)
+
+
+def figures(drop: float, *, p50_ms: float, interval: tuple[float, float] | None = None) -> TrialFigures:
+    return TrialFigures(
+        latency=Latency(runtime=RuntimeName.LITERT, delegate=Delegate.XNNPACK, p50_ms=p50_ms, p95_ms=p50_ms),
+        raw_bytes=1000,
+        download_bytes=1000,
+        storage_bytes=1000,
+        metric=Figure(value=0.79 - drop, low=0.6, high=0.9),
+        metric_drop=drop,
+        metric_drop_interval=interval,
+    )
+
+
+def trials(against: Bar, *losses: tuple[float, float]) -> list[Trial]:
+    """A trial for each loss and latency."""
+    made = []
+    for number, (drop, p50_ms) in enumerate(losses):
+        known = figures(drop, p50_ms=p50_ms)
+        recipe = Recipe(name=f"recipe{number}", steps=(StepSpec(step="export-litert"),))
+        standing = against.standing(recipe.name, known)
+        made.append(Trial(number=number, parameters={}, recipe=recipe, figures=known, **standing._asdict()))
+    return made
+
+
+FLOAT, WEIGHT_ONLY, STATIC, HALVED = (0.0, 9.0), (0.0146, 4.0), (0.004, 6.0), (0.009, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "front", "best"),
+    [
+        pytest.param({}, [0, 2], 2, id="silent"),
+        pytest.param({"metric_max_drop": 0.01}, [0, 2, 3], 3, id="a-limit"),
+    ],
+)
+def test_what_is_offered_and_what_is_chosen_lose_alike(limits: dict[str, float], front: list[int], best: int) -> None:
+    against = bar(**limits)
+    found = trials(against, FLOAT, WEIGHT_ONLY, STATIC, HALVED)
+    assert [trial.number for trial in front_of(found)] == front
+    assert against.choose(found)[0] == best
+
+
+def test_loss_is_judged_by_the_interval_of_the_difference() -> None:
+    """The metric's own interval, 0.6 to 0.9, would let anything pass."""
+    assert bar().standing("surely", figures(0.03, p50_ms=1.0, interval=(0.021, 0.04))).excesses
+    perhaps = bar().standing("perhaps", figures(0.03, p50_ms=1.0, interval=(-0.01, 0.07)))
+    assert not perhaps.excesses
+    assert perhaps.unasked_points == pytest.approx(3.0)

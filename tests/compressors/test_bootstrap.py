@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from compressors.bootstrap import Estimate, evaluate, paired_loss
+from compressors.contract import Figure
+from compressors.metrics import METRICS
+
+ROWS = np.arange(400)
+
+
+def test_interval_holds_the_value_and_is_the_same_each_time() -> None:
+    rng = np.random.default_rng(0)
+    outputs, target = rng.normal(size=(200, 3)), rng.integers(0, 3, 200)
+    first = evaluate(METRICS["top1"], outputs, target, group=np.arange(200), query=None).figure
+    again = evaluate(METRICS["top1"], outputs, target, group=np.arange(200), query=None).figure
+    assert first == again
+    assert first.low is not None
+    assert first.high is not None
+    assert first.low <= first.value <= first.high
+
+
+def test_interval_is_wider_when_rows_come_from_few_sources() -> None:
+    sources = np.repeat(np.arange(10), 30)
+    right = np.repeat(np.array([1, 1, 1, 0, 1, 0, 1, 1, 0, 1]), 30)
+    outputs = np.stack([1.0 - right, right], axis=1).astype(float)
+    target = np.ones(300, np.int64)
+    apart = evaluate(METRICS["top1"], outputs, target, group=np.arange(300), query=None).figure
+    grouped = evaluate(METRICS["top1"], outputs, target, group=sources, query=None).figure
+    assert _width(grouped.low, grouped.high) > 3 * _width(apart.low, apart.high)
+
+
+def _width(low: float | None, high: float | None) -> float:
+    assert low is not None
+    assert high is not None
+    return high - low
+
+
+def estimate(name: str, outputs: np.ndarray, target: np.ndarray) -> Estimate:
+    return evaluate(METRICS[name], outputs[:, None], target[:, None], group=ROWS, query=None)
+
+
+def test_loss_of_a_model_that_answers_alike_is_surely_nothing() -> None:
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=400)
+    model = estimate("r2", target + rng.normal(size=400), target)
+    assert paired_loss(METRICS["r2"], model, model) == Figure(value=0.0, low=0.0, high=0.0)
+
+
+@pytest.mark.parametrize("name", ["r2", "rmse"])
+def test_loss_on_the_same_rows_is_far_surer_than_either_metric(name: str) -> None:
+    rng = np.random.default_rng(1)
+    target, wrong = rng.normal(size=400), rng.normal(size=400)
+    before, after = (estimate(name, target + share * wrong, target) for share in (0.5, 0.53))
+    loss = paired_loss(METRICS[name], before, after)
+    assert loss.low is not None
+    assert loss.high is not None
+    assert 0 < loss.low < loss.value < loss.high, "worse is positive, whichever way the metric points"
+    own = after.figure
+    assert _width(loss.low, loss.high) < 0.2 * _width(own.low, own.high)
