@@ -78,7 +78,7 @@ def _sizes(evidence: Evidence) -> Table:
         rows.append((f"latency p95, ms, as judged for {evidence.profile} ({_origin(judged)})", "", _interval(judged)))
     said = f"Measured on {evidence.target}. Multiplications are not time: read both."
     if judged is not None and judged.origin is Origin.PREDICTED:
-        said += f" No {evidence.profile} had told of this file when it was judged: its p95 is predicted, within the interval beside it."
+        said += f" No {evidence.profile} had told of this file when it was judged: its p95 is predicted."
     return Table(
         "Size and time",
         said,
