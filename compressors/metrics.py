@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -17,79 +18,124 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+SUMS_TO_ONE = 0.01  # by so much the probabilities of a float model may miss it
+
+
+class OutputScale(StrEnum):
+    """What the numbers are that a classifier answers with; of other models it says nothing."""
+
+    LOGITS = "logits"
+    PROBABILITIES = "probabilities"
+
+    @classmethod
+    def of(cls, float_outputs: NDArray[np.generic]) -> OutputScale:
+        """Told by what the float model answers to many rows: probabilities lie in [0, 1], and several add up to one.
+
+        It holds for all that is made of the model: a few rows of logits may all lie in [0, 1], and a probability that
+        was rounded to 8 bits may be 1.004.
+        """
+        values = np.asarray(float_outputs, np.float64).reshape(len(float_outputs), -1)
+        within = bool(((values >= 0.0) & (values <= 1.0)).all())
+        whole = values.shape[1] == 1 or bool((np.abs(values.sum(axis=1) - 1.0) < SUMS_TO_ONE).all())
+        return cls.PROBABILITIES if within and whole else cls.LOGITS
+
+
+THRESHOLD = {OutputScale.LOGITS: 0.0, OutputScale.PROBABILITIES: 0.5}  # of a single output that says yes or no
+
+
+class Answered(NamedTuple):
+    """Rows that a model has answered."""
+
+    outputs: Floats  # (rows, values)
+    target: Floats
+    query: NDArray[np.int64] | None
+    scale: OutputScale
+
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: `score(outputs, target, query)`; outputs have the shape (rows, values)."""
+    """A metric, by its definition."""
 
     name: str
     tasks: frozenset[Task]
     higher_is_better: bool
-    score: Callable[[Floats, Floats, NDArray[np.int64] | None], float]
-
+    definition: Callable[[Answered], float]
     bounded: bool = True  # at most 1, so that a loss in points means something
+    scale: OutputScale = OutputScale.LOGITS  # of the model at hand
+
+    def for_model(self, float_outputs: NDArray[np.generic]) -> Metric:
+        """This metric of one model and of all that is made of it.
+
+        Args:
+            float_outputs: what the float model answers to the rows of the selection split, (rows, values).
+        """
+        return replace(self, scale=OutputScale.of(float_outputs))
+
+    def score(self, outputs: Floats, target: Floats, query: NDArray[np.int64] | None) -> float:
+        """Its value for some rows; `outputs` have the shape (rows, values)."""
+        return self.definition(Answered(outputs, target, query, self.scale))
 
     def loss_against(self, float_value: float, value: float) -> float:
         """How much worse than the float model, in units of the metric; negative is better."""
         return float_value - value if self.higher_is_better else value - float_value
 
 
-def decisions(outputs: Floats) -> NDArray[np.int64]:
-    """The class of each row: the largest of several outputs; a single one is held against its threshold.
-
-    A single output whose values all lie in [0, 1] is a probability (threshold 0.5), else a logit (threshold 0).
-    """
+def decisions(outputs: Floats, scale: OutputScale) -> NDArray[np.int64]:
+    """The class of each row: the largest of several outputs; a single one is held against its threshold."""
     if outputs.shape[1] > 1:
         return np.asarray(outputs.argmax(axis=1), np.int64)
-    values = outputs[:, 0]
-    is_probability = bool(((values >= 0.0) & (values <= 1.0)).all())
-    return (values > (0.5 if is_probability else 0.0)).astype(np.int64)
+    return (outputs[:, 0] > THRESHOLD[scale]).astype(np.int64)
 
 
-def _right_decisions(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
-    return float(np.mean(decisions(outputs) == target))
+def _right_decisions(rows: Answered) -> float:
+    return float(np.mean(decisions(rows.outputs, rows.scale) == rows.target))
 
 
-def _errors(outputs: Floats, target: Floats) -> Floats:
-    return outputs - target.reshape(outputs.shape)
+def _errors(rows: Answered) -> Floats:
+    return rows.outputs - rows.target.reshape(rows.outputs.shape)
 
 
-def _rmse(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
-    return float(np.sqrt(np.mean(_errors(outputs, target) ** 2)))
+def _rmse(rows: Answered) -> float:
+    return float(np.sqrt(np.mean(_errors(rows) ** 2)))
 
 
-def _mae(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
-    return float(np.mean(np.abs(_errors(outputs, target))))
+def _mae(rows: Answered) -> float:
+    return float(np.mean(np.abs(_errors(rows))))
 
 
-def _r2(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
-    """The share of the target's variance that is explained; 0 where the target does not vary."""
-    spread = float(np.sum((target - target.mean(axis=0)) ** 2))
-    return 1.0 - float(np.sum(_errors(outputs, target) ** 2)) / spread if spread > 0 else 0.0
+def _r2(rows: Answered) -> float:
+    return _explained(rows.outputs, rows.target.reshape(rows.outputs.shape))
 
 
-def _auc(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+def _explained(outputs: Floats, wanted: Floats) -> float:
+    """The share of the variance that is explained; 0 where what is wanted does not vary."""
+    spread = float(np.sum((wanted - wanted.mean(axis=0)) ** 2))
+    return 1.0 - float(np.sum((outputs - wanted) ** 2)) / spread if spread > 0 else 0.0
+
+
+def _auc(rows: Answered) -> float:
     """The chance that a positive scores above a negative, ties counted half (Mann-Whitney)."""
+    outputs = rows.outputs
     if outputs.shape[1] > 2:  # noqa: PLR2004
         raise MetricError(f"auc tells two classes apart, and this model has {outputs.shape[1]}: use mrr or top1")
     scores = outputs[:, -1] - outputs[:, 0] if outputs.shape[1] > 1 else outputs[:, 0]
-    positive = target > 0.5  # noqa: PLR2004  classes are 0 and 1
+    positive = rows.target > 0.5  # noqa: PLR2004  classes are 0 and 1
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if positives == 0 or negatives == 0:
         return 0.5
     return float((ranks(scores)[positive].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
 
 
-def _mean_reciprocal_rank(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+def _mean_reciprocal_rank(rows: Answered) -> float:
     """1 where the right class comes first, 1/2 where it comes second, and so on; ties count against the model."""
-    right = outputs[np.arange(len(outputs)), target.astype(int)][:, None]
-    return float(np.mean(1.0 / (outputs >= right).sum(axis=1)))
+    right = rows.outputs[np.arange(len(rows.outputs)), rows.target.astype(int)][:, None]
+    return float(np.mean(1.0 / (rows.outputs >= right).sum(axis=1)))
 
 
-def _spearman(outputs: Floats, target: Floats, _query: NDArray[np.int64] | None) -> float:
+def _spearman(rows: Answered) -> float:
     """How alike two orders are: the correlation of ranks, the mean over the values of a row."""
-    wanted = target.reshape(outputs.shape)
-    found = [_correlation(ranks(ours), ranks(theirs)) for ours, theirs in zip(outputs.T, wanted.T, strict=True)]
+    wanted = rows.target.reshape(rows.outputs.shape)
+    found = [_correlation(ranks(ours), ranks(theirs)) for ours, theirs in zip(rows.outputs.T, wanted.T, strict=True)]
     return float(np.mean(found))
 
 
@@ -104,17 +150,18 @@ def ranks(values: Floats) -> Floats:
     return np.asarray((np.cumsum(counts) - (counts - 1) / 2.0)[where], np.float64)
 
 
-def _hit_rate(k: int) -> Callable[[Floats, Floats, NDArray[np.int64] | None], float]:
+def _hit_rate(k: int) -> Callable[[Answered], float]:
     """The share of queries with a relevant item among the k that score highest.
 
     Equal scores count against the model: a quantized one gives many, and the order of rows must not decide.
     """
 
-    def score(outputs: Floats, target: Floats, query: NDArray[np.int64] | None) -> float:
+    def score(rows: Answered) -> float:
+        query = rows.query
         if query is None:
             raise MetricError(f"hr@{k} needs the array `query` in the data: which rows are ranked together")
-        relevant = target.reshape(-1) > 0
-        order = np.lexsort((relevant, -outputs[:, -1], query))
+        relevant = rows.target.reshape(-1) > 0
+        order = np.lexsort((relevant, -rows.outputs[:, -1], query))
         queries, first, sizes = np.unique(query[order], return_index=True, return_counts=True)
         place = np.arange(len(order)) - np.repeat(first, sizes)
         hits = np.zeros(len(queries), dtype=bool)
@@ -125,16 +172,16 @@ def _hit_rate(k: int) -> Callable[[Floats, Floats, NDArray[np.int64] | None], fl
 
 
 _ALL = (
-    Metric("top1", frozenset({Task.CLASSIFICATION}), higher_is_better=True, score=_right_decisions),
-    Metric("accuracy", frozenset({Task.CLASSIFICATION}), higher_is_better=True, score=_right_decisions),
-    Metric("mrr", frozenset({Task.CLASSIFICATION}), higher_is_better=True, score=_mean_reciprocal_rank),
-    Metric("auc", frozenset({Task.CLASSIFICATION, Task.RANKING}), higher_is_better=True, score=_auc),
-    Metric("rmse", frozenset({Task.REGRESSION, Task.RANKING}), higher_is_better=False, score=_rmse, bounded=False),
-    Metric("mae", frozenset({Task.REGRESSION}), higher_is_better=False, score=_mae, bounded=False),
-    Metric("spearman", frozenset({Task.REGRESSION}), higher_is_better=True, score=_spearman),
-    Metric("r2", frozenset({Task.REGRESSION}), higher_is_better=True, score=_r2),
+    Metric("top1", frozenset({Task.CLASSIFICATION}), higher_is_better=True, definition=_right_decisions),
+    Metric("accuracy", frozenset({Task.CLASSIFICATION}), higher_is_better=True, definition=_right_decisions),
+    Metric("mrr", frozenset({Task.CLASSIFICATION}), higher_is_better=True, definition=_mean_reciprocal_rank),
+    Metric("auc", frozenset({Task.CLASSIFICATION, Task.RANKING}), higher_is_better=True, definition=_auc),
+    Metric("rmse", frozenset({Task.REGRESSION, Task.RANKING}), higher_is_better=False, definition=_rmse, bounded=False),
+    Metric("mae", frozenset({Task.REGRESSION}), higher_is_better=False, definition=_mae, bounded=False),
+    Metric("spearman", frozenset({Task.REGRESSION}), higher_is_better=True, definition=_spearman),
+    Metric("r2", frozenset({Task.REGRESSION}), higher_is_better=True, definition=_r2),
     *(
-        Metric(f"hr@{k}", frozenset({Task.RANKING}), higher_is_better=True, score=_hit_rate(k))
+        Metric(f"hr@{k}", frozenset({Task.RANKING}), higher_is_better=True, definition=_hit_rate(k))
         for k in (1, 5, 10, 20, 50)
     ),
 )
@@ -172,10 +219,12 @@ def value_of(
     return value
 
 
-def agreement(task: Task, outputs: NDArray[np.generic], float_outputs: NDArray[np.generic]) -> Figure:
+def agreement(
+    task: Task, outputs: NDArray[np.generic], float_outputs: NDArray[np.generic], scale: OutputScale
+) -> Figure:
     """How alike two models answer: the share of equal decisions, or for numbers the share of variance explained."""
     ours = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     theirs = np.asarray(float_outputs, np.float64).reshape(len(float_outputs), -1)
     if task is Task.CLASSIFICATION:
-        return Figure(value=float(np.mean(decisions(ours) == decisions(theirs))))
-    return Figure(value=_r2(ours, theirs, None))
+        return Figure(value=float(np.mean(decisions(ours, scale) == decisions(theirs, scale))))
+    return Figure(value=_explained(ours, theirs))

@@ -109,9 +109,10 @@ class Comparison:
     def __init__(self, inputs: Inputs, profile: DeviceProfile, folder: Path, cache: Path) -> None:
         """Load the model and its rows; `folder` is for files, `cache` for what the search keeps."""
         self._inputs, self._profile, self._folder, self._cache = inputs, profile, folder, cache
-        self._metric = metric_for(inputs.metric, inputs.task)
         self._network = loading.load(inputs.model_path)
         self._rows = evaluation_rows.load(inputs.data_path, self._network.signature, inputs.task, labels=inputs.labels)
+        outputs = self._network.run(self._rows.selection.inputs)[self._network.signature.outputs[0].name]
+        self._metric = metric_for(inputs.metric, inputs.task).for_model(outputs)
         self._kitchen = self._make_kitchen()
         self.contenders: list[Contender] = []
         self.found: SearchResult | None = None

@@ -18,7 +18,7 @@ from compressors.errors import CompressorError
 from compressors.files.formats import FORMATS, Target
 from compressors.inputs import loading, program
 from compressors.measuring.kept import KeptMeasurements
-from compressors.measuring.measure import Bench, Measurement
+from compressors.measuring.measure import Bench, Measurement, rows_of
 from compressors.measuring.scoring import score, scoring_runtime
 from compressors.metrics import metric_for
 from compressors.packing.golden import golden_file, sample_count
@@ -62,6 +62,12 @@ class Build:
         if inputs.train_path is not None:
             self._taught = training_rows.load(inputs.train_path, self._network.signature, inputs.task, self._data)
         self._samples = sample_count(self._network.signature, self._data.selection)
+        self._say("scoring the float model")
+        outputs = self._network.run(rows_of(self._data))
+        program.check_finite(outputs, np.concatenate([self._data.selection.places, self._data.test.places]))
+        self._network.check_samples_are_independent(self._data.selection.inputs)
+        first = outputs[self._network.signature.outputs[0].name]
+        self._metric = self._metric.for_model(first[: self._data.selection.rows])
         self._bench = Bench(
             self._data,
             self._network.signature,
@@ -72,11 +78,7 @@ class Build:
             golden_samples=self._samples,
             kept=KeptMeasurements(self._request.cache_dir, renew=self._request.measure_again),
         )
-        self._say("scoring the float model")
-        outputs = self._network.run(self._bench.inputs())
-        program.check_finite(outputs, np.concatenate([self._data.selection.places, self._data.test.places]))
-        self._network.check_samples_are_independent(self._data.selection.inputs)
-        self._float_scores = self._bench.score(outputs[self._network.signature.outputs[0].name])
+        self._float_scores = self._bench.score(first)
         built = self._build_all()
         reference = Reference(self._metric, self._float_scores, self._network.signature, self._data.labels)
         variants: list[BuiltVariant] = []

@@ -99,11 +99,6 @@ class Rig:
         self._rows = folder / "inputs.npz"
         np.savez(self._rows, allow_pickle=False, **rows)
 
-    def rows(self) -> dict[str, NDArray[np.generic]]:
-        """The inputs by name."""
-        with np.load(self._rows, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-
     def run(self, file: Path, target: Target) -> Run | Failure:
         """Run one file on one target."""
         python = self._pythons.get(target.runtime)
@@ -137,6 +132,11 @@ class Rig:
         return Run(result, outputs)
 
 
+def rows_of(data: EvaluationData) -> dict[str, NDArray[np.generic]]:
+    """What a bench runs a file on: the inputs of selection and test, one after the other."""
+    return {name: np.concatenate([array, data.test.inputs[name]]) for name, array in data.selection.inputs.items()}
+
+
 class Bench:
     """Runs files on targets with one data set, and scores them."""
 
@@ -154,10 +154,7 @@ class Bench:
     ) -> None:
         self._data, self._signature, self._task, self._metric = data, signature, task, metric
         self._golden_samples = golden_samples
-        names = [spec.name for spec in signature.inputs]
-        parts = (data.selection, data.test)
-        joined = {name: np.concatenate([part.inputs[name] for part in parts]) for name in names}
-        self._rig = Rig(joined, signature, pythons=pythons, folder=folder, kept=kept)
+        self._rig = Rig(rows_of(data), signature, pythons=pythons, folder=folder, kept=kept)
 
     def score(self, outputs: NDArray[np.generic]) -> Scores:
         """Score the outputs of selection and test rows, one after the other, as `run` sees them."""
@@ -167,10 +164,6 @@ class Bench:
             test=self._evaluate(outputs[rows:], self._data.test),
             test_outputs=outputs[rows:],
         )
-
-    def inputs(self) -> dict[str, NDArray[np.generic]]:
-        """The rows of selection and test."""
-        return self._rig.rows()
 
     def _evaluate(self, outputs: NDArray[np.generic], split: Split) -> Estimate:
         return evaluate(self._metric, outputs, split.target, group=split.group, query=split.query)
@@ -185,7 +178,7 @@ class Bench:
             target,
             result=ran.result,
             scores=scores,
-            agreement=agreement(self._task, scores.test_outputs, float_scores.test_outputs),
+            agreement=agreement(self._task, scores.test_outputs, float_scores.test_outputs, self._metric.scale),
             golden_outputs={name: array[: self._golden_samples] for name, array in ran.outputs.items()},
         )
 

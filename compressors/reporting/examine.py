@@ -72,7 +72,7 @@ class Examination:
             after: the variant.
             split: the test rows.
             task: what the model is for.
-            metric: that decides.
+            metric: that decides, as it reads this model's outputs.
             labels: names of the classes, if they have any.
             seed: of the noise that is added.
             second: the user's own rows from elsewhere.
@@ -88,9 +88,9 @@ class Examination:
             decision=self._compared(self._metric, before, after),
             ranking=self._ranking(before, after),
             calibration_error=self._calibration(before, after),
-            agreement=agreement(self._task, after, before).value,
+            agreement=self._agreement(before, after),
             flips=self._flips(before, after),
-            slices=tuple(slice_figures(self._task, split, self._labels, before, after)),
+            slices=tuple(slice_figures(self._task, split, self._labels, before, after, scale=self._metric.scale)),
             shifts=tuple(self._shifts()),
             attribution_correlation=attribution_correlation(self._first(0), self._first(1), split.inputs),
         )
@@ -100,6 +100,9 @@ class Examination:
 
     def _both(self, inputs: Mapping[str, Array]) -> tuple[Floats, Floats]:
         return self._first(0)(inputs), self._first(1)(inputs)
+
+    def _agreement(self, before: Array, after: Array) -> float:
+        return agreement(self._task, after, before, self._metric.scale).value
 
     def _compared(self, metric: Metric, before: Array, after: Array) -> ComparedFigure:
         split = self._split
@@ -122,13 +125,13 @@ class Examination:
     def _calibration(self, before: Array, after: Array) -> Compared | None:
         if self._task is not Task.CLASSIFICATION:
             return None
-        old, new = (calibration_error(outputs, self._split.target) for outputs in (before, after))
+        old, new = (calibration_error(outputs, self._split.target, self._metric.scale) for outputs in (before, after))
         return Compared(name="expected calibration error", before=old, after=new, loss=new - old)
 
     def _flips(self, before: Floats, after: Floats) -> Flips:
         target = self._split.target
         if self._task is Task.CLASSIFICATION:
-            old, new = decisions(before), decisions(after)
+            old, new = (decisions(outputs, self._metric.scale) for outputs in (before, after))
             changed = old != new
             right_before, right_after = old == target, new == target
         else:
@@ -165,7 +168,7 @@ class Examination:
             before=old,
             after=new,
             loss=self._metric.loss_against(old, new),
-            agreement=agreement(self._task, after, before).value,
+            agreement=self._agreement(before, after),
         )
 
 

@@ -20,7 +20,7 @@ from compressors.errors import CompressorError, DataError, ReportError
 from compressors.files.formats import FORMATS, Form, Target
 from compressors.inputs import loading, program
 from compressors.measuring.kept import KeptMeasurements
-from compressors.measuring.measure import Bench
+from compressors.measuring.measure import Bench, rows_of
 from compressors.measuring.scoring import score
 from compressors.metrics import metric_for
 from compressors.packing.golden import golden_file, sample_count
@@ -115,6 +115,10 @@ class Reporting:
         self._data = evaluation_rows.load(inputs.data_path, signature, inputs.task, labels=inputs.labels)
         self._second = self._load_second()
         self._samples = sample_count(signature, self._data.selection)
+        outputs = self._network.run(rows_of(self._data))
+        program.check_finite(outputs, np.concatenate([self._data.selection.places, self._data.test.places]))
+        first = outputs[signature.outputs[0].name]
+        self._metric = self._metric.for_model(first[: self._data.selection.rows])
         self._bench = Bench(
             self._data,
             signature,
@@ -125,9 +129,7 @@ class Reporting:
             golden_samples=self._samples,
             kept=KeptMeasurements(self._request.cache_dir, renew=self._request.measure_again),
         )
-        outputs = self._network.run(self._bench.inputs())
-        program.check_finite(outputs, np.concatenate([self._data.selection.places, self._data.test.places]))
-        self._float_scores: Scores = self._bench.score(outputs[signature.outputs[0].name])
+        self._float_scores: Scores = self._bench.score(first)
         self._context = Context(
             self._data.calibration,
             self._data.selection,

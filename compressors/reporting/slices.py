@@ -5,6 +5,7 @@ What rows have: a table's features, a picture's brightness and contrast, and how
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressors.data.evaluation_rows import Split
+    from compressors.metrics import OutputScale
 
     Array = NDArray[np.generic]
     Marks = NDArray[np.bool_]
@@ -31,7 +33,9 @@ METRIC_OF = {Task.CLASSIFICATION: "accuracy", Task.REGRESSION: "mae", Task.RANKI
 PICTURE_DIMENSIONS = 4  # with the batch
 
 
-def slice_figures(task: Task, split: Split, labels: tuple[str, ...], before: Array, after: Array) -> list[SliceFigure]:
+def slice_figures(
+    task: Task, split: Split, labels: tuple[str, ...], before: Array, after: Array, *, scale: OutputScale
+) -> list[SliceFigure]:
     """The slices, those first that lose most.
 
     Args:
@@ -40,8 +44,9 @@ def slice_figures(task: Task, split: Split, labels: tuple[str, ...], before: Arr
         labels: names of the classes, if they have any.
         before: the float model's outputs.
         after: the variant's.
+        scale: of the outputs of both.
     """
-    metric = METRICS[METRIC_OF[task]]
+    metric = replace(METRICS[METRIC_OF[task]], scale=scale)
     found = []
     for name, rows in _slices(task, split, labels):
         if rows.sum() < MIN_ROWS:

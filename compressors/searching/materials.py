@@ -25,6 +25,7 @@ class Materials:
     calibration: Split
     selection: Split
     train: Split | None
+    metric: Metric  # as it reads the outputs of this model
     float_metric: Estimate  # of the model itself, on the selection split
 
 
@@ -44,5 +45,6 @@ def materials_of(inputs: Inputs, metric: Metric) -> Materials:
     program.check_finite(outputs, selection.places)
     network.check_samples_are_independent(selection.inputs)
     first = outputs[network.signature.outputs[0].name]
+    metric = metric.for_model(first)
     score = evaluate(metric, first, selection.target, group=selection.group, query=selection.query)
-    return Materials(network, rows.calibration, selection, train, score)
+    return Materials(network, rows.calibration, selection, train, metric, score)

@@ -59,3 +59,10 @@ def test_loss_on_the_same_rows_is_far_surer_than_either_metric(name: str) -> Non
     assert 0 < loss.low < loss.value < loss.high, "worse is positive, whichever way the metric points"
     own = after.figure
     assert _width(loss.low, loss.high) < 0.2 * _width(own.low, own.high)
+
+
+def test_draws_of_few_rows_keep_the_threshold_of_the_model() -> None:
+    logits = np.tile([0.2, 0.4, 0.6, 5.0], 3)[:, None]  # most draws hold a 5, and some do not
+    metric = METRICS["accuracy"].for_model(logits)
+    found = evaluate(metric, logits, np.ones(12, np.int64), group=np.arange(12), query=None)
+    assert set(found.drawn) == {1.0}

@@ -10,13 +10,13 @@ from hypothesis.extra import numpy as hnp
 
 from compressors.contract import Task
 from compressors.errors import MetricError
-from compressors.metrics import METRICS, agreement, metric_for, value_of
+from compressors.metrics import METRICS, OutputScale, agreement, decisions, metric_for, value_of
 
 
 def score(name: str, outputs: object, target: object, *, query: object = None) -> float:
     rows = np.asarray(outputs, np.float64)
     lists = None if query is None else np.asarray(query, np.int64)
-    return value_of(METRICS[name], rows, np.asarray(target), query=lists)
+    return value_of(METRICS[name].for_model(rows), rows, np.asarray(target), query=lists)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +123,31 @@ def test_hit_rate_agrees_with_a_plain_loop(rows: list[tuple[int, int, bool]]) ->
 
 def test_agreement_counts_equal_decisions_and_explained_variance() -> None:
     ours, theirs = np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([[1.0, 3.0], [0.0, 1.0]])
-    assert agreement(Task.CLASSIFICATION, ours, theirs).value == 0.5
-    assert agreement(Task.REGRESSION, theirs, theirs).value == 1.0
-    assert agreement(Task.CLASSIFICATION, np.array([[0.2], [-1.0]]), np.array([[0.4], [3.0]])).value == 0.5
+    logits = OutputScale.LOGITS
+    assert agreement(Task.CLASSIFICATION, ours, theirs, logits).value == 0.5
+    assert agreement(Task.REGRESSION, theirs, theirs, logits).value == 1.0
+    assert agreement(Task.CLASSIFICATION, np.array([[0.2], [-1.0]]), np.array([[0.4], [3.0]]), logits).value == 0.5
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        pytest.param([[0.1], [0.9]], OutputScale.PROBABILITIES, id="a-chance"),
+        pytest.param([[0.1], [1.2]], OutputScale.LOGITS, id="a-logit"),
+        pytest.param([[0.1, 0.9], [0.5, 0.5]], OutputScale.PROBABILITIES, id="chances-of-classes"),
+        pytest.param([[0.1, 0.9], [0.5, 0.7]], OutputScale.LOGITS, id="numbers-that-add-up-to-more"),
+    ],
+)
+def test_scale_of_outputs_is_told_by_their_range_and_sum(outputs: list[list[float]], expected: OutputScale) -> None:
+    assert OutputScale.of(np.array(outputs)) is expected
+
+
+def test_threshold_is_the_model_s_and_not_that_of_the_rows_at_hand() -> None:
+    logits = METRICS["accuracy"].for_model(np.array([[-2.0], [0.3], [4.0]]))
+    few = np.array([[0.3], [0.4]])  # they might be probabilities
+    assert decisions(few, logits.scale).tolist() == [1, 1]
+    assert value_of(logits, few, np.array([1, 1]), query=None) == 1.0
+    chances = METRICS["accuracy"].for_model(np.array([[0.1], [0.8]]))
+    rounded = np.array([[1.004], [0.3]])  # int8 steps do not end at 1
+    assert decisions(rounded, chances.scale).tolist() == [1, 0]
+    assert agreement(Task.CLASSIFICATION, rounded, np.array([[0.99], [0.3]]), chances.scale).value == 1.0

@@ -9,7 +9,7 @@ import pytest
 
 from compressors.contract import Task
 from compressors.data.evaluation_rows import Split
-from compressors.metrics import METRICS
+from compressors.metrics import METRICS, OutputScale
 from compressors.reporting.attributions import attribution_correlation
 from compressors.reporting.confidence import calibration_error, probabilities
 from compressors.reporting.examine import Answers, Examination
@@ -44,7 +44,8 @@ def linear(weights: Any, *, noise: float = 0.0) -> Model:  # noqa: ANN401  an ar
 def examined(
     before: Model, after: Model, rows: Split, task: Task, metric: str, labels: tuple[str, ...] = ()
 ) -> Answers:
-    return Examination(before, after, rows, task=task, metric=METRICS[metric], labels=labels, seed=0).run()
+    known = METRICS[metric].for_model(before(rows.inputs)["out"])
+    return Examination(before, after, rows, task=task, metric=known, labels=labels, seed=0).run()
 
 
 DECIDED = split((TABLE @ WEIGHTS > 0).astype(np.int64), {"table": TABLE})
@@ -69,6 +70,21 @@ def test_variant_that_is_wrong_near_the_threshold_flips_rows_to_wrong() -> None:
     assert found.ranking is not None
     assert found.ranking.name == "auc"
     assert 0 < found.ranking.loss.value < found.decision.loss.value  # the order suffers less than the decisions
+
+
+def test_probability_that_a_step_of_int8_puts_above_one_is_still_a_probability() -> None:
+    def chance(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {"out": 1 / (1 + np.exp(-linear(WEIGHTS)(inputs)["out"]))}
+
+    def rounded(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {"out": np.rint(chance(inputs)["out"] * 250) / 249}
+
+    found = examined(chance, rounded, DECIDED, Task.CLASSIFICATION, "accuracy")
+    assert found.agreement > 0.99
+    assert found.flips.changed < 0.01 * ROWS
+    assert found.calibration_error is not None
+    assert abs(found.calibration_error.loss) < 0.01
+    assert {one.loss < 0.05 for one in found.slices} == {True}
 
 
 def test_slice_that_suffers_comes_first() -> None:
@@ -149,14 +165,17 @@ def test_calibration_error_is_small_for_the_honest_and_large_for_the_boastful() 
     honest = np.stack([sure, 1 - sure], axis=1)
     boastful = np.stack([np.full(20_000, 0.99), np.full(20_000, 0.01)], axis=1)
     target = (~right).astype(int)
-    assert calibration_error(honest, target) < 0.02
-    assert calibration_error(boastful, target) == pytest.approx(0.99 - right.mean(), abs=1e-6)
+    assert calibration_error(honest, target, OutputScale.PROBABILITIES) < 0.02
+    assert calibration_error(boastful, target, OutputScale.PROBABILITIES) == pytest.approx(
+        0.99 - right.mean(), abs=1e-6
+    )
 
 
 def test_outputs_of_any_kind_become_probabilities() -> None:
     logits = np.array([[2.0, 0.0, -1.0]])
     expected = np.exp(logits) / np.exp(logits).sum()
-    assert np.allclose(probabilities(logits), expected)
-    assert np.allclose(probabilities(expected), expected)
-    assert np.allclose(probabilities(np.array([[0.0], [3.0]])), [[0.5, 0.5], [0.0474, 0.9526]], atol=1e-3)
-    assert np.allclose(probabilities(np.array([[0.2]])), [[0.8, 0.2]])
+    by_logits, by_chances = OutputScale.LOGITS, OutputScale.PROBABILITIES
+    assert np.allclose(probabilities(logits, by_logits), expected)
+    assert np.allclose(probabilities(expected, by_chances), expected)
+    assert np.allclose(probabilities(np.array([[0.0], [3.0]]), by_logits), [[0.5, 0.5], [0.0474, 0.9526]], atol=1e-3)
+    assert np.allclose(probabilities(np.array([[0.2], [1.004]]), by_chances), [[0.8, 0.2], [0.0, 1.0]])

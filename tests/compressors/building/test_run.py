@@ -1,0 +1,66 @@
+"""A build reads the outputs of its model as that model means them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from compressors.building.run import run_build
+from compressors.contract import BuildRequest, Inputs
+from compressors.metrics import METRICS, OutputScale
+from compressors.searching.materials import materials_of
+from tests.compressors.conftest import board
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ROWS = 120
+
+
+@pytest.fixture
+def chances(tmp_path: Path) -> Inputs:
+    """A network that answers with one probability, and is right wherever that is held against one half."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid()).eval()
+    table = torch.randn(ROWS, 4)
+    with torch.no_grad():
+        network[2].bias -= torch.logit(network(table)).median()  # half of the rows on either side
+        target = (network(table)[:, 0] > 0.5).numpy().astype(np.int64)
+    shapes = {"input": {0: torch.export.Dim("batch", max=4096)}}
+    torch.export.save(torch.export.export(network, (table[:2],), dynamic_shapes=shapes), tmp_path / "net.pt2")
+    np.savez(tmp_path / "net.npz", input=table.numpy(), target=target)
+    return Inputs(
+        model="net",
+        version="1",
+        model_path=tmp_path / "net.pt2",
+        data_path=tmp_path / "net.npz",
+        task="classification",  # type: ignore[arg-type]  as a request has it
+        metric="accuracy",
+    )
+
+
+def test_build_holds_a_probability_against_one_half(chances: Inputs, tmp_path: Path) -> None:
+    request = BuildRequest.model_validate(
+        {
+            "inputs": chances,
+            "profiles": [board("free", runtimes=("litert",))],
+            "recipes": ("float32",),
+            "pythons": {"litert": sys.executable},
+            "output_dir": tmp_path / "output",
+        }
+    )
+    result = run_build(request)
+    assert result.float_metric.value == 1.0
+    assert {one.metric.value for one in result.variants if one.metric} == {1.0}
+    assert {one.agreement.value for one in result.variants if one.agreement} == {1.0}
+
+
+def test_search_holds_a_probability_against_one_half(chances: Inputs) -> None:
+    materials = materials_of(chances, METRICS["accuracy"])
+    assert materials.metric.scale is OutputScale.PROBABILITIES
+    assert materials.float_metric.value == 1.0
