@@ -1,10 +1,12 @@
 """Which of the candidates a profile gets, and in one sentence why. Pure: judgements in, one of them and a sentence out.
 
-What loses little of the metric goes before what loses more than a profile without a limit on it may be given in silence
-(`judge.sparing`), then what fits before what is unproven. Among those the fastest wins. A latency is a median with its
-interval: candidates whose intervals meet can't be told apart, and within 10 % a host says nothing about another core;
-both count as equally fast, and there the smaller download wins, then the smaller drop. What was compiled for the
-profile's NPU goes before what runs on its CPU until devices have measured all: a host says nothing about either.
+What loses little of the metric goes before what loses more than a profile without a limit on it may be given in
+silence (`judge.sparing`), then what fits before what is unproven. Among those the fastest wins. A latency is a median
+with its interval: candidates whose intervals meet can't be told apart, unless one median is half as large again: so
+wide an interval says that the host was busy. Within 10 % a host says nothing about another core. Both count as
+equally fast, and there the smaller download wins; sizes within 1 % are equal, and there the smaller drop wins, then
+the faster one. What was compiled for the profile's NPU goes before what runs on its CPU until devices have measured
+all: a host says nothing about either.
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 ALLOWED = (Verdict.FITS, Verdict.UNPROVEN)  # in this order
 EQUALLY_FAST = 1.10
+TOLD_APART = 1.5  # times the fastest median: slower, however wide the intervals are
+EQUALLY_SMALL = 1.01
 _KIB = 1024
 
 
@@ -34,7 +38,8 @@ class _Speed:
     high_ms: float
 
     def is_as_fast_as(self, fastest: _Speed) -> bool:
-        return self.low_ms <= fastest.high_ms or self.ms <= fastest.ms * EQUALLY_FAST
+        meets = self.low_ms <= fastest.high_ms and self.ms <= fastest.ms * TOLD_APART
+        return meets or self.ms <= fastest.ms * EQUALLY_FAST
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,7 @@ def _contest(judgements: Sequence[Judgement]) -> _Contest | None:
             speed = _comparable([judgement.candidate for judgement in allowed])
             fastest = min(speed.values(), key=lambda one: one.ms)
             as_fast = [one for one in allowed if speed[one.candidate.variant_id].is_as_fast_as(fastest)]
-            as_fast.sort(key=lambda one: _rank(one.candidate, speed))
-            return _Contest(allowed, speed, as_fast, passed_over)
+            return _Contest(allowed, speed, _ranked(as_fast, speed), passed_over)
     return None
 
 
@@ -133,14 +137,20 @@ def _on_host(candidate: Candidate) -> _Speed:
     return _Speed(ms, min(low, ms), max(high, ms))
 
 
-def _rank(candidate: Candidate, speed: dict[str, _Speed]) -> tuple[float, float, float, str]:
-    """Among equally fast ones: the fewest bytes to deliver, then the best metric."""
-    return (
-        candidate.download_bytes or 0,
-        candidate.metric_drop or 0.0,
-        speed[candidate.variant_id].ms,
-        candidate.variant_id,
-    )
+def _ranked(as_fast: list[Judgement], speed: dict[str, _Speed]) -> list[Judgement]:
+    """Equally fast ones, the best first: the fewest bytes to deliver, then the best metric, then the fastest."""
+    smallest = min(map(_size, as_fast))
+
+    def rank(judgement: Judgement) -> tuple[float, float, float, str]:
+        candidate = judgement.candidate
+        size = smallest if _is_as_small(judgement, smallest) else _size(judgement)
+        return size, candidate.metric_drop or 0.0, speed[candidate.variant_id].ms, candidate.variant_id
+
+    return sorted(as_fast, key=rank)
+
+
+def _is_as_small(judgement: Judgement, size_bytes: int) -> bool:
+    return _size(judgement) <= size_bytes * EQUALLY_SMALL
 
 
 def _merit(contest: _Contest, metric: str) -> str:
@@ -156,18 +166,20 @@ def _merit(contest: _Contest, metric: str) -> str:
         return f"the fastest of {len(contest.allowed)}, {number(contest.speed_of(chosen).ms)} ms"
     times = [contest.speed_of(one).ms for one in equal]
     tie = f"of {len(equal)} that can't be told apart in speed ({number(min(times))} to {number(max(times))} ms)"
-    if _size(chosen) < _size(equal[1]):
+    if not _is_as_small(equal[1], _size(chosen)):
         return f"the smallest download, {_bytes(chosen, beside=equal[1])}, {tie}"
     if (chosen.candidate.metric_drop or 0.0) < (equal[1].candidate.metric_drop or 0.0):
         return f"the most accurate of the smallest downloads, {_bytes(chosen)}, {tie}"
-    return f"the first by name or by a difference that is noise {tie}"
+    if contest.speed_of(chosen).ms < contest.speed_of(equal[1]).ms:
+        return f"the faster of the smallest downloads, {_bytes(chosen)}, that lose alike, {tie}"
+    return f"the first by name {tie}"
 
 
 def _alternative(contest: _Contest, others: list[Judgement], metric: str) -> str:
     """Who came next, and what it lost on."""
     chosen = contest.as_fast[0]
     if len(contest.as_fast) > 1:
-        return _beaten_among_equals(chosen, contest.as_fast[1], metric)
+        return _beaten_among_equals(contest, metric)
     slower = [one for one in contest.allowed if one is not chosen]
     if slower:
         following = min(slower, key=lambda one: (contest.speed_of(one).ms, one.candidate.variant_id))
@@ -175,12 +187,15 @@ def _alternative(contest: _Contest, others: list[Judgement], metric: str) -> str
     return _not_allowed(contest, others, metric)
 
 
-def _beaten_among_equals(chosen: Judgement, following: Judgement, metric: str) -> str:
-    if _size(following) > _size(chosen):
+def _beaten_among_equals(contest: _Contest, metric: str) -> str:
+    chosen, following = contest.as_fast[:2]
+    if not _is_as_small(following, _size(chosen)):
         return f"{_name(following)}, is larger: {_bytes(following, beside=chosen)}"
     lost, loses = (judgement.candidate.metric_drop or 0.0 for judgement in (chosen, following))
     if loses > lost:
         return f"{_name(following)}, loses more of {metric}: {number(loses)} against {number(lost)}"
+    if contest.speed_of(following).ms > contest.speed_of(chosen).ms:
+        return f"{_name(following)}, is a little slower: {number(contest.speed_of(following).ms)} ms"
     return f"{_name(following)}, differs in nothing that can be measured"
 
 

@@ -52,9 +52,9 @@ def test_medians_that_noise_can_swap_are_equal_and_the_sentence_says_so() -> Non
 
 
 def test_sizes_that_rounding_makes_equal_are_told_in_bytes() -> None:
-    told = explain(fits(replace(FLOAT, download_bytes=2990), INT8), metric="r2")
+    told = explain(fits(replace(FLOAT, download_bytes=3005), INT8), metric="r2")
     assert "dynamic-int8-litert-none is the smallest download, 2,970 bytes, of 2" in told
-    assert told.endswith("the nearest alternative, float32-litert-none, is larger: 2,990 bytes.")
+    assert told.endswith("the nearest alternative, float32-litert-none, is larger: 3,005 bytes.")
 
 
 def test_microseconds_that_a_measurement_can_tell_apart_decide() -> None:
@@ -71,6 +71,31 @@ def test_within_ten_percent_a_host_says_nothing_of_another_core() -> None:
     close = replace(INT8, host_latency_p50_ms=0.00637, host_latency_interval_ms=(0.00636, 0.00638))
     assert chosen(fits(FLOAT, close)) is close
     assert chosen(fits(FLOAT, replace(close, host_latency_p50_ms=0.00641))) is FLOAT
+
+
+def test_wide_intervals_do_not_make_a_much_slower_median_equal() -> None:
+    fast = replace(FLOAT, host_latency_p50_ms=2.3, host_latency_interval_ms=(2.2, 2.4))
+    disturbed = replace(INT8, host_latency_p50_ms=6.0, host_latency_interval_ms=(2.3, 18.0))
+    assert chosen(fits(fast, disturbed)) is fast
+    assert explain(fits(fast, disturbed), metric="r2") == (
+        "float32-litert-none is the fastest of 2, 2.3 ms; "
+        "the nearest alternative, dynamic-int8-litert-none, is slower: 6 ms."
+    )
+    assert chosen(fits(fast, replace(disturbed, host_latency_p50_ms=3.4))).variant_id == disturbed.variant_id
+
+
+def test_downloads_within_a_percent_are_decided_by_the_metric_then_by_speed() -> None:
+    right = replace(FLOAT, download_bytes=2995)  # 0.8 % larger than the other
+    judgements = fits(replace(INT8, metric_drop=0.004), right)
+    assert chosen(judgements) is right
+    told = explain(judgements, metric="r2")
+    assert told.startswith("float32-litert-none is the most accurate of the smallest downloads, 2.9 KiB, of 2 that ")
+    assert told.endswith("dynamic-int8-litert-none, loses more of r2: 0.004 against 0.")
+    judgements = fits(replace(INT8, metric_drop=0.0), right)
+    assert chosen(judgements) is right
+    told = explain(judgements, metric="r2")
+    assert told.startswith("float32-litert-none is the faster of the smallest downloads, 2.9 KiB, that lose alike, ")
+    assert told.endswith("dynamic-int8-litert-none, is a little slower: 0.0069 ms.")
 
 
 def test_equal_downloads_are_decided_by_the_metric() -> None:
