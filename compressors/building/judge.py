@@ -8,12 +8,15 @@ than half a point says so, however it was made, and gives way to what loses less
 proof. To be refused does: one that loses more than two points even at the favourable end of the 95 % interval of its
 loss is broken. tflite-runtime 2.14 runs dynamic int8 files without an error, and answers nonsense: top-1 fell from 0.92
 to 0. The interval is that of the difference on the same rows, which is far narrower than those of the two metrics.
+
+A floor says what is good enough, and nothing of the float model: what meets it need not give way, but what it loses is
+said all the same.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from compressors.contract import Origin, RefusedProfile, Verdict
 
@@ -79,15 +82,9 @@ class Judgement:
     misses: tuple[Miss, ...] = ()
     reason: str = ""
     unsaid_loss: float | None = None
-    """What it loses, where that is more than a profile which sets no limit on the metric is given in silence."""
-
-    @property
-    def unasked_points(self) -> float | None:
-        """The same in points of the metric: what makes it give way."""
-        point = self.candidate.metric_point
-        if self.unsaid_loss is None or point is None:
-            return None
-        return self.unsaid_loss / point if point > 0 else float("inf")
+    """What it loses, where that is more than a profile which sets no limit on the loss is given in silence."""
+    unasked_points: float | None = None
+    """The same in points of the metric, where the profile sets no floor either: what makes it give way."""
 
 
 def sparing(items: Sequence[T], unasked_points: Callable[[T], float | None]) -> list[T]:
@@ -130,13 +127,18 @@ def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_
         if basis and misses[-1].limit == "latency_p95_ms":
             told[-1] += f", {basis}"
         return Judgement(candidate, Verdict.MISSES, tuple(misses), "; ".join(told))
-    loss, said = _unsaid_loss(candidate, profile), [f"its latency is {basis}"] if basis else []
+    lost, said = _unsaid(candidate, profile), [f"its latency is {basis}"] if basis else []
     if limit_ms is not None and not latency_known:
         said.append(f"{_unknown(candidate.latency_p95_ms, profile)}: the first device's self-test decides")
-    if loss is not None:
-        said.append(f"it loses {number(loss)} of the metric, on which the profile sets no limit")
+    if lost is not None:
+        allows = "on which the profile sets no limit" if _is_silent(profile) else "which its metric_floor allows"
+        said.append(f"it loses {number(lost.loss)} of the metric, {allows}")
     verdict = Verdict.UNPROVEN if limit_ms is not None and not latency_known else Verdict.FITS
-    return Judgement(candidate, verdict, reason="; ".join(said), unsaid_loss=loss)
+    reason = "; ".join(said)
+    if lost is None:
+        return Judgement(candidate, verdict, reason=reason)
+    unasked_points = lost.points if _is_silent(profile) else None
+    return Judgement(candidate, verdict, reason=reason, unsaid_loss=lost.loss, unasked_points=unasked_points)
 
 
 def number(value: float) -> str:
@@ -239,11 +241,17 @@ def _is_silent(profile: DeviceProfile) -> bool:
     return profile.limits.metric_max_drop is None and profile.limits.metric_floor is None
 
 
-def _unsaid_loss(candidate: Candidate, profile: DeviceProfile) -> float | None:
+class _Lost(NamedTuple):
+    loss: float  # in units of the metric
+    points: float
+
+
+def _unsaid(candidate: Candidate, profile: DeviceProfile) -> _Lost | None:
+    """What is lost, where that is more than goes without a limit and none is set on it."""
     point, lost = candidate.metric_point, candidate.metric_drop
-    if not _is_silent(profile) or point is None or lost is None:
+    if profile.limits.metric_max_drop is not None or point is None or lost is None or lost <= UNSAID_POINTS * point:
         return None
-    return lost if lost > UNSAID_POINTS * point else None
+    return _Lost(lost, lost / point if point > 0 else float("inf"))
 
 
 def _allowed_off_npu(profile: DeviceProfile) -> int | None:

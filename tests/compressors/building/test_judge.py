@@ -217,6 +217,17 @@ def test_profile_silent_about_the_metric_loses_half_a_point_in_silence_and_not_m
         assert (chosen.candidate is one) is (not said or one.metric_point == 0.02), "what loses less goes first"
 
 
+def test_floor_allows_a_loss_that_is_said_all_the_same() -> None:
+    lossy = replace(SMALL, metric=0.87, metric_drop=0.03, metric_drop_at_least=0.025)
+    judgements = [verdict(one, board(metric_floor=0.8)) for one in (GOOD, lossy)]
+    assert judgements[1].verdict is Verdict.FITS
+    assert judgements[1].reason == "it loses 0.03 of the metric, which its metric_floor allows"
+    assert choose(judgements) is judgements[1], "what a floor allows need not give way"
+    assert explain(judgements, metric="top1").startswith(
+        "static-int8-litert-xnnpack is the fastest of 2, 4 ms, though it loses 0.03 of top1; "
+    )
+
+
 def test_profile_silent_about_the_metric_that_gets_a_lossy_model_is_told() -> None:
     judgements = [verdict(one, board(download_bytes=5e6)) for one in (GOOD, replace(SMALL, metric_drop=0.03))]
     chosen = choose(judgements)
