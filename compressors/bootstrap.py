@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressors.contract import Figure
+from compressors.errors import MetricError
 from compressors.metrics import value_of
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from compressors.metrics import Metric
 
+    Floats = NDArray[np.float64]
     Whole = NDArray[np.int64]
 
 SAMPLES = 300
@@ -31,10 +33,13 @@ INTERVAL = (2.5, 97.5)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric on some rows, and on each draw of them, shape (SAMPLES,)."""
+    """A metric on some rows, and on each draw of them; NaN where a draw has no value (AUC without one of the classes).
+
+    Rows of a single source can't be drawn in another way: then there are no draws, and no interval.
+    """
 
     value: float
-    drawn: NDArray[np.float64]
+    drawn: Floats  # (SAMPLES,), or (0,)
 
     @property
     def figure(self) -> Figure:
@@ -54,13 +59,13 @@ def evaluate(
     """The metric of a model; with the same groups and seed the draws are the same.
 
     Raises:
-        MetricError: the numbers are so large that there is no value.
+        MetricError: these rows have no value.
     """
     value = value_of(metric, outputs, target, query=query)
     scores = np.asarray(outputs, np.float64).reshape(len(outputs), -1)
     wanted = np.asarray(target, np.float64)
-    drawn = [metric.score(scores[rows], wanted[rows], again) for rows, again in _draws(group, query, seed)]
-    return Estimate(value, np.asarray(drawn))
+    drawn = [_score(metric, scores[rows], wanted[rows], again) for rows, again in _draws(group, query, seed)]
+    return Estimate(value, np.asarray(drawn, np.float64))
 
 
 def paired_loss(metric: Metric, before: Estimate, after: Estimate) -> Figure:
@@ -69,15 +74,27 @@ def paired_loss(metric: Metric, before: Estimate, after: Estimate) -> Figure:
     return _figure(metric.loss_against(before.value, after.value), sign * (before.drawn - after.drawn))
 
 
-def _figure(value: float, drawn: NDArray[np.float64]) -> Figure:
-    low, high = np.percentile(drawn, INTERVAL)
+def _score(metric: Metric, outputs: Floats, target: Floats, query: Whole | None) -> float:
+    try:
+        return metric.score(outputs, target, query)
+    except MetricError:  # all the rows have a value, so it is this draw that has none
+        return float("nan")
+
+
+def _figure(value: float, drawn: Floats) -> Figure:
+    known = drawn[np.isfinite(drawn)]
+    if not len(known):
+        return Figure(value=value)
+    low, high = np.percentile(known, INTERVAL)
     return Figure(value=value, low=float(low), high=float(high))
 
 
 def _draws(group: Whole, query: Whole | None, seed: int) -> Iterator[tuple[Whole, Whole | None]]:
-    """The rows of each draw, and which of them are ranked together."""
+    """The rows of each draw, and which of them are ranked together; none where there is one source."""
     rng = np.random.default_rng(seed)
     sources, where = np.unique(group, return_inverse=True)
+    if len(sources) == 1:
+        return
     order = np.argsort(where, kind="stable")
     bounds = np.searchsorted(where[order], np.arange(len(sources) + 1))
     for _ in range(SAMPLES):

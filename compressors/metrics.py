@@ -62,6 +62,7 @@ class Metric:
     definition: Callable[[Answered], float]
     bounded: bool = True  # at most 1, so that a loss in points means something
     scale: OutputScale = OutputScale.LOGITS  # of the model at hand
+    first: int | None = None  # so many of each query count, where only those do
 
     def for_model(self, float_outputs: NDArray[np.generic]) -> Metric:
         """This metric of one model and of all that is made of it.
@@ -121,8 +122,10 @@ def _auc(rows: Answered) -> float:
     scores = outputs[:, -1] - outputs[:, 0] if outputs.shape[1] > 1 else outputs[:, 0]
     positive = rows.target > 0.5  # noqa: PLR2004  classes are 0 and 1
     positives, negatives = int(positive.sum()), int((~positive).sum())
-    if positives == 0 or negatives == 0:
-        return 0.5
+    if positives == 0 or negatives == 0:  # one half would look like a measurement, and every variant would keep it
+        raise MetricError(
+            "auc needs rows of both classes, and all of these are of one: add rows, or name another metric"
+        )
     return float((ranks(scores)[positive].sum() - positives * (positives + 1) / 2.0) / (positives * negatives))
 
 
@@ -157,18 +160,24 @@ def _hit_rate(k: int) -> Callable[[Answered], float]:
     """
 
     def score(rows: Answered) -> float:
-        query = rows.query
-        if query is None:
+        if rows.query is None:
             raise MetricError(f"hr@{k} needs the array `query` in the data: which rows are ranked together")
         relevant = rows.target.reshape(-1) > 0
-        order = np.lexsort((relevant, -rows.outputs[:, -1], query))
-        queries, first, sizes = np.unique(query[order], return_index=True, return_counts=True)
-        place = np.arange(len(order)) - np.repeat(first, sizes)
+        queries, which = np.unique(rows.query, return_inverse=True)
         hits = np.zeros(len(queries), dtype=bool)
-        np.logical_or.at(hits, np.repeat(np.arange(len(queries)), sizes), relevant[order] & (place < k))
+        hits[which[relevant & (places(rows.outputs[:, -1], relevant, rows.query) < k)]] = True
         return float(np.mean(hits))
 
     return score
+
+
+def places(scores: Floats, relevant: NDArray[np.bool_], query: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The place of each row in its query, 0 for the highest score; of equal scores the relevant ones come last."""
+    order = np.lexsort((relevant, -scores, query))
+    _, begins, sizes = np.unique(query[order], return_index=True, return_counts=True)
+    found = np.empty(len(order), np.int64)
+    found[order] = np.arange(len(order)) - np.repeat(begins, sizes)
+    return found
 
 
 _ALL = (
@@ -181,7 +190,7 @@ _ALL = (
     Metric("spearman", frozenset({Task.REGRESSION}), higher_is_better=True, definition=_spearman),
     Metric("r2", frozenset({Task.REGRESSION}), higher_is_better=True, definition=_r2),
     *(
-        Metric(f"hr@{k}", frozenset({Task.RANKING}), higher_is_better=True, definition=_hit_rate(k))
+        Metric(f"hr@{k}", frozenset({Task.RANKING}), higher_is_better=True, definition=_hit_rate(k), first=k)
         for k in (1, 5, 10, 20, 50)
     ),
 )
@@ -209,7 +218,7 @@ def value_of(
     """The metric alone.
 
     Raises:
-        MetricError: the numbers are so large that there is no value.
+        MetricError: these rows have no value: the numbers are too large, or all of one class.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         scores = np.asarray(outputs, np.float64).reshape(len(outputs), -1)

@@ -65,7 +65,7 @@ class ShiftFigure(Part):
 
 
 class Flips(Part):
-    """Decisions that changed. For numbers: answers that moved by more than a tenth of the target's spread."""
+    """Answers that changed; see `flips`."""
 
     rows: int
     changed: int

@@ -9,11 +9,13 @@ import numpy as np
 
 from compressors.bootstrap import evaluate, paired_loss
 from compressors.contract import Task
-from compressors.metrics import METRICS, agreement, decisions, value_of
+from compressors.errors import MetricError
+from compressors.metrics import METRICS, agreement, value_of
 from compressors.reporting.attributions import attribution_correlation
 from compressors.reporting.confidence import calibration_error
-from compressors.reporting.evidence import Compared, ComparedFigure, Flips, ShiftFigure
-from compressors.reporting.shifts import shifted
+from compressors.reporting.evidence import Compared, ComparedFigure, ShiftFigure
+from compressors.reporting.flips import flips
+from compressors.reporting.shifts import rows_of_some_groups, shifted
 from compressors.reporting.slices import slice_figures
 
 if TYPE_CHECKING:
@@ -24,13 +26,12 @@ if TYPE_CHECKING:
     from compressors.data.evaluation_rows import Split
     from compressors.measuring.scoring import Answer
     from compressors.metrics import Metric
-    from compressors.reporting.evidence import SliceFigure
+    from compressors.reporting.evidence import Flips, SliceFigure
 
     Array = NDArray[np.generic]
     Floats = NDArray[np.float64]
     Queries = NDArray[np.int64] | None
 
-MOVED = 0.1  # of the target's standard deviation
 MAX_SHIFTED_ROWS = 512
 SECOND = "the second set"  # what the user gave
 BINARY = 2  # values of an output that tells two classes apart; or one
@@ -89,7 +90,7 @@ class Examination:
             ranking=self._ranking(before, after),
             calibration_error=self._calibration(before, after),
             agreement=self._agreement(before, after),
-            flips=self._flips(before, after),
+            flips=flips(self._task, self._metric, split, before, after),
             slices=tuple(slice_figures(self._task, split, self._labels, before, after, scale=self._metric.scale)),
             shifts=tuple(self._shifts()),
             attribution_correlation=attribution_correlation(self._first(0), self._first(1), split.inputs),
@@ -120,7 +121,12 @@ class Examination:
             name = "mrr"
         else:
             name = "auc"
-        return None if name == self._metric.name else self._compared(METRICS[name], before, after)
+        if name == self._metric.name:
+            return None
+        try:
+            return self._compared(METRICS[name], before, after)
+        except MetricError:  # a test split of one class has no order of the two
+            return None
 
     def _calibration(self, before: Array, after: Array) -> Compared | None:
         if self._task is not Task.CLASSIFICATION:
@@ -128,28 +134,10 @@ class Examination:
         old, new = (calibration_error(outputs, self._split.target, self._metric.scale) for outputs in (before, after))
         return Compared(name="expected calibration error", before=old, after=new, loss=new - old)
 
-    def _flips(self, before: Floats, after: Floats) -> Flips:
-        target = self._split.target
-        if self._task is Task.CLASSIFICATION:
-            old, new = (decisions(outputs, self._metric.scale) for outputs in (before, after))
-            changed = old != new
-            right_before, right_after = old == target, new == target
-        else:
-            wanted = target.reshape(len(target), -1).astype(np.float64)
-            spread = MOVED * (wanted.std() if self._task is Task.REGRESSION else before.std())
-            changed = np.abs(after - before).max(axis=1) > spread
-            errors = [np.abs(outputs.reshape(wanted.shape) - wanted).max(axis=1) for outputs in (before, after)]
-            right_after, right_before = errors[1] < errors[0], errors[0] <= errors[1]
-        return Flips(
-            rows=len(target),
-            changed=int(changed.sum()),
-            to_right=int((changed & right_after & ~right_before).sum()),
-            to_wrong=int((changed & right_before & ~right_after).sum()),
-        )
-
     def _shifts(self) -> list[ShiftFigure]:
         split = self._split
-        rows = slice(None) if split.query is not None else slice(MAX_SHIFTED_ROWS)
+        most = split.rows if split.query is not None else MAX_SHIFTED_ROWS  # few queries say nothing
+        rows = rows_of_some_groups(split.group, most=most, seed=self._seed)
         query = None if split.query is None else split.query[rows]
         found = [
             self._shift(name, inputs, split.target[rows], query)

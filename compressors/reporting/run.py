@@ -22,7 +22,7 @@ from compressors.inputs import loading, program
 from compressors.measuring.kept import KeptMeasurements
 from compressors.measuring.measure import Bench, rows_of
 from compressors.measuring.scoring import score
-from compressors.metrics import metric_for
+from compressors.metrics import metric_for, value_of
 from compressors.packing.golden import golden_file, sample_count
 from compressors.packing.package import model_of, pack
 from compressors.recipes import RECIPES
@@ -152,7 +152,10 @@ class Reporting:
                 self._request.inputs.task,
                 queries=self._data.test.query is not None,
             )
-            program.check_finite(self._network.run(rows.inputs), rows.places)
+            outputs = self._network.run(rows.inputs)
+            program.check_finite(outputs, rows.places)
+            first = outputs[self._network.signature.outputs[0].name]
+            value_of(self._metric, first, rows.target, query=rows.query)
         except CompressorError as exc:
             raise DataError(f"the second set can't be used: {exc}") from exc
         return rows

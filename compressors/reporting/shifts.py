@@ -32,6 +32,19 @@ def shifted(inputs: Mapping[str, Array], *, seed: int) -> Iterator[tuple[str, di
             yield f"blur of {sigma:g} pixels", {name: _blurred(array, sigma) for name, array in inputs.items()}
 
 
+def rows_of_some_groups(group: NDArray[np.int64], *, most: int, seed: int) -> NDArray[np.int64]:
+    """Rows of whole groups drawn at random, `most` or fewer: the first rows of a file are often of one kind.
+
+    Where the first group that is drawn has more rows, some of its rows.
+    """
+    rng = np.random.default_rng(seed)
+    names, sizes = np.unique(group, return_counts=True)
+    order = rng.permutation(len(names))
+    taken = order[: max(1, int((np.cumsum(sizes[order]) <= most).sum()))]
+    rows = np.flatnonzero(np.isin(group, names[taken]))
+    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+
+
 def _noisy(array: Array, strength: float, rng: np.random.Generator) -> Array:
     if not np.issubdtype(array.dtype, np.floating):
         return array

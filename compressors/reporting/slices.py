@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compressors.contract import Task
+from compressors.errors import MetricError
 from compressors.metrics import METRICS, value_of
 from compressors.reporting.evidence import SliceFigure
 
@@ -52,7 +53,10 @@ def slice_figures(
         if rows.sum() < MIN_ROWS:
             continue
         target = split.target[rows]
-        old, new = (value_of(metric, outputs[rows], target, query=None) for outputs in (before, after))
+        try:
+            old, new = (value_of(metric, outputs[rows], target, query=None) for outputs in (before, after))
+        except MetricError:  # rows of one class have no order
+            continue
         found.append(
             SliceFigure(
                 name=name,

@@ -116,7 +116,8 @@ def _flips(evidence: Evidence) -> Table:
     row = (_count(flips.rows), _count(flips.changed), _count(flips.to_right), _count(flips.to_wrong))
     return Table(
         "Answers that changed",
-        "Decisions that fell the other way; for numbers, answers that moved by more than a tenth of the spread.",
+        "Decisions that fell the other way; for numbers, answers that moved by more than a tenth of the spread; in a "
+        "ranking, rows that came among the first of their query or left them.",
         ("rows", "changed", "to right", "to wrong"),
         (row,),
     )

@@ -66,3 +66,18 @@ def test_draws_of_few_rows_keep_the_threshold_of_the_model() -> None:
     metric = METRICS["accuracy"].for_model(logits)
     found = evaluate(metric, logits, np.ones(12, np.int64), group=np.arange(12), query=None)
     assert set(found.drawn) == {1.0}
+
+
+def test_draws_without_one_of_the_classes_say_nothing_of_auc() -> None:
+    scores, target = np.arange(20.0)[:, None], (np.arange(20) > 18).astype(np.int64)  # a third of the draws miss it
+    found = evaluate(METRICS["auc"], scores, target, group=np.arange(20), query=None)
+    assert np.isnan(found.drawn).any()
+    assert found.figure == Figure(value=1.0, low=1.0, high=1.0), "one half was drawn by nobody"
+    assert paired_loss(METRICS["auc"], found, found) == Figure(value=0.0, low=0.0, high=0.0)
+
+
+def test_rows_of_one_source_have_no_interval() -> None:
+    outputs, target = np.arange(20.0)[:, None], np.arange(20.0)[::-1, None]
+    found = evaluate(METRICS["mae"], outputs, target, group=np.zeros(20, np.int64), query=None)
+    assert found.figure == Figure(value=10.0)
+    assert paired_loss(METRICS["mae"], found, found) == Figure(value=0.0)

@@ -176,6 +176,15 @@ def test_targets_so_large_that_the_metric_overflows_are_refused(uploads: Path, t
     assert "the metric r2 overflows" in failure(run, "bad_metric")
 
 
+def test_inspect_of_data_that_the_metric_says_nothing_of_is_refused(uploads: Path, tmp_path: Path, job: Job) -> None:
+    with np.load(uploads / "films.npz") as archive:
+        rows = dict(archive)
+    np.savez(tmp_path / "liked.npz", **{**rows, "target": np.ones_like(rows["target"])})
+    request = inspect_request(uploads / "films.pt2", tmp_path / "liked.npz", task="ranking", metric="auc")
+    said = failure(job("inspect", request), "bad_metric")
+    assert said.startswith("the selection split can't be scored: auc needs rows of both classes")
+
+
 def test_build_chooses_for_each_profile(price_build: Built) -> None:
     result = BuildResult.model_validate(price_build.run.result)
     assert result.float_metric.value > 0.9

@@ -34,13 +34,17 @@ def score(name: str, outputs: object, target: object, *, query: object = None) -
         pytest.param("auc", [[0.1], [0.4], [0.35], [0.8]], [0, 0, 1, 1], 0.75, id="auc"),
         pytest.param("auc", [[1.0], [1.0], [1.0]], [0, 1, 1], 0.5, id="auc-of-ties"),
         pytest.param("auc", [[3.0, 1.0], [1.0, 3.0]], [0, 1], 1.0, id="auc-of-two-logits"),
-        pytest.param("auc", [[1.0], [2.0]], [1, 1], 0.5, id="auc-of-one-class"),
     ],
 )
 def test_metric_on_a_case_done_by_hand_agrees(
     name: str, outputs: list[list[float]], target: list[float], expected: float
 ) -> None:
     assert score(name, outputs, target) == pytest.approx(expected)
+
+
+def test_auc_of_one_class_is_no_number() -> None:
+    with pytest.raises(MetricError, match="auc needs rows of both classes"):
+        score("auc", [[1.0], [2.0]], [1, 1])
 
 
 def test_rmse_for_ranking_compares_row_with_row() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from compressors.building.run import run_build
-from compressors.contract import BuildRequest, Inputs
+from compressors.contract import BuildRequest, Inputs, Task
 from compressors.metrics import METRICS, OutputScale
 from compressors.searching.materials import materials_of
 from tests.compressors.conftest import board
@@ -26,10 +26,11 @@ ROWS = 120
 def chances(tmp_path: Path) -> Inputs:
     """A network that answers with one probability, and is right wherever that is held against one half."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1), nn.Sigmoid()).eval()
+    last = nn.Linear(8, 1)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), last, nn.Sigmoid()).eval()
     table = torch.randn(ROWS, 4)
     with torch.no_grad():
-        network[2].bias -= torch.logit(network(table)).median()  # half of the rows on either side
+        last.bias -= torch.logit(network(table)).median()  # half of the rows on either side
         target = (network(table)[:, 0] > 0.5).numpy().astype(np.int64)
     shapes = {"input": {0: torch.export.Dim("batch", max=4096)}}
     torch.export.save(torch.export.export(network, (table[:2],), dynamic_shapes=shapes), tmp_path / "net.pt2")
@@ -39,7 +40,7 @@ def chances(tmp_path: Path) -> Inputs:
         version="1",
         model_path=tmp_path / "net.pt2",
         data_path=tmp_path / "net.npz",
-        task="classification",  # type: ignore[arg-type]  as a request has it
+        task=Task.CLASSIFICATION,
         metric="accuracy",
     )
 

@@ -13,7 +13,7 @@ from compressors.metrics import METRICS, OutputScale
 from compressors.reporting.attributions import attribution_correlation
 from compressors.reporting.confidence import calibration_error, probabilities
 from compressors.reporting.examine import Answers, Examination
-from compressors.reporting.shifts import shifted
+from compressors.reporting.shifts import rows_of_some_groups, shifted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -114,6 +114,49 @@ def test_ranking_is_examined_without_shifts_of_identifiers() -> None:
     assert found.attribution_correlation is None
     assert found.ranking is not None
     assert found.ranking.name == "auc"
+
+
+def test_rank_changes_where_a_row_comes_among_the_first_and_not_where_scores_move() -> None:
+    score = np.tile(np.arange(20.0), 20)  # of 20 queries; the last row of each is relevant, and first
+    rows = split((score == 19).astype(float), {"score": score}, np.arange(ROWS) // 20)
+
+    def ranks(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {"out": inputs["score"][:, None]}
+
+    def stretched(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {"out": np.exp(inputs["score"])[:, None]}
+
+    def upset(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        out = inputs["score"].copy()
+        if len(out) == ROWS:
+            out[19], out[0] = 0.0, 19.0  # of the first query the relevant row falls, another rises
+        return {"out": out[:, None]}
+
+    alike = examined(ranks, stretched, rows, Task.RANKING, "hr@1").flips
+    assert (alike.rows, alike.changed) == (ROWS, 0)
+    for metric in ("hr@1", "auc"):  # where the metric has no K, as many as are relevant
+        found = examined(ranks, upset, rows, Task.RANKING, metric).flips
+        assert (found.changed, found.to_right, found.to_wrong) == (2, 0, 2)
+    assert examined(ranks, stretched, rows, Task.RANKING, "rmse").flips.changed > 0.5 * ROWS
+
+
+def test_test_split_of_one_class_has_no_metric_of_order() -> None:
+    ones = split(np.ones(ROWS, np.int64), {"table": TABLE})
+    assert examined(linear(WEIGHTS), linear(WEIGHTS), ones, Task.CLASSIFICATION, "accuracy").ranking is None
+
+
+def test_rows_that_are_shifted_are_of_groups_drawn_from_all() -> None:
+    group = np.repeat(np.arange(100), 10)
+    rows = rows_of_some_groups(group, most=256, seed=0)
+    assert len(rows) == 250
+    names, sizes = np.unique(group[rows], return_counts=True)
+    assert set(sizes) == {10}, "whole groups"
+    assert names.max() > 60
+    assert names.min() < 40
+    assert np.array_equal(rows, rows_of_some_groups(group, most=256, seed=0))
+    assert not np.array_equal(rows, rows_of_some_groups(group, most=256, seed=1))
+    assert len(rows_of_some_groups(np.zeros(1000, np.int64), most=256, seed=0)) == 256
+    assert np.array_equal(rows_of_some_groups(group, most=1000, seed=0), np.arange(1000))
 
 
 def test_attributions_tell_a_model_that_looks_elsewhere() -> None:
