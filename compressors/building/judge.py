@@ -1,7 +1,8 @@
 """Hold candidates against a profile's limits. Pure: figures in, verdicts (or a refusal) out; `choice` picks one.
 
 A latency that was measured on another CPU never satisfies a limit, and one that is predicted only if its whole interval
-does: else such a candidate is `unproven`, and the self-test on the first device decides.
+does: else such a candidate is `unproven`, and the self-test on the first device decides. So is one whose memory nobody
+has measured, where the profile limits it.
 
 A profile that sets no limit on the metric asks for the float model's answers. A candidate that is measured to lose more
 than half a point says so, however it was made, and gives way to what loses less (`sparing`): a preference asks for no
@@ -133,7 +134,10 @@ def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_
     if lost is not None:
         allows = "on which the profile sets no limit" if _is_silent(profile) else "which its metric_floor allows"
         said.append(f"it loses {number(lost.loss)} of the metric, {allows}")
-    verdict = Verdict.UNPROVEN if limit_ms is not None and not latency_known else Verdict.FITS
+    ram_known = profile.limits.ram_bytes is None or candidate.ram_bytes is not None
+    if not ram_known:
+        said.append("its memory is not known: the first device's self-test decides")
+    verdict = Verdict.FITS if ram_known and (limit_ms is None or latency_known) else Verdict.UNPROVEN
     reason = "; ".join(said)
     if lost is None:
         return Judgement(candidate, verdict, reason=reason)

@@ -157,6 +157,16 @@ def test_latency_from_a_device_decides(origin: Origin, value: float, expected: V
     assert verdict(candidate, board(latency_p95_ms=50.0)).verdict is expected
 
 
+def test_memory_that_nobody_has_measured_meets_no_limit() -> None:
+    unmeasured = replace(GOOD, ram_bytes=None)
+    judgement = verdict(unmeasured, board(ram_bytes=40_000_000))
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert judgement.reason == "its memory is not known: the first device's self-test decides"
+    assert verdict(unmeasured, board()).verdict is Verdict.FITS
+    missing = verdict(unmeasured, board(ram_bytes=40_000_000, download_bytes=1_000_000))
+    assert missing.verdict is Verdict.MISSES
+
+
 def test_without_a_limit_no_latency_needs_proof() -> None:
     assert verdict(GOOD, board()).verdict is Verdict.FITS
 
