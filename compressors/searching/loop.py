@@ -42,7 +42,7 @@ def search(
     budget: SearchBudget,
     *,
     seed: int,
-    began: float | None = None,
+    spent: Callable[[], float],
     on_trial: Callable[[Trial, Sequence[Trial]], None] = lambda _trial, _front: None,
 ) -> list[Trial]:
     """The front of the trials that the journal holds at the end; of one that holds more, of as many as were asked for.
@@ -50,23 +50,18 @@ def search(
     Args:
         space: what may be tried.
         evaluate: builds and measures a recipe; a `CompressorError` is a trial that was refused.
-        journal: of this search; what it holds already is not tried again, and its seconds are spent.
+        journal: of this search; what it holds already is not tried again.
         budget: when to end.
         seed: of the sampler.
-        began: when this run of the search did, by `time.monotonic`; None: now.
+        spent: the seconds of all runs of the search so far.
         on_trial: is told each new trial, and the front with it.
 
     Raises:
         SearchError: `evaluate` says that the search can't go on.
     """
-    before = sum(trial.seconds for trial in journal.trials)
-    began = time.monotonic() if began is None else began
-    while True:
-        spent = before + time.monotonic() - began
-        if _is_spent(budget, journal.trials, given=len(space.first), seconds=spent):
-            break
+    while not _is_spent(budget, journal.trials, given=len(space.first), seconds=spent()):
         try:
-            with time_limit(None if budget.seconds is None else budget.seconds - spent):
+            with time_limit(None if budget.seconds is None else budget.seconds - spent()):
                 trial = _next(space, evaluate, journal.trials, seed=seed)
         except OutOfTimeError:
             break

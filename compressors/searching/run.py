@@ -14,6 +14,7 @@ from compressors.errors import SearchError
 from compressors.inputs import loading
 from compressors.metrics import metric_for
 from compressors.recipes import recipe_hash, recipes_of
+from compressors.searching.clock import stopwatch
 from compressors.searching.evaluation import Evaluation, context_of, forms_of
 from compressors.searching.facts import facts_of
 from compressors.searching.judging import Bar
@@ -53,7 +54,8 @@ class Search:
     def __init__(self, request: SearchRequest, folder: Path, on_progress: Progress) -> None:
         self._request, self._folder, self._on_progress = request, folder, on_progress
         self._front: list[Trial] = []
-        self._trials, self._seconds_before, self._began = 0, 0.0, time.monotonic()
+        self._trials, self._began = 0, time.monotonic()
+        self._spent: Callable[[], float] = lambda: time.monotonic() - self._began  # until the earlier runs are known
 
     def run(self) -> SearchResult:
         """Search, and build what was found where the request names a folder for it."""
@@ -68,7 +70,10 @@ class Search:
         inputs_sha256 = loading.sha256_of(request.inputs)
         evaluation = Evaluation(request, materials, bar, inputs_sha256=inputs_sha256, folder=self._folder)
         plan = plan_of(request, inputs_sha256=inputs_sha256, space_sha256=f"{SPACE} {facts.sha256}")
-        with alone((request.cache_dir or self._folder) / JOURNALS, plan) as path:
+        with (
+            alone((request.cache_dir or self._folder) / JOURNALS, plan) as path,
+            stopwatch(path.with_suffix(".seconds"), began=self._began) as self._spent,
+        ):
             trials = self._search(facts, evaluation, Journal(path, plan))
         best, reason, refusal = bar.choose(trials)
         result = SearchResult(
@@ -94,7 +99,7 @@ class Search:
             journal,
             self._request.budget,
             seed=self._request.seed,
-            began=self._began,
+            spent=self._spent,
             on_trial=self._tried,
         )
         return journal.trials[: self._request.budget.trials]
@@ -107,7 +112,6 @@ class Search:
         """Begin where an earlier run of the same search has ended."""
         trials = journal.trials[: self._request.budget.trials]
         self._front, self._trials = front_of(trials), len(trials)
-        self._seconds_before = sum(trial.seconds for trial in journal.trials)
 
     def _tried(self, trial: Trial, front: Sequence[Trial]) -> None:
         self._front, self._trials = list(front), trial.number + 1
@@ -118,7 +122,7 @@ class Search:
         budget = self._request.budget
         spent, of = self._trials, budget.trials or 0
         if budget.trials is None and budget.seconds is not None:
-            spent, of = int(self._seconds_before + time.monotonic() - self._began), int(budget.seconds)
+            spent, of = int(self._spent()), int(budget.seconds)
         self._on_progress(ProgressLine(stage=stage, done=spent, of=of, front=tuple(_lines(self._front))))
 
     def _build(self, result: SearchResult) -> BuildResult:

@@ -30,7 +30,7 @@ def chances(tmp_path: Path) -> Inputs:
     network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), last, nn.Sigmoid()).eval()
     table = torch.randn(ROWS, 4)
     with torch.no_grad():
-        last.bias -= torch.logit(network(table)).median()  # half of the rows on either side
+        last.bias.sub_(torch.logit(network(table)).median())  # half of the rows on either side
         target = (network(table)[:, 0] > 0.5).numpy().astype(np.int64)
     shapes = {"input": {0: torch.export.Dim("batch", max=4096)}}
     torch.export.save(torch.export.export(network, (table[:2],), dynamic_shapes=shapes), tmp_path / "net.pt2")

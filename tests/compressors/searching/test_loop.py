@@ -17,7 +17,7 @@ from compressors.errors import SearchError
 from compressors.searching.loop import Space, search
 from compressors.searching.trials import Journal
 from tests.compressors.searching import toy
-from tests.compressors.searching.toy import PLAN, SPACE, evaluate, shown
+from tests.compressors.searching.toy import PLAN, SPACE, evaluate, shown, watch
 
 if TYPE_CHECKING:
     from compressors.contract import Recipe, Trial, TrialFigures
@@ -27,7 +27,7 @@ TOY = Path(toy.__file__)
 
 
 def run(path: Path, trials: int, *, seed: int = 1) -> list[Trial]:
-    return search(SPACE, evaluate, Journal(path, PLAN), SearchBudget(trials=trials), seed=seed)
+    return search(SPACE, evaluate, Journal(path, PLAN), SearchBudget(trials=trials), seed=seed, spent=watch())
 
 
 def test_given_recipes_come_first_and_the_front_beats_them(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_recipe_that_comes_again_is_not_built_again(tmp_path: Path) -> None:
         return evaluate(recipe)
 
     twice = Space(SPACE.suggest, first=(*SPACE.first, SPACE.first[0]))
-    search(twice, counting, Journal(tmp_path / "trials", PLAN), SearchBudget(trials=3), seed=1)
+    search(twice, counting, Journal(tmp_path / "trials", PLAN), SearchBudget(trials=3), seed=1, spent=watch())
     assert len(seen) == 2
 
 
@@ -111,14 +111,14 @@ def test_budget_of_time_cuts_the_running_trial(tmp_path: Path) -> None:
         return evaluate(recipe)
 
     journal = Journal(tmp_path / "trials", PLAN)
-    front = search(SPACE, endless, journal, SearchBudget(seconds=1.5), seed=1)
+    front = search(SPACE, endless, journal, SearchBudget(seconds=1.5), seed=1, spent=watch())
     assert [trial.number for trial in journal.trials] == [0]
     assert front == journal.trials
 
 
 def test_search_that_may_stop_early_stops_after_the_given_recipes_once_the_limits_are_met(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials", PLAN)
-    search(SPACE, evaluate, journal, SearchBudget(trials=50, until_fits=True), seed=1)
+    search(SPACE, evaluate, journal, SearchBudget(trials=50, until_fits=True), seed=1, spent=watch())
     assert len(journal.trials) == 2
     assert journal.trials[1].fits
 
@@ -132,8 +132,8 @@ def sparing_evaluate(recipe: Recipe) -> tuple[TrialFigures, Standing]:
 
 def test_front_leaves_out_what_loses_more_than_a_silent_profile_is_given(tmp_path: Path) -> None:
     bounded, free = Journal(tmp_path / "bounded", PLAN), Journal(tmp_path / "free", PLAN)
-    front = search(SPACE, sparing_evaluate, bounded, SearchBudget(trials=40), seed=1)
-    anything = search(SPACE, evaluate, free, SearchBudget(trials=40), seed=1)
+    front = search(SPACE, sparing_evaluate, bounded, SearchBudget(trials=40), seed=1, spent=watch())
+    anything = search(SPACE, evaluate, free, SearchBudget(trials=40), seed=1, spent=watch())
     least = min(trial.figures.metric_drop for trial in bounded.trials if trial.fits and trial.figures)
     assert [trial.figures.metric_drop for trial in front if trial.figures] == pytest.approx([least])
     assert any(trial.figures.metric_drop > 0.1 for trial in anything if trial.figures)
@@ -141,17 +141,15 @@ def test_front_leaves_out_what_loses_more_than_a_silent_profile_is_given(tmp_pat
 
 def test_search_that_may_stop_early_goes_on_while_all_that_fit_lose_too_much(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials", PLAN)
-    search(SPACE, sparing_evaluate, journal, SearchBudget(trials=4, until_fits=True), seed=1)
+    search(SPACE, sparing_evaluate, journal, SearchBudget(trials=4, until_fits=True), seed=1, spent=watch())
     assert journal.trials[1].fits
     assert len(journal.trials) == 4
 
 
-def test_search_that_goes_on_has_the_seconds_that_are_left(tmp_path: Path) -> None:
+def test_search_whose_seconds_are_spent_tries_nothing_more(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "trials", PLAN)
-    search(SPACE, evaluate, journal, SearchBudget(trials=2), seed=1)
-    journal.trials[0] = journal.trials[0].model_copy(update={"seconds": 60.0})
-    search(SPACE, evaluate, journal, SearchBudget(seconds=60.0), seed=1)
-    assert len(journal.trials) == 2
+    search(SPACE, evaluate, journal, SearchBudget(seconds=60.0), seed=1, spent=lambda: 60.0)
+    assert journal.trials == []
 
 
 def test_fewer_trials_than_were_tried_give_the_front_of_the_fewer(tmp_path: Path) -> None:
@@ -166,5 +164,5 @@ def test_search_that_cannot_go_on_ends_with_the_sentence_and_keeps_no_trial(tmp_
 
     journal = Journal(tmp_path / "trials", PLAN)
     with pytest.raises(SearchError, match="no latency of this recipe"):
-        search(SPACE, hopeless, journal, SearchBudget(trials=2), seed=1)
+        search(SPACE, hopeless, journal, SearchBudget(trials=2), seed=1, spent=watch())
     assert journal.trials == []

@@ -16,6 +16,8 @@ from compressors.searching.trials import Journal, Plan
 from edge_agent.protocol.profile import Delegate, RuntimeName
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import optuna
 
 PLAN = Plan(inputs_sha256="1" * 64, profile_sha256="3" * 64, seed=1, space_sha256="2" * 64)
@@ -58,11 +60,17 @@ def slow(recipe: Recipe) -> tuple[TrialFigures, Standing]:
     return evaluate(recipe)
 
 
+def watch() -> Callable[[], float]:
+    """The seconds of a search that begins now."""
+    began = time.monotonic()
+    return lambda: time.monotonic() - began
+
+
 def shown(front: list[Trial]) -> list[Any]:
     return [[trial.number, trial.parameters, trial.figures and trial.figures.objectives] for trial in front]
 
 
 if __name__ == "__main__":
     journal = Journal(Path(sys.argv[1]), PLAN)
-    found = search(SPACE, slow, journal, SearchBudget(trials=int(sys.argv[2])), seed=int(sys.argv[3]))
+    found = search(SPACE, slow, journal, SearchBudget(trials=int(sys.argv[2])), seed=int(sys.argv[3]), spent=watch())
     sys.stdout.write(json.dumps(shown(found)))
