@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from compressors.building.pantry import Pantry
@@ -24,7 +24,24 @@ if TYPE_CHECKING:
 
     Score = Callable[[Model], float]  # the metric on the selection split
 
-LIBRARIES = ("torch", "litert-torch", "litert-quantizer")
+LIBRARIES = (  # whatever computes something in a step; what is not installed is known as absent
+    "shoal",
+    "torch",
+    "torchao",
+    "torch-pruning",
+    "litert-torch",
+    "litert-converter",
+    "litert-quantizer",
+    "ai-edge-litert",
+    "kmeans1d",
+    "numpy",
+    "scipy",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "executorch",
+    "ethos-u-vela",
+)
 
 
 class Kitchen:
@@ -44,7 +61,7 @@ class Kitchen:
         """
         self._network, self._context, self._score = network, context, score
         self._pantry = Pantry(cache_dir)
-        versions = [f"{name}=={version(name)}" for name in LIBRARIES]
+        versions = [f"{name}=={_version(name)}" for name in LIBRARIES]
         asked = [inputs_sha256, context.seed, context.metric.name, versions]  # gates and training depend on them too
         self._origin = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         self._done: dict[str, tuple[Model, StepRecord]] = {}
@@ -105,3 +122,10 @@ class Kitchen:
                 "allowed there: choose milder parameters, or add a repair before the gate"
             )
         return metric
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # of an extra
+        return "absent"

@@ -1,6 +1,7 @@
 """Measurements of earlier builds on this host: the same file on the same runtime with the same rows is measured once.
 
-What is kept are figures of this host and outputs, never verdicts: each profile is judged anew.
+Workers may share the folder: what another CPU measured is not found. What is kept are figures of one host and outputs,
+never verdicts: each profile is judged anew.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -16,11 +18,14 @@ from edge_agent.runtimes.measure import MeasureResult
 from edge_agent.runtimes.registry import PACKAGES
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edge_agent.runtimes.measure import MeasureRequest
 
 FORMAT = "measurement-1"
+CPU_INFO = Path("/proc/cpuinfo")
+NAMES_OF_CPU = {  # what tells two CPUs apart, on x86 and on Arm; other lines change from second to second
+    *("vendor_id", "cpu family", "model", "model name", "stepping", "flags"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features"),
+}
 
 
 class KeptMeasurements:
@@ -32,7 +37,7 @@ class KeptMeasurements:
         self._sha256_of_data: dict[Path, str] = {}
 
     def key(self, request: MeasureRequest, python: Path) -> str:
-        """What decides a measurement: the file, the rows, the target, and the environment that runs it."""
+        """What decides a measurement: the file, the rows, the target, the environment that runs it, and the CPU."""
         data = request.data_path
         if data not in self._sha256_of_data:
             self._sha256_of_data[data] = _sha256(data)
@@ -45,6 +50,7 @@ class KeptMeasurements:
             request.threads,
             request.signature.model_dump_json(),
             *_environment(python),
+            *_cpu(),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -73,12 +79,25 @@ class KeptMeasurements:
 
 
 def _environment(python: Path) -> list[str]:
-    """The interpreter, and which versions of the runtimes and of numpy are installed for it."""
+    """The interpreter, and which versions of the runtimes and of numpy are installed for it, by pip or by Debian."""
     runtimes = (package.distribution.replace("-", "_") for package in PACKAGES.values())
-    patterns = [f"{name}-*.dist-info" for name in (*runtimes, "numpy", "torch")]
-    folders = sorted((python.parent.parent / "lib").glob("python3*/site-packages"))
+    patterns = [f"{name}-*.*-info" for name in (*runtimes, "numpy", "torch")]
+    prefixes = dict.fromkeys(
+        (python.parent.parent, python.resolve().parent.parent)
+    )  # its own, and the one it is made of
+    libraries = [prefix / place for prefix in prefixes for place in ("lib", "local/lib")]
+    folders = [folder for library in libraries for folder in sorted(library.glob("python3*/*-packages"))]
     found = [path.name for folder in folders for one in patterns for path in sorted(folder.glob(one))]
     return [str(python), *found]
+
+
+def _cpu() -> list[str]:
+    """The lines that name the CPU, each once; none where the kernel tells nothing."""
+    try:
+        lines = CPU_INFO.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    return sorted({line for line in lines if line.partition(":")[0].strip() in NAMES_OF_CPU})
 
 
 def _sha256(path: Path) -> str:

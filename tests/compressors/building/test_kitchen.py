@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,25 @@ def test_kitchen_takes_from_the_cache_what_it_built_before(kitchen_of: Callable[
     assert sorted(path.name for path in tmp_path.iterdir()) == kept
     assert kitchen_of(tmp_path, "2").cook(recipe)[0] == first[0]  # the same bytes, built anew under another key
     assert len(list(tmp_path.iterdir())) == 2 * len(kept)
+
+
+@pytest.mark.parametrize("library", ["shoal", "onnxruntime", "torchao"])
+def test_kitchen_takes_nothing_that_another_version_of_a_library_built(
+    kitchen_of: Callable[..., Kitchen], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    versions = {library: "1.0"}
+
+    def told(name: str) -> str:
+        if name == "ethos-u-vela":  # an extra that is not installed
+            raise PackageNotFoundError(name)
+        return versions.get(name) or version(name)
+
+    monkeypatch.setattr("compressors.building.kitchen.version", told)
+    kitchen_of(tmp_path).cook(RECIPES["float32"])
+    kept = len(list(tmp_path.iterdir()))
+    versions[library] = "1.1"
+    kitchen_of(tmp_path).cook(RECIPES["float32"])
+    assert len(list(tmp_path.iterdir())) == 2 * kept
 
 
 def test_kitchen_with_a_damaged_cache_builds_anew(kitchen_of: Callable[..., Kitchen], tmp_path: Path) -> None:
