@@ -135,7 +135,7 @@ class Search:
             BuildRequest(
                 inputs=request.inputs,
                 profiles=(request.profile,),
-                recipes=tuple(_worth_building(request, result)),
+                recipes=tuple(worth_building(request, result)),
                 pythons=request.pythons,
                 output_dir=request.output_dir,
                 cache_dir=request.cache_dir,
@@ -165,7 +165,7 @@ def _lines(front: Sequence[Trial]) -> Iterator[FrontLine]:
         )
 
 
-def _worth_building(request: SearchRequest, result: SearchResult) -> Iterator[Recipe]:
+def worth_building(request: SearchRequest, result: SearchResult) -> Iterator[Recipe]:
     """The best trial, the fastest of the others that may be offered or miss least, and the usual recipes."""
     known = offered(result.trials)
     found = sorted(known, key=lambda one: (one.number != result.best, *_nearness(one, result)))[:BUILT]

@@ -244,7 +244,10 @@ def test_build_measures_everything_about_a_variant(price_build: Built) -> None:
         assert one["metric"]["low"] <= one["metric"]["value"] <= one["metric"]["high"]
         assert one["agreement"]["value"] > 0.99
         assert {one[name]["origin"] for name in ("latency_p95_ms", "metric", "peak_rss_bytes")} == {"host"}
-    assert abs(small["metric_drop"]["value"]) < 0.005
+    drop, metric = small["metric_drop"], small["metric"]
+    assert abs(drop["value"]) < 0.005
+    assert drop["low"] <= drop["value"] <= drop["high"]
+    assert drop["high"] - drop["low"] < 0.5 * (metric["high"] - metric["low"]), "both answered the same rows"
 
 
 def test_build_records_what_each_step_did_to_each_layer(price_build: Built) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from compressors.bootstrap import Estimate
-from compressors.contract import Figure, Latency, Recipe, StepSpec, Trial, TrialFigures
+from compressors.contract import Figure, Latency, Recipe, SearchRequest, SearchResult, StepSpec, Trial, TrialFigures
 from compressors.metrics import METRICS
 from compressors.searching.judging import Bar
 from compressors.searching.loop import front_of
+from compressors.searching.run import worth_building
 from edge_agent.protocol.profile import Delegate, DeviceProfile, RuntimeName
-from tests.compressors.conftest import HOST_CPU, board
+from tests.compressors.conftest import HOST_CPU, Upload, board, inputs_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def bar(**limits: float) -> Bar:
@@ -57,6 +64,41 @@ def test_what_is_offered_and_what_is_chosen_lose_alike(limits: dict[str, float],
     found = trials(against, FLOAT, WEIGHT_ONLY, STATIC, HALVED)
     assert [trial.number for trial in front_of(found)] == front
     assert against.choose(found)[0] == best
+
+
+@pytest.mark.parametrize(
+    ("limits", "built"),
+    [
+        pytest.param({}, ["recipe2", "recipe0"], id="silent"),
+        pytest.param({"metric_max_drop": 0.01}, ["recipe3", "recipe2", "recipe0"], id="a-limit"),
+    ],
+)
+def test_what_is_built_of_a_search_is_what_may_be_offered(
+    limits: dict[str, float], built: list[str], tmp_path: Path
+) -> None:
+    against = bar(**limits)
+    found = trials(against, FLOAT, WEIGHT_ONLY, STATIC, HALVED)
+    best, _, _ = against.choose(found)
+    request = SearchRequest.model_validate(
+        {
+            "inputs": inputs_of(Upload(tmp_path / "net.pt2", tmp_path / "net.npz"), task="regression", metric="r2"),
+            "profile": against.profile,
+            "budget": {"trials": 4},
+            "pythons": {"litert": sys.executable},
+        }
+    )
+    result = SearchResult(
+        metric="r2",
+        float_metric=Figure(value=0.79),
+        seed=0,
+        trials=tuple(found),
+        front=tuple(trial.number for trial in front_of(found)),
+        best=best,
+        latencies={},
+    )
+    names = [recipe.name for recipe in worth_building(request, result)]
+    assert [name for name in names if name.startswith("recipe")] == built
+    assert {"float32", "static-int8"} <= set(names), "no search offers less than a build of the usual recipes"
 
 
 def test_loss_is_judged_by_the_interval_of_the_difference() -> None:
