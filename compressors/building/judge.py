@@ -128,21 +128,17 @@ def judge(candidate: Candidate, profile: DeviceProfile, metric: Metric, *, host_
         if basis and misses[-1].limit == "latency_p95_ms":
             told[-1] += f", {basis}"
         return Judgement(candidate, Verdict.MISSES, tuple(misses), "; ".join(told))
-    lost, said = _unsaid(candidate, profile), [f"its latency is {basis}"] if basis else []
-    if limit_ms is not None and not latency_known:
-        said.append(f"{_unknown(candidate.latency_p95_ms, profile)}: the first device's self-test decides")
-    if lost is not None:
-        allows = "on which the profile sets no limit" if _is_silent(profile) else "which its metric_floor allows"
-        said.append(f"it loses {number(lost.loss)} of the metric, {allows}")
-    ram_known = profile.limits.ram_bytes is None or candidate.ram_bytes is not None
-    if not ram_known:
-        said.append("its memory is not known: the first device's self-test decides")
-    verdict = Verdict.FITS if ram_known and (limit_ms is None or latency_known) else Verdict.UNPROVEN
-    reason = "; ".join(said)
+    unproven = _unproven(candidate, profile, latency_known=latency_known)
+    verdict = Verdict.UNPROVEN if unproven else Verdict.FITS
+    said = [*([f"its latency is {basis}"] if basis else []), *unproven]
+    lost = _unsaid(candidate, profile)
     if lost is None:
-        return Judgement(candidate, verdict, reason=reason)
-    unasked_points = lost.points if _is_silent(profile) else None
-    return Judgement(candidate, verdict, reason=reason, unsaid_loss=lost.loss, unasked_points=unasked_points)
+        return Judgement(candidate, verdict, reason="; ".join(said))
+    is_silent = _is_silent(profile)
+    allows = "on which the profile sets no limit" if is_silent else "which its metric_floor allows"
+    said.append(f"it loses {number(lost.loss)} of the metric, {allows}")
+    unasked_points = lost.points if is_silent else None
+    return Judgement(candidate, verdict, reason="; ".join(said), unsaid_loss=lost.loss, unasked_points=unasked_points)
 
 
 def number(value: float) -> str:
@@ -193,6 +189,16 @@ def _ends(figure: Figure) -> tuple[float, float]:
         figure.value if figure.low is None else figure.low,
         figure.value if figure.high is None else figure.high,
     )
+
+
+def _unproven(candidate: Candidate, profile: DeviceProfile, *, latency_known: bool) -> list[str]:
+    """What nobody knows of a candidate, and the profile limits."""
+    limits, found = profile.limits, []
+    if limits.latency_p95_ms is not None and not latency_known:
+        found.append(_unknown(candidate.latency_p95_ms, profile))
+    if limits.ram_bytes is not None and candidate.ram_bytes is None:
+        found.append("its memory is not known")
+    return [f"{one}: the first device's self-test decides" for one in found]
 
 
 def _unknown(latency: Figure | None, profile: DeviceProfile) -> str:
