@@ -79,8 +79,9 @@ def _contest(judgements: Sequence[Judgement]) -> _Contest | None:
     meeting = [judgement for judgement in judgements if judgement.verdict in ALLOWED]
     offered = sparing(meeting, lambda one: one.unasked_points)
     passed_over = [judgement for judgement in meeting if judgement not in offered]
+    tried = _on_npu(offered)  # before proof: nothing here proves anything of an NPU
     for verdict in ALLOWED:
-        allowed = _on_npu([judgement for judgement in offered if judgement.verdict is verdict])
+        allowed = [judgement for judgement in tried if judgement.verdict is verdict]
         if allowed:
             speed = _comparable([judgement.candidate for judgement in allowed])
             fastest = min(speed.values(), key=lambda one: one.ms)
@@ -212,7 +213,7 @@ def _not_allowed(contest: _Contest, others: list[Judgement], metric: str) -> str
     if following in contest.passed_over:
         loss = f"loses {number(following.candidate.metric_drop or 0.0)} of {metric}"
         return f"{_name(following)}, {loss}, and the profile sets no limit that allows it (metric_max_drop)"
-    if following.verdict is chosen.verdict and _is_for_npu(chosen):
+    if following.verdict in ALLOWED and _is_for_npu(chosen) and not _is_for_npu(following):
         return f"{_name(following)}, runs on the CPU, and no device has measured both"
     words = {Verdict.UNPROVEN: "is unproven", Verdict.MISSES: "misses a limit", Verdict.UNMEASURED: "did not run"}
     return f"{_name(following)}, {words[following.verdict]}: {following.reason.rstrip('.')[:200]}"

@@ -342,6 +342,17 @@ def test_operators_that_fall_back_to_the_cpu_are_the_profile_s_decision(*, fallb
     assert verdict(replace(candidate, operators_off_npu=0), profile).verdict is Verdict.FITS
 
 
+def test_variant_for_the_npu_is_tried_before_one_for_the_cpu_that_is_proven() -> None:
+    on_npu = replace(GOOD, variant_id="npu", latency_p95_ms=None, ram_bytes=None, operators_off_npu=0)
+    judgements = [verdict(one, board(ram_bytes=40_000_000)) for one in (GOOD, on_npu)]
+    assert [one.verdict for one in judgements] == [Verdict.FITS, Verdict.UNPROVEN]
+    assert choose(judgements) is judgements[1]
+    assert explain(judgements, metric="top1") == (
+        "npu is the only one for the NPU; "
+        "the nearest alternative, float32-litert-xnnpack, runs on the CPU, and no device has measured both."
+    )
+
+
 def test_variant_for_the_npu_is_chosen_until_devices_have_measured_both() -> None:
     on_npu = replace(GOOD, variant_id="npu", latency_p95_ms=None, host_latency_p50_ms=90.0, operators_off_npu=0)
     assert choose([verdict(GOOD, board()), verdict(on_npu, board())]).candidate is on_npu  # type: ignore[union-attr]
