@@ -26,6 +26,7 @@ from server.rollouts.rows import (
 )
 from server.schemas.catalogue import Verdict
 from server.schemas.rollouts import RolloutOptions, RolloutState, Wave
+from server.windows import ZONE_LABEL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,6 +64,7 @@ class _Picture:
     devices: list[facts.DeviceFact] = field(default_factory=list)
     heard: dict[str, facts.Heard] = field(default_factory=dict)
     limits: dict[str, Limits] = field(default_factory=dict)
+    time_zones: dict[str, str] = field(default_factory=dict)
 
 
 class Reader:
@@ -117,6 +119,9 @@ class Reader:
                 last_command_id=row.last_command_id,
                 gate_stops=tuple(facts.GateStop(**stop) for stop in row.gate_stops or ()),
                 unmeasured_wave=row.unmeasured_wave,
+                settled_at=row.settled_at,
+                approval_wave=row.approval_wave,
+                approved_wave=row.approved_wave,
             )
             for row in connection.execute(sa.select(tables.rollout_states))
         }
@@ -140,6 +145,9 @@ class Reader:
             facts.DeviceFact(row.device_id, row.profile, row.labels, row.removed_at is not None)
             for row in connection.execute(sa.select(tables.devices))
         ]
+        picture.time_zones = {
+            device.device_id: device.labels[ZONE_LABEL] for device in picture.devices if ZONE_LABEL in device.labels
+        }
         picture.heard = self._heard(connection)
         for row in connection.execute(sa.select(tables.profiles)):
             picture.limits[row.name] = DeviceProfile.model_validate(row.document).limits
@@ -277,6 +285,7 @@ class Reader:
             measured=measured,
             expected=expected,
             commands=tuple(picture.commands.get(rollout.rollout_id, ())),
+            time_zones=picture.time_zones,
             status_interval_s=self._status_interval_s,
         )
 

@@ -21,14 +21,14 @@ def pending_commands(connection: sa.Connection) -> dict[str, list[facts.Command]
     """By rollout: what was said to it and not obeyed yet, in order."""
     commands, states = tables.rollout_commands, tables.rollout_states
     query = (
-        sa.select(commands.c.command_id, commands.c.rollout_id, commands.c.action)
+        sa.select(commands.c.command_id, commands.c.rollout_id, commands.c.action, commands.c.wave)
         .outerjoin(states, states.c.rollout_id == commands.c.rollout_id)
         .where(commands.c.command_id > sa.func.coalesce(states.c.last_command_id, 0))
         .order_by(commands.c.command_id)
     )
     pending: dict[str, list[facts.Command]] = {}
     for row in connection.execute(query):
-        pending.setdefault(row.rollout_id, []).append(facts.Command(row.command_id, row.action))
+        pending.setdefault(row.rollout_id, []).append(facts.Command(row.command_id, row.action, row.wave))
     return pending
 
 
@@ -112,6 +112,7 @@ def deployment_of(row: sa.Row[Any]) -> facts.Deployment:
         opened_at=row.opened_at,
         running_at=row.running_at,
         retrying_since=row.retrying_since,
+        takes_place=row.takes_place,
         changed_at=row.updated_at,
     )
 
