@@ -63,7 +63,7 @@ JSON_DOCUMENTS = {
     "device show": "a `Device`",
     "device label": "a `Device`",
     "device remove": '`{"device_id": ..., "removed": true}`',
-    "rollout start": "a `Rollout`; with `--watch` as it ended",
+    "rollout start": "a `Rollout`; with `--watch` as it ended; with `--dry-run` a `RolloutForecast`",
     "rollout status": "a `Rollout`; with `--watch` as it ended",
     "rollout explain": "a list of `DecisionView`",
     "rollout list": "a list of `Rollout`, without their devices",
@@ -71,6 +71,7 @@ JSON_DOCUMENTS = {
     "rollout resume": "a `Rollout`, as it was when the word was said",
     "rollout abort": "a `Rollout`, as it was when the word was said",
     "rollout rollback": "a `Rollout`, as it was when the word was said",
+    "rollout approve": "a `Rollout`, as it was when the word was said",
 }
 # What the models themselves do not describe.
 REGISTRY_MEANINGS = {

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from server.cli import rollout_options as of
 from server.cli.options import JsonOption, ModelArgument, RegistryOption, split_version
 from server.cli.output import fail, live, make_table, say, show_documents, show_json, show_table, text_of_time
+from server.cli.rollout_page import ENDS, GOOD_END, WAVE_COLUMNS, show_forecast, show_reasons, show_rollout, wave_rows
 from server.cli.session import connected
 
 if TYPE_CHECKING:
@@ -16,9 +18,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Deliver a version to devices, wave by wave.", no_args_is_help=True)
 
 POLL_S: Final = 1.0
-GOOD_END: Final = "finished"
-ENDS: Final = frozenset({GOOD_END, "stopped", "aborted", "rolled_back"})
-_COLUMNS: Final = ("wave", "devices", "waiting", "in progress", "running", "failed", "timed out", "no variant", "left")
+_WORDS: Final = {"rollback": "roll back", "approve": "open the wave that waits"}
 
 RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT")]
 WatchOption = Annotated[
@@ -34,44 +34,31 @@ WatchOption = Annotated[
 @app.command()
 def start(  # noqa: PLR0913  a flag for each field of a plan
     model: ModelArgument,
-    to: Annotated[str, typer.Option("--to", help="Selector, for example site=berlin; empty: every device.")] = "",
-    waves: Annotated[str, typer.Option("--waves", help="Shares or counts of devices, growing.")] = "100%",
-    max_failures: Annotated[
-        int, typer.Option("--max-failures", min=0, help="Devices of a lane that may fail in one wave.")
-    ] = 0,
-    probe_inferences: Annotated[
-        int, typer.Option("--probe-inferences", min=0, help="What a device must have answered to count.")
-    ] = 0,
-    silence_s: Annotated[
-        float, typer.Option("--silence-deadline-s", min=1.0, help="Silent for so long: timed out.")
-    ] = 600.0,
-    seed: Annotated[int, typer.Option("--seed", help="Decides which devices come first.")] = 0,
+    to: of.To = "",
+    waves: of.Waves = "100%",
+    max_failures: of.MaxFailures = 0,
+    probe_inferences: of.ProbeInferences = 0,
+    silence_deadline_s: of.SilenceDeadline = 600.0,
+    seed: of.Seed = 0,
     registry: RegistryOption = None,
     *,
-    progress_s: Annotated[
-        float, typer.Option("--progress-deadline-s", min=1.0, help="Heard, but no further for so long: stuck.")
-    ] = 3600.0,
-    retry_s: Annotated[
-        float, typer.Option("--retry-patience-s", min=0.0, help="Its transfers fail for so long: failed.")
-    ] = 300.0,
-    min_inferences: Annotated[
-        int, typer.Option("--min-inferences", min=0, help="What measures a device; 0: measurements stop nothing.")
-    ] = 200,
-    max_error_rate: Annotated[
-        float, typer.Option("--max-error-rate", help="Share of a lane's inferences that may fail.")
-    ] = 0.02,
-    max_error_rise: Annotated[
-        float, typer.Option("--max-error-rise", help="How far it may be above that of the version before.")
-    ] = 0.002,
-    max_slowdown: Annotated[
-        float, typer.Option("--max-slowdown", help="Share by which p95 may be longer than before.")
-    ] = 0.1,
-    gate_s: Annotated[
-        float, typer.Option("--gate-deadline-s", min=0.0, help="The next wave waits so long for measurements.")
-    ] = 600.0,
-    quorum: Annotated[
-        float, typer.Option("--quorum", help="Share of a lane to be measured by then; with less it pauses.")
-    ] = 0.0,
+    progress_deadline_s: of.ProgressDeadline = 3600.0,
+    retry_patience_s: of.RetryPatience = 300.0,
+    min_inferences: of.MinInferences = 200,
+    max_error_rate: of.MaxErrorRate = 0.02,
+    max_error_rise: of.MaxErrorRise = 0.002,
+    max_slowdown: of.MaxSlowdown = 0.1,
+    gate_deadline_s: of.GateDeadline = 600.0,
+    quorum: of.Quorum = 0.0,
+    start_at: of.StartAt = "",
+    window: of.WindowOption = "",
+    time_zone: of.TimeZone = "UTC",
+    soak_s: of.Soak = 0.0,
+    pace_per_minute: of.Pace = None,
+    pace_growth: of.PaceGrowth = 1.0,
+    max_in_progress: of.MaxInProgress = None,
+    approve_waves: of.ApproveWaves = "",
+    dry_run: of.DryRun = False,
     watch: WatchOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,21 +66,33 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     options = {
         "max_failures": max_failures,
         "probe_inferences": probe_inferences,
-        "silence_deadline_s": silence_s,
-        "progress_deadline_s": progress_s,
-        "retry_patience_s": retry_s,
+        "silence_deadline_s": silence_deadline_s,
+        "progress_deadline_s": progress_deadline_s,
+        "retry_patience_s": retry_patience_s,
         "min_inferences": min_inferences,
         "max_error_rate": max_error_rate,
         "max_error_rise": max_error_rise,
         "max_slowdown": max_slowdown,
-        "gate_deadline_s": gate_s,
+        "gate_deadline_s": gate_deadline_s,
         "quorum": quorum,
+        "start_at": start_at,
+        "window": window,
+        "time_zone": time_zone,
+        "soak_s": soak_s,
+        "pace_per_minute": pace_per_minute,
+        "pace_growth": pace_growth,
+        "max_in_progress": max_in_progress,
+        "approve_waves": approve_waves,
     }
     # an impossible plan is refused before the registry is asked anything
-    plan = _plan(to, waves, seed, options)
+    plan = of.plan_of(to, waves, seed, options)
     with connected(registry) as client:
         name, version = split_version(model) if "@" in model else (model, client.list_versions(model)[0].version)
-        rollout = client.start_rollout(_request(name, version, plan))
+        request = of.request_of(name, version, plan)
+        if dry_run:
+            _forecast(client, request, as_json=as_json)
+            return
+        rollout = client.start_rollout(request)
         if not as_json:
             say(f"rollout {rollout.rollout_id} of {rollout.model}@{rollout.version} is {rollout.state}")
         _end(client, rollout, watch=watch, as_json=as_json, quiet=not watch)
@@ -112,7 +111,7 @@ def status(
         rollout = client.get_rollout(rollout_id or _latest(client))
         _end(client, rollout, watch=watch, as_json=as_json)
         if not as_json:
-            _show_reasons(client, rollout)
+            show_reasons(client, rollout)
 
 
 @app.command()
@@ -136,6 +135,7 @@ def explain(
         for decision, lane in zip(rollout.decisions, lanes, strict=True):
             if lane == profile:
                 say(f"  {text_of_time(decision.at)}  {decision.sentence}")
+    say(f"now  {rollout.reason}".rstrip())
 
 
 @app.command("list")
@@ -184,13 +184,27 @@ def rollback(rollout_id: RolloutArgument, registry: RegistryOption = None, *, as
     _command(rollout_id, "rollback", registry, as_json=as_json)
 
 
+@app.command()
+def approve(rollout_id: RolloutArgument, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+    """Open the wave that waits for approval."""
+    _command(rollout_id, "approve", registry, as_json=as_json)
+
+
+def _forecast(client: "RegistryClient", request: "RolloutRequest", *, as_json: bool) -> None:
+    found = client.forecast_rollout(request)
+    if as_json:
+        show_json(found.model_dump(mode="json"))
+    else:
+        show_forecast(found)
+
+
 def _command(rollout_id: str, action: str, registry: str | None, *, as_json: bool) -> None:
     with connected(registry) as client:
         rollout = client.command_rollout(rollout_id, action)
     if as_json:
         show_json(rollout.model_dump(mode="json"))
     else:
-        say(f"rollout {rollout.rollout_id} will {action.replace('rollback', 'roll back')}")
+        say(f"rollout {rollout.rollout_id} will {_WORDS.get(action, action)}")
 
 
 def _end(client: "RegistryClient", rollout: "Rollout", *, watch: bool, as_json: bool, quiet: bool = False) -> None:
@@ -200,7 +214,7 @@ def _end(client: "RegistryClient", rollout: "Rollout", *, watch: bool, as_json: 
     if as_json:
         show_json(rollout.model_dump(mode="json"))
     elif not quiet:
-        _show(rollout)
+        show_rollout(rollout)
     if watch and not is_good_end(rollout):
         raise typer.Exit(1)
 
@@ -216,9 +230,9 @@ def _follow(client: "RegistryClient", rollout: "Rollout", *, silent: bool) -> "R
     shown = None
     with live() as draw:
         while True:
-            rows = _wave_rows(rollout)
+            rows = wave_rows(rollout)
             if not silent and rows != shown:
-                draw(make_table((f"{rollout.model}@{rollout.version} {rollout.state}", *_COLUMNS), rows))
+                draw(make_table((f"{rollout.model}@{rollout.version} {rollout.state}", *WAVE_COLUMNS), rows))
                 shown = rows
             if rollout.state in ENDS:
                 return rollout
@@ -226,79 +240,8 @@ def _follow(client: "RegistryClient", rollout: "Rollout", *, silent: bool) -> "R
             rollout = client.get_rollout(rollout.rollout_id)
 
 
-def _show(rollout: "Rollout") -> None:
-    say(f"rollout {rollout.rollout_id}  {rollout.model}@{rollout.version}  to {rollout.selector or 'every device'}")
-    say(f"{rollout.state}  {rollout.reason}".rstrip())
-    for stop in rollout.stopped_lanes:
-        say(f"lane {stop.profile} has stopped: {stop.cause}")
-    show_table(("", *_COLUMNS), _wave_rows(rollout), empty="no waves yet: the variants are being built")
-    rows = [
-        (
-            deployment.device_id,
-            deployment.profile,
-            str(deployment.wave + 1),
-            deployment.variant_id or "-",
-            deployment.state,
-            deployment.detail or ("" if deployment.reason == "none" else deployment.reason),
-        )
-        for deployment in rollout.deployments
-    ]
-    if rows:
-        show_table(("device", "profile", "wave", "variant", "state", "why"), rows)
-    for decision in rollout.decisions:
-        say(f"{text_of_time(decision.at)}  {decision.sentence}")
-
-
-def _show_reasons(client: "RegistryClient", rollout: "Rollout") -> None:
-    """Why each profile gets its variant; what was chosen otherwise since the rollout began has no sentence."""
-    carried = {(deployment.profile, deployment.variant_id) for deployment in rollout.deployments}
-    for choice in client.list_choices(rollout.model, rollout.version):
-        if choice.reason and (choice.profile, choice.variant_id) in carried:
-            say(f"{choice.profile}: {choice.reason}")
-
-
-def _wave_rows(rollout: "Rollout") -> list[tuple[str, ...]]:
-    return [
-        (
-            ">" if wave.wave == rollout.wave and rollout.state not in ENDS else "",
-            str(wave.wave + 1),
-            str(wave.devices),
-            str(wave.waiting),
-            str(wave.in_progress),
-            str(wave.running),
-            str(wave.failed + wave.refused),
-            str(wave.timed_out),
-            str(wave.no_variant),
-            str(wave.left),
-        )
-        for wave in rollout.waves
-    ]
-
-
 def _latest(client: "RegistryClient") -> str:
     found = client.list_rollouts()
     if not found:
         fail("There is no rollout yet: `edge-registry rollout start MODEL@VERSION`.")
     return found[0].rollout_id
-
-
-def _plan(to: str, waves: str, seed: int, options: dict[str, float]) -> dict[str, object]:
-    """The fields of a request that do not depend on the model."""
-    from server.rollouts.plan import WavesError, parse_waves  # noqa: PLC0415  `--help` must not wait for these
-
-    try:
-        return {"selector": to, "waves": parse_waves(waves), "seed": seed, "options": options}
-    except WavesError as exc:
-        fail(str(exc), exit_code=2)
-
-
-def _request(model: str, version: str, plan: dict[str, object]) -> "RolloutRequest":
-    from pydantic import ValidationError  # noqa: PLC0415  `--help` must not wait for these
-
-    from server.schemas.rollouts import RolloutRequest  # noqa: PLC0415
-    from server.schemas.sentence import sentence  # noqa: PLC0415
-
-    try:
-        return RolloutRequest.model_validate({"model": model, "version": version, **plan})
-    except ValidationError as exc:
-        fail(sentence(exc.errors(include_url=False)), exit_code=2)

@@ -5,21 +5,23 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from edge_agent.protocol.messages import Desired
 from edge_agent.protocol.profile import DeviceProfile
+from server.client.checking import checked
 from server.client.errors import RegistryClientError
 from server.client.export import export_module
 from server.client.outages import through_outages
 from server.client.pages import unpack_pages
 from server.client.paths import digest_segment, proof, version_path
+from server.client.rollouts import RolloutCalls
 from server.client.transport import ANSWER_TIMEOUT_S, Transport, given, segment
 from server.client.upload import open_parts
 from server.schemas.catalogue import BuildRequest, Choice, Job, JobState, ModelVersion, PushAccepted, PushForm, Variant
-from server.schemas.common import Health, RequestDocument
+from server.schemas.common import Health
 from server.schemas.fleet import (
     Device,
     Joined,
@@ -33,9 +35,7 @@ from server.schemas.fleet import (
 from server.schemas.recipes import RecipeBook
 from server.schemas.report import Report, ReportForm
 from server.schemas.retention import SweepReport, SweepRequest
-from server.schemas.rollouts import ActionRequest, Rollout, RolloutAction, RolloutRequest
 from server.schemas.search import Search, SearchForm
-from server.schemas.sentence import sentence
 from server.schemas.telemetry import TelemetryRow
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from server.schemas.recipes import Recipe
 
 POLL_S: Final = 0.3
-DocumentT = TypeVar("DocumentT", bound=RequestDocument)
 
 # The registry hashes what it got and copies it to S3 before it answers, three files of up to 4 GiB at the most.
 PUSH_ANSWER_S: Final = 1800.0
@@ -69,13 +68,11 @@ _DEVICE: Final = TypeAdapter(Device)
 _DEVICES: Final = TypeAdapter(list[Device])
 _DESIRED: Final = TypeAdapter(Desired)
 _URL: Final = TypeAdapter(ObjectUrl)
-_ROLLOUT: Final = TypeAdapter(Rollout)
-_ROLLOUTS: Final = TypeAdapter(list[Rollout])
 _SWEEP: Final = TypeAdapter(SweepReport)
 _TELEMETRY: Final = TypeAdapter(list[TelemetryRow])
 
 
-class RegistryClient:
+class RegistryClient(RolloutCalls):
     """A registry at a URL. Every method raises RegistryClientError with the registry's own sentence."""
 
     def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -221,7 +218,7 @@ class RegistryClient:
             again: build even if the same work is done already, and measure again.
         """
         asked = {"profiles": tuple(profiles), "recipes": tuple(recipes), "own_recipes": tuple(own_recipes)}
-        build = _checked(BuildRequest, {**asked, "again": again})
+        build = checked(BuildRequest, {**asked, "again": again})
         path = f"{version_path(model, version)}/variants"
         return self._transport.ask("POST", path, json=build.model_dump(mode="json"), answer=_JOBS)
 
@@ -316,7 +313,7 @@ class RegistryClient:
     ) -> Token:
         """Make a one-time token; it is shown this once."""
         document = {"profile": profile, "labels": dict(labels or {}), "valid_s": valid_s}
-        body = _checked(TokenRequest, document).model_dump(mode="json")
+        body = checked(TokenRequest, document).model_dump(mode="json")
         return self._transport.ask("POST", "/v1/tokens", json=body, answer=_TOKEN)
 
     def list_tokens(self) -> list[TokenView]:
@@ -341,7 +338,7 @@ class RegistryClient:
 
     def label_device(self, device_id: str, labels: Mapping[str, str | None]) -> Device:
         """Set labels; None removes one."""
-        body = _checked(LabelsRequest, {"labels": dict(labels)}).model_dump(mode="json")
+        body = checked(LabelsRequest, {"labels": dict(labels)}).model_dump(mode="json")
         path = f"/v1/devices/{segment(device_id, 'the device')}"
         return self._transport.ask("PATCH", path, json=body, answer=_DEVICE)
 
@@ -364,25 +361,6 @@ class RegistryClient:
         path = f"/v1/device/objects/{digest_segment(sha256)}"
         return self._transport.ask("GET", path, headers=proof(device_id, key), answer=_URL)
 
-    # --- rollouts
-    def start_rollout(self, request: RolloutRequest) -> Rollout:
-        """Start a rollout; missing variants are built first."""
-        return self._transport.ask("POST", "/v1/rollouts", json=request.model_dump(mode="json"), answer=_ROLLOUT)
-
-    def list_rollouts(self) -> list[Rollout]:
-        """All rollouts, newest first, without their devices."""
-        return self._transport.ask("GET", "/v1/rollouts", answer=_ROLLOUTS)
-
-    def get_rollout(self, rollout_id: str) -> Rollout:
-        """One rollout with its waves, devices and decisions."""
-        return self._transport.ask("GET", f"/v1/rollouts/{segment(rollout_id, 'the rollout')}", answer=_ROLLOUT)
-
-    def command_rollout(self, rollout_id: str, action: RolloutAction | str) -> Rollout:
-        """Pause, resume, abort or roll back."""
-        body = _checked(ActionRequest, {"action": action}).model_dump(mode="json")
-        path = f"/v1/rollouts/{segment(rollout_id, 'the rollout')}/actions"
-        return self._transport.ask("POST", path, json=body, answer=_ROLLOUT)
-
     # --- telemetry
     def get_telemetry(
         self,
@@ -401,10 +379,3 @@ class RegistryClient:
         """What the registry keeps no longer; unless `dry_run`, its processes delete it within seconds."""
         body = SweepRequest(dry_run=dry_run).model_dump(mode="json")
         return self._transport.ask("POST", "/v1/sweeps", json=body, answer=_SWEEP)
-
-
-def _checked(kind: type[DocumentT], document: Mapping[str, Any]) -> DocumentT:
-    try:
-        return kind.model_validate(document)
-    except ValidationError as exc:
-        raise RegistryClientError("invalid", sentence(exc.errors(include_url=False))) from exc

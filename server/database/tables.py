@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     text,
+    true,
 )
 
 NAMING = {
@@ -97,11 +98,12 @@ rollouts = Table(
     Column("created_at", Float, nullable=False),
 )
 rollout_commands = Table(
-    "rollout_commands",  # pause | resume | abort | rollback, in order
+    "rollout_commands",  # server.schemas.rollouts.RolloutAction, in order
     catalogue,
     Column("command_id", Integer, primary_key=True, autoincrement=True),
     Column("rollout_id", String(32), nullable=False, index=True),
     Column("action", String(16), nullable=False),
+    Column("wave", Integer),  # that is approved
     Column("created_at", Float, nullable=False),
 )
 
@@ -233,6 +235,9 @@ rollout_states = Table(
     # lanes that measurements have stopped: [server.rollouts.facts.GateStop]; None as long as there is none
     Column("gate_stops", JSON),
     Column("unmeasured_wave", Integer, nullable=False, default=-1, server_default=text("-1")),
+    Column("settled_at", Float),  # since when nobody of the open wave is on the way
+    Column("approval_wave", Integer, nullable=False, default=-1, server_default=text("-1")),  # waits for an operator
+    Column("approved_wave", Integer, nullable=False, default=-1, server_default=text("-1")),
     Column("updated_at", Float, nullable=False),
 )
 deployments = Table(
@@ -257,6 +262,7 @@ deployments = Table(
     Column("opened_at", Float),
     Column("running_at", Float),  # verified: right file hash, golden outputs right, inferences answered
     Column("retrying_since", Float),  # the first of the failed tries that have brought nothing onto its disk yet
+    Column("takes_place", Boolean, nullable=False, default=True, server_default=true()),  # among those in progress
     Column("updated_at", Float, nullable=False),
     UniqueConstraint("rollout_id", "device_id"),
 )

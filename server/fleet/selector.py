@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAX_LENGTH: Final = 512
 EXAMPLE: Final = "site=berlin,ring!=stable,profile=pi-4"
 
-_TERM: Final = re.compile(r"([A-Za-z][A-Za-z0-9_.-]{0,31})\s*(!=|==|=)\s*([A-Za-z0-9_.-]{1,63})")
+_TERM: Final = re.compile(r"([A-Za-z][A-Za-z0-9_.-]{0,31})\s*(!=|==|=)\s*([A-Za-z0-9_.+/-]{1,63})")
 _OWN: Final = {"id": "id", "device_id": "id", "profile": "profile"}
 
 

@@ -14,7 +14,7 @@ from server.schemas.rollouts import RolloutAction, RolloutState
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from server.rollouts.facts import Deployment
+    from server.rollouts.facts import Command, Deployment
     from server.rollouts.ledger import Ledger
 
 OPEN = frozenset({RolloutState.PREPARING, RolloutState.RUNNING})
@@ -23,6 +23,7 @@ ALLOWED: dict[RolloutAction, frozenset[RolloutState]] = {
     RolloutAction.RESUME: frozenset({RolloutState.PAUSED}),
     RolloutAction.ABORT: OPEN | {RolloutState.PAUSED},
     RolloutAction.ROLLBACK: frozenset(RolloutState) - {RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK},
+    RolloutAction.APPROVE: OPEN | {RolloutState.PAUSED},
 }
 
 
@@ -39,7 +40,24 @@ def obey(facts: Facts, ledger: Ledger, *, now: float) -> None:
             sentence = f"The command {command.action[:16]!r} changes nothing: the rollout is {standing.state}."
             ledger.decide(facts.rollout, "ignored", sentence, command_id=command.command_id)
             continue
-        _apply(action, facts, ledger, command.command_id, now=now)
+        if action is RolloutAction.APPROVE:
+            _approve(command, facts, ledger)
+        else:
+            _apply(action, facts, ledger, command.command_id, now=now)
+
+
+def _approve(command: Command, facts: Facts, ledger: Ledger) -> None:
+    """Let the wave open that was asked for; the word said again opens no other."""
+    standing = ledger.standings[facts.rollout.rollout_id]
+    wave = standing.approval_wave if command.wave is None else command.wave
+    if wave != standing.approval_wave or wave <= standing.approved_wave:
+        sentence = f"The approval of wave {wave + 1} changes nothing: it does not wait for one."
+        ledger.decide(facts.rollout, "ignored", sentence, command_id=command.command_id)
+        return
+    standing.approved_wave = wave
+    sentence = f"Wave {wave + 1} of {len(facts.rollout.waves)} was approved by command."
+    ledger.stand(facts.rollout.rollout_id, standing.state, sentence)
+    ledger.decide(facts.rollout, RolloutAction.APPROVE, sentence, command_id=command.command_id, wave=wave)
 
 
 def _apply(action: RolloutAction, facts: Facts, ledger: Ledger, command_id: int, *, now: float) -> None:

@@ -5,25 +5,21 @@ A tick may be repeated or lost without harm: it decides from what is written, an
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, gate, going_back, stopping, watching
+from server.rollouts import commands, going_back, stopping, watching, waves
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
-    FAILED_STATES,
-    NO_VARIANT,
+    RETRYING,
     RUNNING,
-    WAITING,
-    ChoiceFact,
     Deployment,
     Facts,
     Standing,
     VariantFact,
     Why,
 )
-from server.rollouts.plan import cut_waves, in_plan_order, order_devices, spread_lanes
+from server.rollouts.plan import deployment_id_of, plan_waves
 from server.rollouts.verify import judge, proven_on_device, retrying_since
 from server.rollouts.wording import counted
 from server.schemas.rollouts import RolloutState
@@ -54,12 +50,7 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
         going_back.follow(facts, ledger, epoch=epoch, now=now)
     if state not in {RolloutState.PREPARING, RolloutState.RUNNING}:
         return
-    _go_on(facts, ledger, now=now)
-
-
-def deployment_id_of(rollout_id: str, device_id: str) -> str:
-    """The name of a device's attempt: the same whoever asks, and however often."""
-    return "dep-" + hashlib.sha256(f"{rollout_id}:{device_id}".encode()).hexdigest()[:24]
+    waves.go_on(facts, ledger, now=now)
 
 
 def make_plan(facts: Facts, ledger: Ledger) -> None:
@@ -68,9 +59,8 @@ def make_plan(facts: Facts, ledger: Ledger) -> None:
     ledger.standings[rollout.rollout_id] = Standing(reason="Variants are being built.")
     ledger.changed_standings.add(rollout.rollout_id)
     devices = {device.device_id: device for device in facts.targets if not device.removed}
-    ordered = order_devices(devices, seed=rollout.seed)
     profiles = {device_id: device.profile for device_id, device in devices.items()}
-    cut = cut_waves(spread_lanes(ordered, profiles), rollout.waves)
+    cut = plan_waves(profiles, rollout.waves, seed=rollout.seed)
     for wave, device_ids in enumerate(cut):
         for device_id in device_ids:
             row = Deployment(
@@ -84,9 +74,9 @@ def make_plan(facts: Facts, ledger: Ledger) -> None:
             )
             ledger.add(row)
     sizes = ", ".join(str(len(device_ids)) for device_ids in cut)
-    matching = counted(len(ordered), "device matches", "devices match")
+    matching = counted(len(devices), "device matches", "devices match")
     sentence = f"{matching}; the waves hold {sizes}."
-    ledger.decide(rollout, "planned", sentence, devices=len(ordered), waves=len(cut))
+    ledger.decide(rollout, "planned", sentence, devices=len(devices), waves=len(cut))
 
 
 def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
@@ -110,6 +100,9 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             row.retrying_since = since
             ledger.changed_deployments.add(row.deployment_id)
         ledger.set_state(row, found.state, reason=found.reason, detail=found.detail)
+        if found.state == RETRYING and row.takes_place:
+            row.takes_place = False
+            ledger.changed_deployments.add(row.deployment_id)
         if found.state == RUNNING and row.running_at is None:
             row.running_at = now
         if row.canary and proven_on_device(row, heard):
@@ -130,114 +123,6 @@ def _drop_removed(facts: Facts, ledger: Ledger) -> None:
     for row in ledger.rows_of(facts.rollout.rollout_id):
         if row.device_id in facts.removed and row.state not in CLOSED_STATES and not ledger.is_wanted(row):
             ledger.set_state(row, CANCELLED, reason=Why.REMOVED)
-
-
-def _go_on(facts: Facts, ledger: Ledger, *, now: float) -> None:
-    """Offer what is due, and open waves for as long as the one before is settled."""
-    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
-    while True:
-        _offer_lanes(facts, ledger, now=now)
-        rows = ledger.rows_of(rollout.rollout_id)
-        if standing.wave >= 0:
-            counts = gate.count_wave(row for row in rows if row.wave == standing.wave)
-            if not counts.settled:
-                return
-            if standing.wave + 1 < len(rollout.waves) and watching.is_held(facts, ledger, now=now):
-                return
-        upcoming = [row for row in rows if row.wave == standing.wave + 1]
-        if standing.wave + 1 >= len(rollout.waves):
-            _finish(facts, ledger)
-            return
-        if not _variants_ready(facts, ledger, upcoming, now=now):
-            return
-        _open_wave(facts, ledger, upcoming)
-
-
-def _variants_ready(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: float) -> bool:
-    rollout = facts.rollout
-    missing = sorted({row.profile for row in upcoming if row.state == WAITING} - set(facts.choices))
-    if not missing:
-        return True
-    failed = next((profile for profile in missing if profile in facts.build_failures), None)
-    if failed is not None:
-        sentence = (
-            f"Stopped: no variant of {rollout.model}@{rollout.version} for {failed}: {facts.build_failures[failed]}"
-        )
-        stopping.stop_rollout(facts, ledger, sentence, now=now)
-        return False
-    state = ledger.standings[rollout.rollout_id].state
-    ledger.stand(rollout.rollout_id, state, f"Variants for {', '.join(missing)} are being built.")
-    return False
-
-
-def _open_wave(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> None:
-    rollout = facts.rollout
-    standing = ledger.standings[rollout.rollout_id]
-    before = gate.count_wave(row for row in ledger.rows_of(rollout.rollout_id) if row.wave <= standing.wave)
-    watching.tell_lanes(facts, ledger)
-    standing.wave += 1
-    ledger.changed_standings.add(rollout.rollout_id)
-    for row in upcoming:
-        if row.state == WAITING and facts.choices[row.profile].variant is None:
-            ledger.set_state(row, NO_VARIANT, reason="no_variant", detail=facts.choices[row.profile].refusal)
-    if not upcoming:
-        return  # it reaches nobody new: nothing was decided
-    counts = gate.count_wave(upcoming)
-    sentence = (
-        f"Wave {standing.wave + 1} of {len(rollout.waves)} opens for {counted(counts.devices, 'device', 'devices')}"
-    )
-    sentence += f", {counts.no_variant} of them without a variant" if counts.no_variant else ""
-    if standing.wave:
-        sentence += (
-            f": before it {before.running} run, {before.failed} failed, {before.timed_out} timed out, "
-            f"{before.no_variant} have no variant"
-        )
-    ledger.stand(rollout.rollout_id, RolloutState.RUNNING, sentence + ".")
-    numbers = {f"before_{name}": value for name, value in before.numbers().items()}
-    ledger.decide(rollout, "wave_opened", sentence + ".", wave=standing.wave, devices=counts.devices, **numbers)
-
-
-def _finish(facts: Facts, ledger: Ledger) -> None:
-    rollout = facts.rollout
-    counts = gate.count_wave(ledger.rows_of(rollout.rollout_id))
-    sentence = (
-        f"Finished: {counts.running} of {counts.devices} devices run {rollout.model}@{rollout.version}, "
-        f"{counts.failed + counts.refused} failed, {counts.timed_out} timed out, {counts.no_variant} have no variant"
-        + (f", {counts.left} were cancelled, removed or taken over by a newer rollout" if counts.left else "")
-    )
-    stopped = sorted({lane.profile for lane in stopping.stopped_lanes(facts, ledger)})
-    sentence += f"; stopped lanes: {', '.join(stopped)}." if stopped else "."
-    ledger.stand(rollout.rollout_id, RolloutState.FINISHED, sentence)
-    ledger.decide(rollout, "finished", sentence, **counts.numbers())
-
-
-def _offer_lanes(facts: Facts, ledger: Ledger, *, now: float) -> None:
-    wave = ledger.standings[facts.rollout.rollout_id].wave
-    rows = ledger.rows_of(facts.rollout.rollout_id)
-    lanes: dict[tuple[int, str], list[Deployment]] = {}
-    for row in in_plan_order(rows, seed=facts.rollout.seed):
-        if row.wave <= wave:
-            lanes.setdefault((row.wave, row.profile), []).append(row)
-    for (lane_wave, profile), lane in sorted(lanes.items()):
-        variant = facts.choices.get(profile, ChoiceFact()).variant
-        if variant is None or not any(row.state == WAITING for row in lane):
-            continue
-        proven = any(_has_proven(facts, row, variant) for row in rows)
-        # where all of the first wave were silent nobody knows more than before it
-        first = gate.vanguard(sum(row.profile == profile for row in rows)) if lane_wave else None
-        turn, canary = gate.lane_turn(lane, unproven=variant.unproven, proven=proven, first=first)
-        for row in turn:
-            if ledger.offer(row, variant, now=now):
-                row.canary = canary
-                if canary:
-                    sentence = f"{variant.variant_id} is unproven on {profile}: {row.device_id} goes first in its lane."
-                    ledger.decide(facts.rollout, "lane_first", sentence, wave=row.wave, profile=profile)
-
-
-def _has_proven(facts: Facts, row: Deployment, variant: VariantFact) -> bool:
-    if row.variant_id != variant.variant_id or row.state in FAILED_STATES:
-        return False
-    return row.running_at is not None or proven_on_device(row, facts.heard.get(row.device_id))
 
 
 def _variant_of(facts: Facts, row: Deployment) -> VariantFact | None:

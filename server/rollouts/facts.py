@@ -109,6 +109,8 @@ class Command:
 
     command_id: int
     action: str
+    wave: int | None = None
+    """The wave that is approved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,12 @@ class Standing:
     """The lanes that measurements have stopped."""
     unmeasured_wave: int = -1
     """The latest wave of which too little was measured within the deadline; it holds the next one no more."""
+    settled_at: float | None = None
+    """Since when nobody of the open wave is on the way; None while somebody is."""
+    approval_wave: int = -1
+    """The wave that waits for an operator's approval, or did last."""
+    approved_wave: int = -1
+    """The latest wave that an operator has approved."""
 
     def stop_of(self, lane: tuple[str, str]) -> GateStop | None:
         """Why measurements have stopped a lane (profile, variant id); None where they have not."""
@@ -182,6 +190,8 @@ class Deployment:
     running_at: float | None = None
     retrying_since: float | None = None
     """When the first of the tries failed that have brought nothing onto its disk yet."""
+    takes_place: bool = True
+    """False in the penalty box: who has failed once takes no place among those in progress, whatever follows."""
     changed_at: float | None = None
     """When its row was last written: since then its device has said the same."""
 
@@ -217,5 +227,7 @@ class Facts:
     expected: frozenset[str] = frozenset()
     """Deployments of devices that are in use and have not answered enough yet."""
     commands: tuple[Command, ...] = ()
+    time_zones: Mapping[str, str] = field(default_factory=dict)
+    """By device: its label `tz`, where it has one."""
     status_interval_s: float = 0.0
     """How often devices report; who has not reported for two of these may be lost, not before."""

@@ -180,7 +180,7 @@ class Ledger:
         older = self.get(deployment_id)
         if older is not None:
             older.opened_at, older.offered_generation = now, self.next_generation(device_id)
-            older.retrying_since = None
+            older.retrying_since, older.takes_place = None, False
             self.set_state(older, OFFERED, detail="wanted again after a newer version was taken back")
             self.changed_deployments.add(deployment_id)
 

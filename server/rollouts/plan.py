@@ -10,14 +10,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from server.errors import InvalidError
-from server.schemas.rollouts import Wave
+from server.schemas.rollouts import MAX_WAVES, Wave
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from server.rollouts.facts import Deployment
 
-MAX_WAVES = 32
 MAX_COUNT = 1_000_000
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
 _COUNT = re.compile(r"\d{1,9}", re.ASCII)
@@ -82,6 +81,22 @@ def spread_lanes(ordered: Sequence[str], profiles: Mapping[str, str]) -> list[st
         places[device_id] = (seen[profile] + 0.5) / sizes[profile]
         seen[profile] += 1
     return sorted(ordered, key=places.__getitem__)  # stable: where places are equal the seed's order holds
+
+
+def plan_waves(profiles: Mapping[str, str], waves: Sequence[Wave], *, seed: int) -> list[list[str]]:
+    """Who is in which wave.
+
+    Args:
+        profiles: of each device that is meant, by its id.
+        waves: cumulative.
+        seed: decides who comes first.
+    """
+    return cut_waves(spread_lanes(order_devices(profiles, seed=seed), profiles), waves)
+
+
+def deployment_id_of(rollout_id: str, device_id: str) -> str:
+    """The name of a device's attempt: the same whoever asks, and however often."""
+    return "dep-" + hashlib.sha256(f"{rollout_id}:{device_id}".encode()).hexdigest()[:24]
 
 
 def rank(device_id: str, *, seed: int) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from pydantic import TypeAdapter, ValidationError
@@ -16,20 +16,27 @@ from server.database import tables
 from server.fleet.selector import SelectorError, parse
 from server.rollouts import facts
 from server.rollouts.ledger import Ledger
+from server.rollouts.rows import (
+    build_failures,
+    choices_of,
+    deployment_of,
+    in_chunks,
+    newly_removed,
+    pending_commands,
+)
 from server.schemas.catalogue import Verdict
 from server.schemas.rollouts import RolloutOptions, RolloutState, Wave
+from server.windows import ZONE_LABEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator
 
     from server.rollouts.measuring import Measurements
 
 log = logging.getLogger(__name__)
 
 OPEN_STATES = (RolloutState.PREPARING, RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK)
-IN_CHUNK = 500  # values in one IN (...)
 _WAVES = TypeAdapter(tuple[Wave, ...])
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,7 @@ class _Picture:
     devices: list[facts.DeviceFact] = field(default_factory=list)
     heard: dict[str, facts.Heard] = field(default_factory=dict)
     limits: dict[str, Limits] = field(default_factory=dict)
+    time_zones: dict[str, str] = field(default_factory=dict)
 
 
 class Reader:
@@ -111,11 +119,14 @@ class Reader:
                 last_command_id=row.last_command_id,
                 gate_stops=tuple(facts.GateStop(**stop) for stop in row.gate_stops or ()),
                 unmeasured_wave=row.unmeasured_wave,
+                settled_at=row.settled_at,
+                approval_wave=row.approval_wave,
+                approved_wave=row.approved_wave,
             )
             for row in connection.execute(sa.select(tables.rollout_states))
         }
         rollouts = dict(self._plans(connection))
-        commands = _pending_commands(connection)
+        commands = pending_commands(connection)
         picture = _Picture(rollouts, standings, commands, [])
         live = [rollout_id for rollout_id in rollouts if _is_open(picture, rollout_id)]
         columns = tables.deployments.c
@@ -125,15 +136,18 @@ class Reader:
             columns.reason.in_([facts.Why.ROLLBACK.value, facts.Why.GATE.value]),
         )
         in_play = sa.and_(columns.state.not_in([str(state) for state in facts.CLOSED_STATES]), sa.not_(told_back))
-        for condition in (in_play, *_in(columns.rollout_id, live)):
+        for condition in (in_play, *in_chunks(columns.rollout_id, live)):
             for row in connection.execute(sa.select(tables.deployments).where(condition)):
                 if row.rollout_id in rollouts:
-                    by_id[row.deployment_id] = _deployment(row)
+                    by_id[row.deployment_id] = deployment_of(row)
         picture.rows = list(by_id.values())
         picture.devices = [
             facts.DeviceFact(row.device_id, row.profile, row.labels, row.removed_at is not None)
             for row in connection.execute(sa.select(tables.devices))
         ]
+        picture.time_zones = {
+            device.device_id: device.labels[ZONE_LABEL] for device in picture.devices if ZONE_LABEL in device.labels
+        }
         picture.heard = self._heard(connection)
         for row in connection.execute(sa.select(tables.profiles)):
             picture.limits[row.name] = DeviceProfile.model_validate(row.document).limits
@@ -180,7 +194,7 @@ class Reader:
             if self._statuses.get(row.device_id, (None,))[0] != (row.session_id, row.status_sequence)
         ]
         keys = {row.device_id: (row.session_id, row.status_sequence) for row in light}
-        for condition in _in(columns.device_id, changed):
+        for condition in in_chunks(columns.device_id, changed):
             for device_id, document in connection.execute(
                 sa.select(columns.device_id, columns.status).where(condition)
             ):
@@ -204,7 +218,7 @@ class Reader:
         def find(deployment_id: str) -> facts.Deployment | None:
             query = sa.select(tables.deployments).where(tables.deployments.c.deployment_id == deployment_id)
             row = connection.execute(query).first()
-            return _deployment(row) if row else None
+            return deployment_of(row) if row else None
 
         def age_of(rollout_id: str) -> tuple[float, str]:
             return rollouts[rollout_id].age_order if rollout_id in rollouts else (0.0, "")
@@ -217,7 +231,7 @@ class Reader:
             find=find,
             age_of=age_of,
         )
-        for device_id in _newly_removed(connection):
+        for device_id in newly_removed(connection):
             ledger.forget_device(device_id)
         removed = {device.device_id for device in picture.devices if device.removed}
         ledger.changed_devices |= stale - removed
@@ -231,7 +245,7 @@ class Reader:
         light = connection.execute(sa.select(columns.device_id, columns.epoch, columns.generation)).all()
         orders = {row.device_id: (row.epoch, row.generation) for row in light}
         changed = [device for device, order in orders.items() if self._desired.get(device, (None,))[0] != order]
-        for condition in _in(columns.device_id, changed):
+        for condition in in_chunks(columns.device_id, changed):
             for device_id, document in connection.execute(
                 sa.select(columns.device_id, columns.document).where(condition)
             ):
@@ -252,7 +266,7 @@ class Reader:
                 if meant.matches(labels=device.labels, profile=device.profile, device_id=device.device_id)
             )
         variants = self._variants(connection, rollout, picture)
-        choices = _choices(connection, rollout, variants)
+        choices = choices_of(connection, rollout, variants)
         measured, expected = (
             self._measurements.of(rollout, rows, picture.standings.get(rollout.rollout_id), picture.limits)
             if self._measurements is not None
@@ -266,11 +280,12 @@ class Reader:
             removed=frozenset(device.device_id for device in picture.devices if device.removed),
             choices=choices,
             variants=variants,
-            build_failures=_build_failures(connection, rollout, missing) if missing else {},
+            build_failures=build_failures(connection, rollout, missing) if missing else {},
             heard=picture.heard,
             measured=measured,
             expected=expected,
             commands=tuple(picture.commands.get(rollout.rollout_id, ())),
+            time_zones=picture.time_zones,
             status_interval_s=self._status_interval_s,
         )
 
@@ -303,108 +318,3 @@ def _is_open(picture: _Picture, rollout_id: str) -> bool:
     if standing is None or standing.state in OPEN_STATES:
         return True
     return any(command.command_id > standing.last_command_id for command in picture.commands.get(rollout_id, ()))
-
-
-def _pending_commands(connection: sa.Connection) -> dict[str, list[facts.Command]]:
-    commands, states = tables.rollout_commands, tables.rollout_states
-    query = (
-        sa.select(commands.c.command_id, commands.c.rollout_id, commands.c.action)
-        .outerjoin(states, states.c.rollout_id == commands.c.rollout_id)
-        .where(commands.c.command_id > sa.func.coalesce(states.c.last_command_id, 0))
-        .order_by(commands.c.command_id)
-    )
-    pending: dict[str, list[facts.Command]] = {}
-    for row in connection.execute(query):
-        pending.setdefault(row.rollout_id, []).append(facts.Command(row.command_id, row.action))
-    return pending
-
-
-def _choices(
-    connection: sa.Connection, rollout: facts.Rollout, variants: Mapping[tuple[str, str], facts.VariantFact]
-) -> dict[str, facts.ChoiceFact]:
-    columns = tables.choices.c
-    query = sa.select(tables.choices).where(columns.model == rollout.model, columns.version == rollout.version)
-    found = {}
-    for row in connection.execute(query):
-        variant = variants.get((row.profile, row.variant_id or ""))
-        if row.variant_id and variant is None:
-            refusal = f"Variant {row.variant_id} was chosen, but it could not be packed."
-        else:
-            refusal = (row.refusal or {}).get("sentence", "No variant fits this profile.")
-        found[row.profile] = facts.ChoiceFact(variant=variant, refusal="" if variant else refusal)
-    return found
-
-
-def _build_failures(connection: sa.Connection, rollout: facts.Rollout, missing: set[str]) -> dict[str, str]:
-    """By profile: why the last job that should have built for it failed, unless another is queued or running.
-
-    A profile that no job was asked to build for would be waited for without end: that is a failure, too. (A rollout
-    asks for its builds when it starts; a label that changes before the plan is made can bring in another profile.)
-    """
-    jobs, runs = tables.jobs.c, tables.job_runs.c
-    query = (
-        sa.select(jobs.request, runs.state, runs.error)
-        .outerjoin(tables.job_runs, jobs.job_id == runs.job_id)
-        .where(jobs.kind == "build", jobs.model == rollout.model, jobs.version == rollout.version)
-        .order_by(jobs.created_at)
-    )
-    unasked = (
-        f"nobody asked for it: run `edge-registry variant build {rollout.model}@{rollout.version}`, then start again"
-    )
-    failures = dict.fromkeys(missing, unasked)
-    for row in connection.execute(query):
-        covered = missing & set(row.request.get("profiles") or missing)
-        for profile in covered:
-            failures.pop(profile, None)
-        if row.state == "failed":
-            failures |= dict.fromkeys(covered, (row.error or {}).get("message", "the build job failed"))
-    return failures
-
-
-def _newly_removed(connection: sa.Connection) -> list[str]:
-    """Devices whose desired state is of a life that has ended: they were removed, or have joined again, since then."""
-    desired, devices = tables.desired.c, tables.devices.c
-    query = (
-        sa.select(devices.device_id)
-        .outerjoin(tables.desired, desired.device_id == devices.device_id)
-        .where(
-            sa.or_(
-                sa.and_(devices.removed_at.is_not(None), desired.device_id.is_(None)),
-                desired.updated_at < devices.removed_at,
-                desired.updated_at < devices.joined_at,
-            )
-        )
-    )
-    return list(connection.execute(query).scalars())
-
-
-def _deployment(row: sa.Row[Any]) -> facts.Deployment:
-    return facts.Deployment(
-        deployment_id=row.deployment_id,
-        rollout_id=row.rollout_id,
-        device_id=row.device_id,
-        wave=row.wave,
-        profile=row.profile,
-        model=row.model,
-        version=row.version,
-        variant_id=row.variant_id,
-        state=row.state,
-        reason=row.reason,
-        detail=row.detail,
-        previous=DesiredDeployment.model_validate(row.previous) if row.previous else None,
-        offered_generation=row.offered_generation,
-        canary=row.canary,
-        opened_at=row.opened_at,
-        running_at=row.running_at,
-        retrying_since=row.retrying_since,
-        changed_at=row.updated_at,
-    )
-
-
-def _in(column: sa.ColumnElement[str], values: Sequence[str]) -> Iterator[sa.ColumnElement[bool]]:
-    for part in _chunks(values):
-        yield column.in_(part)
-
-
-def _chunks(values: Sequence[_T]) -> Iterable[Sequence[_T]]:
-    return (values[start : start + IN_CHUNK] for start in range(0, len(values), IN_CHUNK))

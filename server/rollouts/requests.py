@@ -18,6 +18,7 @@ from server.schemas.rollouts import RolloutAction, RolloutState
 
 if TYPE_CHECKING:
     from server.database.connect import Database
+    from server.fleet.selector import Selector
     from server.schemas.rollouts import RolloutRequest
 
 # What each word leads to, so that words which the controller has not obeyed yet count already.
@@ -58,8 +59,7 @@ def start_rollout(database: Database, request: RolloutRequest, *, now: float) ->
         require_version(connection, request.model, request.version)
         targets = matching(connection, selector)
         if not targets:
-            meant = f"The selector {selector} matches no device" if selector.terms else "No device has joined yet"
-            raise InvalidError(f"{meant}: `edge-registry device list` shows those that are there.")
+            raise nobody_is_meant(selector)
         build_missing(connection, request.model, request.version, {profile for _, profile in targets}, now=now)
         connection.execute(sa.insert(rollouts).values(row))
     return rollout_id
@@ -81,13 +81,37 @@ def command_rollout(database: Database, rollout_id: str, action: RolloutAction, 
             possible = [word for word in RolloutAction if state in ALLOWED[word]]
             advice = f"possible is {', '.join(possible)}" if possible else "nothing can be said to it any more"
             raise ConflictError(f"Rollout {rollout_id} is {state}, so it can't {action}: {advice}.")
-        row = {"rollout_id": rollout_id, "action": action, "created_at": now}
+        wave = _wave_to_approve(connection, rollout_id) if action is RolloutAction.APPROVE else None
+        row = {"rollout_id": rollout_id, "action": action, "wave": wave, "created_at": now}
         connection.execute(sa.insert(rollout_commands).values(row))
+
+
+def nobody_is_meant(selector: Selector) -> InvalidError:
+    """A selector that no device matches."""
+    meant = f"The selector {selector} matches no device" if selector.terms else "No device has joined yet"
+    return InvalidError(f"{meant}: `edge-registry device list` shows those that are there.")
 
 
 def unknown_rollout(rollout_id: str) -> NotFoundError:
     """There is none with this id."""
     return NotFoundError(f"There is no rollout {rollout_id[:64]}: `edge-registry rollout list` shows those there are.")
+
+
+def _wave_to_approve(connection: sa.Connection, rollout_id: str) -> int:
+    """The wave that waits for approval now; saying so twice approves the same one.
+
+    Raises:
+        ConflictError: none does.
+    """
+    columns = rollout_states.c
+    query = sa.select(columns.approval_wave, columns.approved_wave).where(columns.rollout_id == rollout_id)
+    row = connection.execute(query).first()
+    if row is None or row.approval_wave <= row.approved_wave:
+        raise ConflictError(
+            f"No wave of rollout {rollout_id} waits for approval: `edge-registry rollout status {rollout_id}` tells "
+            "what it waits for."
+        )
+    return int(row.approval_wave)
 
 
 def _coming_state(connection: sa.Connection, rollout_id: str) -> RolloutState:
@@ -101,5 +125,5 @@ def _coming_state(connection: sa.Connection, rollout_id: str) -> RolloutState:
     )
     for word in connection.execute(waiting).scalars():
         if state in ALLOWED[RolloutAction(word)]:
-            state = _LEADS_TO[RolloutAction(word)]
+            state = _LEADS_TO.get(RolloutAction(word), state)
     return state

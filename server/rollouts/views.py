@@ -11,6 +11,7 @@ from server.database.tables import decisions, deployments, rollout_states, rollo
 from server.rollouts.facts import Deployment
 from server.rollouts.gate import Lane, LaneStop, count_alike, stopped_lanes
 from server.rollouts.plan import in_plan_order
+from server.rollouts.reading import OPEN_STATES
 from server.rollouts.requests import unknown_rollout
 from server.schemas.rollouts import (
     DecisionView,
@@ -35,6 +36,8 @@ _COLUMNS: Final = (
     rollout_states.c.wave,
     rollout_states.c.reason,
     rollout_states.c.gate_stops,
+    rollout_states.c.approval_wave,
+    rollout_states.c.approved_wave,
     rollout_states.c.updated_at,
 )
 _ALL: Final = rollouts.outerjoin(rollout_states, rollouts.c.rollout_id == rollout_states.c.rollout_id)
@@ -105,6 +108,7 @@ def _view(row: sa.Row[Any], groups: Iterable[Alike]) -> Rollout:
         state=RolloutState(row.state) if row.state else RolloutState.PREPARING,
         reason=row.reason or "",
         wave=-1 if row.wave is None else row.wave,
+        approval_wave=_waits_for_approval(row),
         waves=tuple(_wave_view(wave, by_wave[wave]) for wave in sorted(by_wave)),
         created_at=row.created_at,
         updated_at=row.updated_at or row.created_at,
@@ -180,3 +184,9 @@ def _deployment_view(row: sa.Row[Any]) -> DeploymentView:
         opened_at=row.opened_at,
         running_at=row.running_at,
     )
+
+
+def _waits_for_approval(row: sa.Row[Any]) -> int | None:
+    if row.state is None or row.state not in OPEN_STATES or row.approval_wave <= row.approved_wave:
+        return None
+    return int(row.approval_wave)

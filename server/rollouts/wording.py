@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 def counted(number: int, one: str, many: str) -> str:
     """A number with the words that agree with it.
@@ -20,3 +25,12 @@ def will_not_get_it(number: int, *, other: bool = False) -> str:
     if number == 0:
         return f"no {among}device was still to get it"
     return f"{counted(number, f'{among}device', f'{among}devices')} will not get it"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Parts of a sentence as people list them.
+
+    >>> listed(["one", "two", "three"])
+    'one, two and three'
+    """
+    return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)

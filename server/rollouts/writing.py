@@ -75,6 +75,9 @@ def _standing_rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
                 "last_command_id": standing.last_command_id,
                 "gate_stops": [asdict(stop) for stop in standing.gate_stops],
                 "unmeasured_wave": standing.unmeasured_wave,
+                "settled_at": standing.settled_at,
+                "approval_wave": standing.approval_wave,
+                "approved_wave": standing.approved_wave,
                 "updated_at": now,
             }
         )
@@ -104,6 +107,7 @@ def _deployment_rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
                 "opened_at": row.opened_at,
                 "running_at": row.running_at,
                 "retrying_since": row.retrying_since,
+                "takes_place": row.takes_place,
                 "updated_at": now,
             }
         )

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from edge_agent.protocol.base import Name
 from edge_agent.protocol.messages import Status
 from server.schemas.common import Document, RequestDocument
+from server.windows import ZONE_LABEL, check_zone
 
 LABEL_KEY_PATTERN: Final = r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$"
-LABEL_VALUE_PATTERN: Final = r"^[A-Za-z0-9_.-]{1,63}$"
+LABEL_VALUE_PATTERN: Final = r"^[A-Za-z0-9_.+/-]{1,63}$"
 LabelKey = Annotated[str, Field(pattern=LABEL_KEY_PATTERN)]
 LabelValue = Annotated[str, Field(pattern=LABEL_VALUE_PATTERN)]
-Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
+
+
+def _check_zone_label(labels: dict[str, str | None]) -> dict[str, str | None]:
+    if (zone := labels.get(ZONE_LABEL)) is not None:
+        check_zone(zone)
+    return labels
+
+
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32), AfterValidator(_check_zone_label)]
 
 
 class TokenRequest(RequestDocument):
@@ -97,4 +106,4 @@ class Device(Document):
 class LabelsRequest(RequestDocument):
     """Labels to set; a None value removes a label."""
 
-    labels: dict[LabelKey, LabelValue | None] = Field(max_length=32)
+    labels: Annotated[dict[LabelKey, LabelValue | None], Field(max_length=32), AfterValidator(_check_zone_label)]

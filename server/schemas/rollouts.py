@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from edge_agent.protocol.base import Name
 from server.schemas.common import Document, RequestDocument
+from server.windows import check_zone, parse_window
+
+MAX_WAVES = 32
+
+
+def _check_window(text: str) -> str:
+    return str(parse_window(text)) if text else text
+
+
+WindowText = Annotated[str, Field(max_length=32), AfterValidator(_check_window)]
+ZoneName = Annotated[str, Field(max_length=63), AfterValidator(check_zone)]
+WaveNumber = Annotated[int, Field(ge=1, le=MAX_WAVES)]
 
 
 class Wave(RequestDocument):
@@ -60,6 +72,26 @@ class RolloutOptions(RequestDocument):
     quorum: float = Field(
         default=0.0, ge=0, le=1, description="share of a lane that must be measured by then; with less it pauses"
     )
+    start_at: float = Field(
+        default=0.0, ge=0, le=32503680000, description="seconds since 1970; nobody is offered it before"
+    )
+    window: WindowText = Field(
+        default="", description="22:00-04:00: a device is offered it at this time of its day only; empty: at any time"
+    )
+    time_zone: ZoneName = Field(default="UTC", description="of devices without a label tz; for the window")
+    soak_s: float = Field(default=0.0, ge=0, description="how long a wave runs before the next one opens")
+    pace_per_minute: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="devices that are offered it in any minute at most"
+    )
+    pace_growth: float = Field(
+        default=1.0, gt=0, le=100, description="factor by which that is more in each wave than in the one before"
+    )
+    max_in_progress: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="devices that may be on the way at once; who fails takes no place"
+    )
+    approve_waves: tuple[WaveNumber, ...] = Field(
+        default=(), max_length=MAX_WAVES, description="waves, from 1, that open only once an operator has approved"
+    )
 
 
 class RolloutRequest(RequestDocument):
@@ -68,9 +100,16 @@ class RolloutRequest(RequestDocument):
     model: Name
     version: Name
     selector: str = Field(default="", max_length=512, description="site=berlin,ring!=stable,profile=pi-4; empty: all")
-    waves: tuple[Wave, ...] = Field(default=(Wave(percent=100.0),), min_length=1, max_length=32)
+    waves: tuple[Wave, ...] = Field(default=(Wave(percent=100.0),), min_length=1, max_length=MAX_WAVES)
     seed: int = 0
     options: RolloutOptions = RolloutOptions()
+
+    @model_validator(mode="after")
+    def _approves_waves_that_there_are(self) -> Self:
+        beyond = [number for number in self.options.approve_waves if number > len(self.waves)]
+        if beyond:
+            raise ValueError(f"approve_waves names wave {beyond[0]}, but there are {len(self.waves)}")
+        return self
 
 
 class RolloutState(StrEnum):
@@ -93,6 +132,7 @@ class RolloutAction(StrEnum):
     RESUME = "resume"
     ABORT = "abort"  # offer it to nobody else; who has it keeps it
     ROLLBACK = "rollback"  # every device goes back to what it ran before
+    APPROVE = "approve"  # open the wave that waits for it
 
 
 class DeploymentView(Document):
@@ -153,12 +193,53 @@ class Rollout(Document):
     state: RolloutState
     reason: str = ""
     wave: int = -1
+    approval_wave: int | None = None  # index of the wave that waits for `approve`
     waves: tuple[WaveView, ...] = ()
     stopped_lanes: tuple[LaneStopView, ...] = ()
     decisions: tuple[DecisionView, ...] = ()
     deployments: tuple[DeploymentView, ...] = ()
     created_at: float
     updated_at: float
+
+
+class DeviceForecast(Document):
+    """What one device would get."""
+
+    device_id: Name
+    profile: Name
+    wave: int
+    variant_id: Name | None = None
+    refusal: str = ""  # why nothing fits its profile
+    to_be_built: bool = False  # nobody knows yet what its profile gets
+    already: bool = False  # it runs this very variant: nothing is downloaded
+    download_bytes: int = 0
+    earliest_at: float | None = None  # if all before it goes well at once; None: it gets nothing
+
+
+class WaveForecast(Document):
+    """What one wave would come to."""
+
+    wave: int
+    devices: int
+    no_variant: int = 0
+    to_be_built: int = 0
+    already: int = 0
+    download_bytes: int = 0
+    earliest_at: float | None = None  # when its first device would be offered it
+    latest_at: float | None = None  # when its last would, if nothing holds it up
+    approval: bool = False  # it opens when an operator says so, whatever the time
+
+
+class RolloutForecast(Document):
+    """What a rollout would do if it began now; nothing was written."""
+
+    model: Name
+    version: Name
+    selector: str
+    download_bytes: int
+    beyond: int = 0  # devices that match and are in no wave
+    waves: tuple[WaveForecast, ...] = ()
+    devices: tuple[DeviceForecast, ...] = ()
 
 
 class ActionRequest(RequestDocument):

@@ -17,7 +17,7 @@ NAME_RULE: Final = (
 _RULES: Final = {
     NAME_PATTERN: f"a name has {NAME_RULE}",
     LABEL_KEY_PATTERN: "a label has 1 to 32 letters, digits, dots, dashes or underscores, beginning with a letter",
-    LABEL_VALUE_PATTERN: "a label's value has 1 to 63 letters, digits, dots, dashes or underscores",
+    LABEL_VALUE_PATTERN: "a label's value has 1 to 63 letters, digits, or any of . _ - + /",
 }
 _WHOLE: Final = "the body"
 # Where FastAPI says a value came from; no user thinks in these words.

@@ -6,8 +6,8 @@ from fastapi import APIRouter
 
 from edge_agent.protocol.base import Name
 from server.api.ports import PortsOf
-from server.rollouts import requests, views
-from server.schemas.rollouts import ActionRequest, Rollout, RolloutRequest
+from server.rollouts import preview, requests, views
+from server.schemas.rollouts import ActionRequest, Rollout, RolloutForecast, RolloutRequest
 
 router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 
@@ -17,6 +17,12 @@ def start_rollout(rollout: RolloutRequest, ports: PortsOf) -> Rollout:
     """Start a rollout; missing variants are built first."""
     rollout_id = requests.start_rollout(ports.catalogue, rollout, now=ports.clock())
     return views.get_rollout(ports.catalogue, rollout_id)
+
+
+@router.post("/dry-run", operation_id="forecast_rollout")
+def forecast_rollout(rollout: RolloutRequest, ports: PortsOf) -> RolloutForecast:
+    """What a rollout would do: who would get what, when at the earliest, how many bytes. Writes nothing."""
+    return preview.forecast_rollout(ports.catalogue, rollout, now=ports.clock())
 
 
 @router.get("", operation_id="list_rollouts")
@@ -33,6 +39,6 @@ def get_rollout(rollout_id: Name, ports: PortsOf) -> Rollout:
 
 @router.post("/{rollout_id}/actions", operation_id="command_rollout", status_code=HTTPStatus.ACCEPTED)
 def command_rollout(rollout_id: Name, command: ActionRequest, ports: PortsOf) -> Rollout:
-    """Pause, resume, abort or roll back; the controller obeys in order."""
+    """Pause, resume, abort, roll back or approve; the controller obeys in order."""
     requests.command_rollout(ports.catalogue, rollout_id, command.action, now=ports.clock())
     return views.get_rollout(ports.catalogue, rollout_id)

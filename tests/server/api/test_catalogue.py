@@ -47,6 +47,7 @@ OPERATIONS = [
     "get_manifest",
     "get_object_url",
     "start_rollout",
+    "forecast_rollout",
     "list_rollouts",
     "get_rollout",
     "command_rollout",

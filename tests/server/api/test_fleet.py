@@ -180,6 +180,13 @@ def test_devices_are_listed_by_selector_and_labelled(
             row = {"device_id": f"dev-{number}", "session_id": session_id, "online": online, "last_seen_at": seen}
             connection.execute(sa.insert(device_states).values(row))
 
+    def label(zone: str) -> httpx.Response:
+        return http.patch("/v1/devices/dev-0", json={"labels": {"tz": zone}})
+
+    assert label("Europe/Berln").status_code == 422
+    assert "no time zone" in str(label("Europe/Berln").json()["error"]["message"])
+    assert label("Europe/Berlin").json()["labels"] == {"site": "berlin", "tz": "Europe/Berlin"}
+
     def found(selector: str) -> list[str]:
         answer = http.get("/v1/devices", params={"selector": selector})
         return [device["device_id"] for device in answer.json()]

@@ -7,7 +7,18 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from server.database.tables import choices, decisions, deployments, jobs, rollout_commands, rollout_states, rollouts
+from server.database.tables import (
+    choices,
+    decisions,
+    deployments,
+    desired,
+    device_states,
+    jobs,
+    rollout_commands,
+    rollout_states,
+    rollouts,
+    variants,
+)
 from tests.postgresql import ON_BOTH_DATABASES
 
 pytestmark = ON_BOTH_DATABASES
@@ -73,6 +84,54 @@ def test_start_writes_the_plan_and_asks_for_what_is_missing(
     assert len(http.get("/v1/rollouts").json()) == 2
 
 
+def test_dry_run_tells_who_would_get_what_and_writes_nothing(
+    registry: Registry, http: httpx.Client, fleet: None
+) -> None:
+    assert fleet is None
+    row = {"model": "net", "version": "1", "profile": "pi-x", "variant_id": "v-a", "created_at": 1.0}
+    made = {"recipe": "float32", "runtime": "litert", "delegate": "none", "verdict": "fits", "chosen": True}
+    sizes = {"manifest_sha256": "a" * 64, "manifest_bytes": 100, "object_sha256": "b" * 64, "object_bytes": 5000}
+    wanted = {"deployment_id": "dep-1", "model": "net", "version": "1", "variant_id": "v-a", "manifest_bytes": 100}
+    document = {"epoch": 1, "generation": 1, "deployments": [{**wanted, "manifest_sha256": "a" * 64}]}
+    told = {"deployment_id": "dep-1", "model": "net", "version": "1", "variant_id": "v-a", "state": "active"}
+    status = {"session_id": "5" * 32, "sequence": 1, "observed_epoch": 1, "observed_generation": 1}
+    with registry.catalogue.write() as connection:
+        connection.execute(sa.insert(choices).values(row))
+        connection.execute(sa.insert(variants).values(**row, **made, **sizes, document={}))
+        order = {"device_id": "dev-0", "epoch": 1, "generation": 1, "updated_at": 1.0}
+        connection.execute(sa.insert(desired).values(**order, document=document))
+        status = {**status, "deployments": [told]}
+        connection.execute(sa.insert(device_states).values(device_id="dev-0", last_seen_at=1.0, status=status))
+    answer = http.post("/v1/rollouts/dry-run", json={"model": "net", "version": "1"})
+    assert answer.status_code == 200, answer.text
+    found = {device["device_id"]: device for device in answer.json()["devices"]}
+    assert [found[f"dev-{number}"]["download_bytes"] for number in range(3)] == [0, 0, 5100]
+    assert (found["dev-0"]["already"], found["dev-1"]["to_be_built"]) == (True, True)
+    assert answer.json()["download_bytes"] == 5100
+    assert http.get("/v1/rollouts").json() == []
+    assert http.get("/v1/jobs").json() == [], "nothing is built for a question"
+
+
+def test_approve_is_refused_unless_a_wave_waits_and_names_that_wave(
+    registry: Registry, http: httpx.Client, start: Callable[..., httpx.Response]
+) -> None:
+    rollout_id = start(options={"approve_waves": [1]}).json()["rollout_id"]
+
+    def approve() -> httpx.Response:
+        return http.post(f"/v1/rollouts/{rollout_id}/actions", json={"action": "approve"})
+
+    refused = approve()
+    assert refused.status_code == 409
+    assert "waits for approval" in message_of(refused)
+    set_state(registry, rollout_id, "preparing")
+    with registry.catalogue.write() as connection:
+        connection.execute(sa.update(rollout_states).values(wave=-1, approval_wave=0))
+    assert http.get(f"/v1/rollouts/{rollout_id}").json()["approval_wave"] == 0
+    assert [approve().status_code for _ in range(2)] == [202, 202]
+    with registry.catalogue.read() as connection:
+        assert connection.execute(sa.select(rollout_commands.c.wave)).scalars().all() == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "words"),
     [
@@ -85,14 +144,19 @@ def test_start_writes_the_plan_and_asks_for_what_is_missing(
         ({"waves": [{"percent": 10, "count": 1}]}, 422, "either a percentage"),
         ({"waves": [{"percent": 50}, {"percent": 10}]}, 422, "must grow"),
         ({"options": {"max_failures": -1}}, 422, "max_failures"),
+        ({"options": {"window": "22-04"}}, 422, "for example 22:00-04:00"),
+        ({"options": {"time_zone": "Europe/Berln"}}, 422, "'Europe/Berln' is no time zone"),
+        ({"options": {"pace_per_minute": 0}}, 422, "pace_per_minute"),
+        ({"options": {"approve_waves": [2]}}, 422, "names wave 2, but there are 1"),
     ],
 )
 def test_start_that_cannot_be_is_one_sentence_and_leaves_nothing(
     http: httpx.Client, start: Callable[..., httpx.Response], request_: dict[str, Any], status: int, words: str
 ) -> None:
-    answer = start(**request_)
-    assert answer.status_code == status
-    assert words in message_of(answer)
+    asked = http.post("/v1/rollouts/dry-run", json={"model": "net", "version": "1", **request_})
+    for answer in (asked, start(**request_)):
+        assert answer.status_code == status
+        assert words in message_of(answer)
     assert http.get("/v1/rollouts").json() == []
     assert http.get("/v1/jobs").json() == []
 

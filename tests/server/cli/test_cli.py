@@ -397,6 +397,22 @@ def test_rollout_start_by_name_takes_the_newest_version(
 
 
 @pytest.mark.usefixtures("worker", "device")
+def test_rollout_start_dry_run_prints_the_plan_and_starts_nothing(
+    run: Run, as_json: Callable[..., Any], files: dict[str, str]
+) -> None:
+    run(*push_of(files))
+    schedule = ("--start-at", "2030-01-01T02:00+01:00", "--waves", "1,100%", "--approve-waves", "last", "--dry-run")
+    told = run("rollout", "start", "net@1", *schedule).stdout
+    assert "would go: net@1 to every device; nothing was started" in told
+    assert "dev-1" in told
+    assert "to be built" in told
+    found = as_json("rollout", "start", "net@1", *schedule)
+    assert found["waves"][1]["approval"]
+    assert found["devices"][0]["earliest_at"] == 1893459600.0
+    assert "no rollouts" in run("rollout", "list").stdout
+
+
+@pytest.mark.usefixtures("worker", "device")
 @pytest.mark.parametrize(
     ("meant", "words"),
     [
@@ -445,6 +461,11 @@ def test_gc_says_what_goes_and_leaves_the_deleting_to_the_owners(
         (("rollout", "start", "net@"), "not MODEL@VERSION"),
         (("rollout", "start", "net@1", "--waves", "50%,10%"), "must grow"),
         (("rollout", "start", "../x@1"), "1 to 63 letters"),
+        (("rollout", "start", "net@1", "--start-at", "soon"), "is no moment"),
+        (("rollout", "start", "net@1", "--window", "22-04"), "22:00-04:00"),
+        (("rollout", "start", "net@1", "--time-zone", "Mars"), "is no time zone"),
+        (("rollout", "start", "net@1", "--approve-waves", "first"), "names no waves"),
+        (("rollout", "start", "net@1", "--approve-waves", "2"), "names wave 2, but there are 1"),
         (("token", "create", "--valid", "soon"), "no duration"),
         (("token", "create", "--label", "site"), "KEY=VALUE"),
         (("device", "label", "dev-1", "x"), "KEY=VALUE"),

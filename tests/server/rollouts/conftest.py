@@ -66,6 +66,7 @@ class Paper:
     build_failures: dict[str, str] = field(default_factory=dict)
     heard: dict[str, Heard] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
+    time_zones: dict[str, str] = field(default_factory=dict)
     commands: dict[str, list[Command]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     sentences: list[tuple[str, str]] = field(default_factory=list)
@@ -78,7 +79,7 @@ class Paper:
         model: str = "m",
         waves: str = "100%",
         unproven: bool = False,
-        **options: float,
+        **options: object,
     ) -> str:
         self.rollouts[name] = Rollout(
             rollout_id=name,
@@ -135,6 +136,7 @@ class Paper:
             build_failures=self.build_failures,
             heard=self.heard,
             commands=tuple(self.commands.get(name, ())),
+            time_zones=self.time_zones,
             status_interval_s=self.status_interval_s,
         )
 

@@ -55,7 +55,7 @@ def told(model: type[BaseModel], document: object) -> str:
         pytest.param(
             TokenRequest,
             {"labels": {"site": "x y"}},
-            "labels.site is 'x y', but a label's value has 1 to 63 letters, digits, dots, dashes or underscores.",
+            "labels.site is 'x y', but a label's value has 1 to 63 letters, digits, or any of . _ - + /.",
             id="label-value",
         ),
         pytest.param(

@@ -1,0 +1,113 @@
+"""The options of `edge-registry rollout start`: a flag for each field of a plan, and the request that they make."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edge_agent.protocol.refusal import shown
+from server.cli.output import fail
+
+if TYPE_CHECKING:
+    from server.schemas.rollouts import RolloutRequest
+
+To = Annotated[str, typer.Option("--to", help="Selector, for example site=berlin; empty: every device.")]
+Waves = Annotated[str, typer.Option("--waves", help="Shares or counts of devices, growing.")]
+Seed = Annotated[int, typer.Option("--seed", help="Decides which devices come first.")]
+MaxFailures = Annotated[int, typer.Option("--max-failures", min=0, help="Devices of a lane that may fail in one wave.")]
+ProbeInferences = Annotated[
+    int, typer.Option("--probe-inferences", min=0, help="What a device must have answered to count.")
+]
+SilenceDeadline = Annotated[float, typer.Option("--silence-deadline-s", min=1.0, help="Silent for so long: timed out.")]
+ProgressDeadline = Annotated[
+    float, typer.Option("--progress-deadline-s", min=1.0, help="Heard, but no further for so long: stuck.")
+]
+RetryPatience = Annotated[
+    float, typer.Option("--retry-patience-s", min=0.0, help="Its transfers fail for so long: failed.")
+]
+MinInferences = Annotated[
+    int, typer.Option("--min-inferences", min=0, help="What measures a device; 0: measurements stop nothing.")
+]
+MaxErrorRate = Annotated[float, typer.Option("--max-error-rate", help="Share of a lane's inferences that may fail.")]
+MaxErrorRise = Annotated[
+    float, typer.Option("--max-error-rise", help="How far it may be above that of the version before.")
+]
+MaxSlowdown = Annotated[float, typer.Option("--max-slowdown", help="Share by which p95 may be longer than before.")]
+GateDeadline = Annotated[
+    float, typer.Option("--gate-deadline-s", min=0.0, help="The next wave waits so long for measurements.")
+]
+Quorum = Annotated[float, typer.Option("--quorum", help="Share of a lane to be measured by then; with less it pauses.")]
+StartAt = Annotated[
+    str,
+    typer.Option("--start-at", help="Not before, for example 2026-11-27T02:00+01:00; without an offset, local time."),
+]
+WindowOption = Annotated[
+    str, typer.Option("--window", help="A device is offered it at this time of its day only, for example 22:00-04:00.")
+]
+TimeZone = Annotated[
+    str, typer.Option("--time-zone", help="Of devices without a label such as tz=Europe/Berlin; for --window.")
+]
+Soak = Annotated[float, typer.Option("--soak-s", min=0.0, help="A wave runs so long before the next one opens.")]
+Pace = Annotated[
+    int | None, typer.Option("--pace-per-minute", min=1, help="Devices that are offered it in any minute at most.")
+]
+PaceGrowth = Annotated[float, typer.Option("--pace-growth", help="Factor by which the pace grows with each wave.")]
+MaxInProgress = Annotated[
+    int | None,
+    typer.Option("--max-in-progress", min=1, help="Devices on the way at once; who fails takes no place."),
+]
+ApproveWaves = Annotated[
+    str, typer.Option("--approve-waves", help="They wait for `rollout approve`: 2,3, or all, or last.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print who would get what, when and how many bytes; start nothing.")
+]
+
+
+def plan_of(to: str, waves: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request that do not depend on the model; what can't be read ends the program."""
+    from server.rollouts.plan import WavesError, parse_waves  # noqa: PLC0415  `--help` must not wait for these
+
+    try:
+        parsed = parse_waves(waves)
+    except WavesError as exc:
+        fail(str(exc), exit_code=2)
+    told = {
+        "start_at": _moment(options["start_at"]),
+        "approve_waves": _wave_numbers(options["approve_waves"], waves=len(parsed)),
+    }
+    return {"selector": to, "waves": parsed, "seed": seed, "options": {**options, **told}}
+
+
+def request_of(model: str, version: str, plan: dict[str, Any]) -> "RolloutRequest":
+    """The request; a value that does not fit ends the program with a sentence."""
+    from pydantic import ValidationError  # noqa: PLC0415  `--help` must not wait for these
+
+    from server.schemas.rollouts import RolloutRequest  # noqa: PLC0415
+    from server.schemas.sentence import sentence  # noqa: PLC0415
+
+    try:
+        return RolloutRequest.model_validate({"model": model, "version": version, **plan})
+    except ValidationError as exc:
+        fail(sentence(exc.errors(include_url=False)), exit_code=2)
+
+
+def _moment(text: str) -> float:
+    """Seconds since 1970; 0 for nothing."""
+    if not text:
+        return 0.0
+    try:
+        return datetime.fromisoformat(text).astimezone().timestamp()
+    except (ValueError, OverflowError, OSError):
+        fail(f"{shown(text)} is no moment; write for example 2026-11-27T02:00+01:00.", exit_code=2)
+
+
+def _wave_numbers(text: str, *, waves: int) -> tuple[int, ...]:
+    """Numbers from 1, as people count waves."""
+    named = {"": (), "all": tuple(range(1, waves + 1)), "last": (waves,)}
+    if text in named:
+        return named[text]
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts) or len(text) > 100:  # noqa: PLR2004
+        fail(f"{shown(text)} names no waves; write for example 2,3, or all, or last.", exit_code=2)
+    return tuple(int(part) for part in parts)

@@ -1,0 +1,155 @@
+"""Who is offered the version in this tick, and what everyone else of the open waves waits for. Pure.
+
+First what holds a single device (its window), then the turns of its lane, then what holds all of them: the pace and the
+places in progress. What is held is offered later, in the order of the plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from server.rollouts import gate
+from server.rollouts.facts import FAILED_STATES, WAITING, ChoiceFact
+from server.rollouts.plan import in_plan_order
+from server.rollouts.verify import proven_on_device
+from server.rollouts.wording import counted, listed
+from server.windows import is_open, next_opening, parse_window, text_of_moment, zone_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from server.rollouts.facts import Deployment, Facts, VariantFact
+    from server.rollouts.ledger import Ledger
+
+MINUTE_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class Waits:
+    """What devices of the open waves wait for; each is counted once."""
+
+    window: int = 0
+    opens_at: float | None = None
+    """When the first of their windows opens."""
+    pace: int = 0
+    places: int = 0
+
+    def told(self, facts: Facts, *, wave: int) -> str:
+        """Half a sentence; empty where nobody waits for any of these."""
+        said = []
+        if self.window:
+            opens = f", which opens at {text_of_moment(self.opens_at)} first" if self.opens_at is not None else ""
+            said.append(f"{counted(self.window, 'device waits', 'devices wait')} for the window{opens}")
+        if self.pace:
+            pace = pace_of(facts, wave=wave)
+            said.append(f"{counted(self.pace, 'device waits', 'devices wait')} for the pace of {pace} a minute")
+        if self.places:
+            most = facts.rollout.options.max_in_progress
+            said.append(f"{counted(self.places, 'device waits', 'devices wait')} for one of {most} places in progress")
+        return listed(said)
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    row: Deployment
+    variant: VariantFact
+    canary: bool
+
+
+def offer_due(facts: Facts, ledger: Ledger, *, now: float) -> Waits:
+    """Offer the version to everyone whose turn has come."""
+    rows = ledger.rows_of(facts.rollout.rollout_id)
+    waits = Waits()
+    pace, places = _room(facts, ledger, rows, now=now)
+    for turn in _turns(facts, ledger, rows, waits, now=now):
+        if pace <= 0:
+            waits.pace += 1
+        elif places <= 0 and turn.row.takes_place:
+            waits.places += 1
+        elif ledger.offer(turn.row, turn.variant, now=now):
+            pace, places = pace - 1, places - turn.row.takes_place
+            _note_canary(turn, facts, ledger)
+    return waits
+
+
+def pace_of(facts: Facts, *, wave: int) -> int | None:
+    """How many devices may be offered it in any minute while this wave is the last open one."""
+    options = facts.rollout.options
+    return pace_in_wave(options.pace_per_minute, options.pace_growth, wave=wave)
+
+
+def pace_in_wave(pace_per_minute: int | None, growth: float, *, wave: int) -> int | None:
+    """The pace of a wave: at least one device a minute.
+
+    >>> [pace_in_wave(10, 2.0, wave=wave) for wave in range(3)]
+    [10, 20, 40]
+    """
+    return None if pace_per_minute is None else max(1, int(min(1e9, pace_per_minute * growth ** max(0, wave))))
+
+
+def takes_place(row: Deployment) -> bool:
+    """Whether a device takes one of the places in progress: not who runs it already, nor who has failed before."""
+    return row.takes_place and row.running_at is None and gate.bucket(row) == "in_progress"
+
+
+def _room(facts: Facts, ledger: Ledger, rows: Sequence[Deployment], *, now: float) -> tuple[float, float]:
+    """How many more may be offered it: by the pace, and by the places."""
+    pace = pace_of(facts, wave=ledger.standings[facts.rollout.rollout_id].wave)
+    most = facts.rollout.options.max_in_progress
+    latest = sum(row.opened_at is not None and row.opened_at > now - MINUTE_S for row in rows) if pace else 0
+    under_way = sum(takes_place(row) for row in rows) if most else 0
+    return (float("inf") if pace is None else pace - latest), (float("inf") if most is None else most - under_way)
+
+
+def _turns(facts: Facts, ledger: Ledger, rows: Sequence[Deployment], waits: Waits, *, now: float) -> Iterable[_Turn]:
+    """Whose turn it is in each lane of the open waves, in the order of the plan."""
+    wave = ledger.standings[facts.rollout.rollout_id].wave
+    closed = _closed_windows(facts, rows, wave, waits, now=now)
+    lanes: dict[tuple[int, str], list[Deployment]] = {}
+    for row in in_plan_order(rows, seed=facts.rollout.seed):
+        if row.wave <= wave and row.device_id not in closed:
+            lanes.setdefault((row.wave, row.profile), []).append(row)
+    turns: dict[str, _Turn] = {}
+    for (lane_wave, profile), lane in lanes.items():
+        variant = facts.choices.get(profile, ChoiceFact()).variant
+        if variant is None or not any(row.state == WAITING for row in lane):
+            continue
+        proven = any(_has_proven(facts, row, variant) for row in rows)
+        # where all of the first wave were silent nobody knows more than before it
+        first = gate.vanguard(sum(row.profile == profile for row in rows)) if lane_wave else None
+        turn, canary = gate.lane_turn(lane, unproven=variant.unproven, proven=proven, first=first)
+        turns |= {row.deployment_id: _Turn(row, variant, canary) for row in turn}
+    ordered = in_plan_order((turn.row for turn in turns.values()), seed=facts.rollout.seed)
+    return [turns[row.deployment_id] for row in ordered]
+
+
+def _closed_windows(facts: Facts, rows: Iterable[Deployment], wave: int, waits: Waits, *, now: float) -> frozenset[str]:
+    """The devices that are to get it, and whose window is closed now."""
+    options = facts.rollout.options
+    if not options.window:
+        return frozenset()
+    window = parse_window(options.window)
+    zones: dict[str, list[str]] = {}
+    for row in rows:
+        if row.state == WAITING and row.wave <= wave:
+            zone = zone_of(facts.time_zones.get(row.device_id), default=options.time_zone)
+            zones.setdefault(zone, []).append(row.device_id)
+    closed = {zone: devices for zone, devices in zones.items() if not is_open(window, zone, now=now)}
+    waits.window = sum(map(len, closed.values()))
+    waits.opens_at = min((next_opening(window, zone, now=now) for zone in closed), default=None)
+    return frozenset(device for devices in closed.values() for device in devices)
+
+
+def _note_canary(turn: _Turn, facts: Facts, ledger: Ledger) -> None:
+    turn.row.canary = turn.canary
+    if turn.canary:
+        profile, device = turn.row.profile, turn.row.device_id
+        sentence = f"{turn.variant.variant_id} is unproven on {profile}: {device} goes first in its lane."
+        ledger.decide(facts.rollout, "lane_first", sentence, wave=turn.row.wave, profile=profile)
+
+
+def _has_proven(facts: Facts, row: Deployment, variant: VariantFact) -> bool:
+    if row.variant_id != variant.variant_id or row.state in FAILED_STATES:
+        return False
+    return row.running_at is not None or proven_on_device(row, facts.heard.get(row.device_id))

@@ -1,0 +1,159 @@
+"""When a wave opens, what the next one waits for, and when a rollout is at its end. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from server.rollouts import gate, offering, stopping, watching
+from server.rollouts.facts import NO_VARIANT, WAITING
+from server.rollouts.wording import counted
+from server.schemas.rollouts import RolloutState
+from server.windows import text_of_moment
+
+if TYPE_CHECKING:
+    from server.rollouts.facts import Deployment, Facts
+    from server.rollouts.ledger import Ledger
+    from server.rollouts.offering import Waits
+
+
+def go_on(facts: Facts, ledger: Ledger, *, now: float) -> None:
+    """Offer what is due, and open waves for as long as the one before is settled and nothing holds the next."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    while True:
+        waits = offering.offer_due(facts, ledger, now=now)
+        if standing.wave >= 0 and not _is_settled(facts, ledger, waits, now=now):
+            return
+        if standing.wave + 1 >= len(rollout.waves):
+            _finish(facts, ledger)
+            return
+        upcoming = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave + 1]
+        if _is_held(facts, ledger, upcoming, now=now):
+            return
+        _open_wave(facts, ledger, upcoming)
+
+
+def _is_settled(facts: Facts, ledger: Ledger, waits: Waits, *, now: float) -> bool:
+    """Whether nobody of the open wave is on the way; tells who is, and notes since when nobody was."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    counts = gate.count_wave(row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave)
+    settled_at = (standing.settled_at or now) if counts.settled else None
+    if settled_at != standing.settled_at:
+        standing.settled_at = settled_at
+        ledger.changed_standings.add(rollout.rollout_id)
+    if not counts.settled and (told := waits.told(facts, wave=standing.wave)):
+        sentence = f"{_name(facts, standing.wave)}: {counts.running} of {counts.devices} run it, "
+        sentence += f"{counts.in_progress} are on the way; {told}."
+        ledger.stand(rollout.rollout_id, RolloutState.RUNNING, sentence)
+    return counts.settled
+
+
+def _is_held(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: float) -> bool:
+    """Whether the next wave waits: for its start, its variants, the soak of the wave before, or an operator."""
+    return (
+        _is_too_early(facts, ledger, now=now)
+        or not _variants_ready(facts, ledger, upcoming, now=now)
+        or _is_soaking(facts, ledger, now=now)
+        or watching.is_held(facts, ledger, now=now)
+        or _asks_for_approval(facts, ledger, upcoming)
+    )
+
+
+def _is_too_early(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    if standing.wave >= 0 or now >= rollout.options.start_at:
+        return False
+    ledger.stand(
+        rollout.rollout_id, standing.state, f"Starts at {text_of_moment(rollout.options.start_at)}, not before."
+    )
+    return True
+
+
+def _is_soaking(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    soak_s = rollout.options.soak_s
+    ends_at = (standing.settled_at or 0.0) + soak_s
+    if standing.wave < 0 or not soak_s or now >= ends_at:
+        return False
+    sentence = f"{_name(facts, standing.wave)} is settled and soaks for {soak_s:g} s: the next opens at "
+    ledger.stand(rollout.rollout_id, standing.state, f"{sentence}{text_of_moment(ends_at)}.")
+    return True
+
+
+def _asks_for_approval(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> bool:
+    """Whether the next wave waits for an operator, who is told once in the decisions and for as long in the state."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    wave = standing.wave + 1
+    if not upcoming or wave + 1 not in rollout.options.approve_waves or standing.approved_wave >= wave:
+        return False
+    counts = gate.count_wave(row for row in ledger.rows_of(rollout.rollout_id) if row.wave < wave)
+    sentence = f"{_name(facts, wave)} with {counted(len(upcoming), 'device', 'devices')} waits for approval"
+    sentence += f" ({counts.running} run it, {counts.failed + counts.refused} failed)" if wave else ""
+    sentence += f": `rollout approve {rollout.rollout_id}`."
+    ledger.stand(rollout.rollout_id, standing.state, sentence)
+    if standing.approval_wave != wave:
+        standing.approval_wave = wave
+        ledger.changed_standings.add(rollout.rollout_id)
+        numbers = {f"before_{name}": value for name, value in counts.numbers().items()}
+        ledger.decide(rollout, "approval_asked", sentence, wave=wave, devices=len(upcoming), **numbers)
+    return True
+
+
+def _name(facts: Facts, wave: int) -> str:
+    return f"Wave {wave + 1} of {len(facts.rollout.waves)}"
+
+
+def _variants_ready(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: float) -> bool:
+    rollout = facts.rollout
+    missing = sorted({row.profile for row in upcoming if row.state == WAITING} - set(facts.choices))
+    if not missing:
+        return True
+    failed = next((profile for profile in missing if profile in facts.build_failures), None)
+    if failed is not None:
+        sentence = (
+            f"Stopped: no variant of {rollout.model}@{rollout.version} for {failed}: {facts.build_failures[failed]}"
+        )
+        stopping.stop_rollout(facts, ledger, sentence, now=now)
+        return False
+    state = ledger.standings[rollout.rollout_id].state
+    ledger.stand(rollout.rollout_id, state, f"Variants for {', '.join(missing)} are being built.")
+    return False
+
+
+def _open_wave(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> None:
+    rollout = facts.rollout
+    standing = ledger.standings[rollout.rollout_id]
+    before = gate.count_wave(row for row in ledger.rows_of(rollout.rollout_id) if row.wave <= standing.wave)
+    watching.tell_lanes(facts, ledger)
+    standing.wave += 1
+    standing.settled_at = None
+    ledger.changed_standings.add(rollout.rollout_id)
+    for row in upcoming:
+        if row.state == WAITING and facts.choices[row.profile].variant is None:
+            ledger.set_state(row, NO_VARIANT, reason="no_variant", detail=facts.choices[row.profile].refusal)
+    if not upcoming:
+        return  # it reaches nobody new: nothing was decided
+    counts = gate.count_wave(upcoming)
+    sentence = f"{_name(facts, standing.wave)} opens for {counted(counts.devices, 'device', 'devices')}"
+    sentence += f", {counts.no_variant} of them without a variant" if counts.no_variant else ""
+    if standing.wave:
+        sentence += (
+            f": before it {before.running} run, {before.failed} failed, {before.timed_out} timed out, "
+            f"{before.no_variant} have no variant"
+        )
+    ledger.stand(rollout.rollout_id, RolloutState.RUNNING, sentence + ".")
+    numbers = {f"before_{name}": value for name, value in before.numbers().items()}
+    ledger.decide(rollout, "wave_opened", sentence + ".", wave=standing.wave, devices=counts.devices, **numbers)
+
+
+def _finish(facts: Facts, ledger: Ledger) -> None:
+    rollout = facts.rollout
+    counts = gate.count_wave(ledger.rows_of(rollout.rollout_id))
+    sentence = (
+        f"Finished: {counts.running} of {counts.devices} devices run {rollout.model}@{rollout.version}, "
+        f"{counts.failed + counts.refused} failed, {counts.timed_out} timed out, {counts.no_variant} have no variant"
+        + (f", {counts.left} were cancelled, removed or taken over by a newer rollout" if counts.left else "")
+    )
+    stopped = sorted({lane.profile for lane in stopping.stopped_lanes(facts, ledger)})
+    sentence += f"; stopped lanes: {', '.join(stopped)}." if stopped else "."
+    ledger.stand(rollout.rollout_id, RolloutState.FINISHED, sentence)
+    ledger.decide(rollout, "finished", sentence, **counts.numbers())
