@@ -129,6 +129,17 @@ class RunningRegistry:
             cwd=self.cwd,
         )
 
+    def cli_here(self, *arguments: str | Path, timeout_s: float = STEP_DEADLINE_S) -> subprocess.CompletedProcess[str]:
+        """One command that works on the data directory itself."""
+        return subprocess.run(
+            [str(self.commands / "edge-registry"), *map(str, arguments), "--data-dir", str(self.data_dir)],
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env={**os.environ, **self.environment},
+        )
+
     def kill(self, part: str) -> None:
         """`kill -9` of one part; `up` starts it again by itself."""
         os.kill(self.state.processes[part].pid, signal.SIGKILL)

@@ -38,6 +38,8 @@ COMMON = {"registry", "as_json", "help", "install_completion", "show_completion"
 JSON_DOCUMENTS = {
     "telemetry": "a list of `TelemetryRow`",
     "gc": "a `SweepReport`",
+    "backup": "the fields of `backup.json` but the lists of files, and the `folder`",
+    "restore": "the fields of `backup.json` but the lists of files, and the `folder`",
     "status": "a `Health`, and the `url` that was asked",
     "profile add": "a list of `DeviceProfile`",
     "profile list": "a list of `DeviceProfile`",
@@ -118,16 +120,16 @@ CLI_PAGE = """\
 
 {generated}
 
-Two programs. `edge-registry up` runs a registry; every other `edge-registry` command is a client of one over HTTP.
-`edge-agent` runs on a device.
+Two programs. `edge-registry up` runs a registry, `backup` and `restore` work on its folder and databases; every other
+`edge-registry` command is a client of one over HTTP. `edge-agent` runs on a device.
 
 Exit codes: 0 done; 1 refused or failed, with one sentence on standard error; 2 the command line or a setting is wrong.
-`edge-registry up` also ends with 3 (no Mosquitto) and 4 (another `up` holds the data folder). More in
-[troubleshooting](../how-to/troubleshooting.md).
+`edge-registry up` also ends with 3 (no Mosquitto), and `up`, `backup` and `restore` with 4 (another `up` holds the
+data folder). More in [troubleshooting](../how-to/troubleshooting.md).
 
 ## `edge-registry`
 
-Every command but `up` takes `--registry URL` (or the environment variable `SHOAL_REGISTRY`). Without it, the registry
+Every client takes `--registry URL` (or the environment variable `SHOAL_REGISTRY`). Without it, the registry
 of this machine is meant: the one whose `up` runs, or last ran, in `SHOAL_DATA_DIR` or in the default folder. Every
 command but `up` takes `--json` too: one JSON document on standard output instead of tables for people; sentences
 and progress stay on standard error, and the exit code is the same. The documents are those of the HTTP API: a running

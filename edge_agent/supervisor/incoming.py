@@ -141,6 +141,12 @@ class Incoming:
             self._connection.heard(moment)
             if reply.status is ReplyStatus.OK and reply.desired is not None:
                 self._deliver(DesiredReceived(reply.desired))
+            elif reply.status in (ReplyStatus.NOT_FOUND, ReplyStatus.GONE):
+                self._complaints.add(
+                    "registry.unknown_device",
+                    f"the registry does not have this device: {reply.detail} What runs here goes on; a device joins in "
+                    "an empty data folder (edge-agent start --data-dir DIR --token TOKEN)",
+                )
         elif ask.kind is AskKind.MANIFEST and ask.sha256 is not None:
             self._event(self._manifests.answered(ask.sha256, reply, now_s=moment.now_s))
         elif ask.kind is AskKind.BLOCKS and ask.sha256 is not None:

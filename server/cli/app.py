@@ -1,12 +1,12 @@
 """The command tree. Its modules import no more than typer at the top, so that `--help` and completion are quick."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from server.cli import (
+    backup,
     compress,
     devices,
     jobs,
@@ -19,9 +19,9 @@ from server.cli import (
     tokens,
     variants,
 )
-from server.cli.options import JsonOption, RegistryOption
-from server.cli.output import fail, say, show_json, show_table
-from server.cli.session import connected
+from server.cli.options import ConfigOption, DataDirOption, JsonOption, RegistryOption
+from server.cli.output import say, show_json, show_table
+from server.cli.session import connected, refusals
 
 app = typer.Typer(
     name="edge-registry",
@@ -40,6 +40,8 @@ app.add_typer(rollouts.app, name="rollout")
 app.command("compress")(compress.compress)
 app.command("telemetry")(telemetry.telemetry)
 app.command("gc")(retention.gc)
+app.command("backup")(backup.backup)
+app.command("restore")(backup.restore)
 
 
 def _show_version(value: bool) -> None:  # noqa: FBT001  typer calls it with the flag's value
@@ -62,24 +64,18 @@ def program(
 
 @app.command()
 def up(
-    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Everything the registry keeps.")] = None,
+    data_dir: DataDirOption = None,
     host: Annotated[str | None, typer.Option("--host", help="Name or address that devices can reach.")] = None,
     api_port: Annotated[int | None, typer.Option("--api-port", min=1, max=65535, help="Port of the HTTP API.")] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Run the whole registry on this machine until Ctrl-C."""
-    try:
-        # the server's packages: an operator's machine may have the client extra alone
-        from server.errors import RegistryError  # noqa: PLC0415
-        from server.settings import load_settings  # noqa: PLC0415
+    with refusals():
+        from server.settings import load_settings  # noqa: PLC0415  the server's packages
         from server.stack import run_stack  # noqa: PLC0415
-    except ImportError as exc:
-        fail(f"Running a registry needs more than its client ({exc.name} is missing): pip install 'shoal[server]'.")
-    try:
+
         settings = load_settings(data_dir, config, {"host": host, "api_port": api_port})
-    except RegistryError as exc:
-        fail(str(exc), exit_code=2)
-    raise typer.Exit(run_stack(settings))
+        raise typer.Exit(run_stack(settings))
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Options and arguments that many commands share."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,8 @@ RegistryOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Everything the registry keeps.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")]
 ModelVersionArgument = Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="For example lite0@1.")]
 
 ModelArgument = Annotated[

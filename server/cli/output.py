@@ -91,6 +91,16 @@ def upload_bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def stage_bar(label: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr for work that names its stage and counts."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    with _progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda stage, done, of: bar.update(task, description=f"{label}: {stage}", completed=done, total=of)
+
+
+@contextmanager
 def job_bar(label: str) -> "Iterator[Callable[[Job], None]]":
     """A progress bar on stderr for a job, which names its stage."""
     progress, told = job_progress(label)

@@ -27,6 +27,19 @@ def connected(registry: str | None) -> "Iterator[RegistryClient]":
         fail(exc.message, exit_code=2 if exc.code in USAGE_CODES else 1)
 
 
+@contextmanager
+def refusals() -> "Iterator[None]":
+    """For a command that runs the registry's own code: what that refuses ends the program with a sentence."""
+    from server.errors import RegistryError, SettingsError  # noqa: PLC0415  `--help` must not wait for it
+
+    try:
+        yield
+    except ImportError as exc:  # an operator's machine may have the client extra alone
+        fail(f"Running a registry needs more than its client ({exc.name} is missing): pip install 'shoal[server]'.")
+    except RegistryError as exc:
+        fail(str(exc), exit_code=2 if isinstance(exc, SettingsError) else getattr(exc, "exit_code", 1))
+
+
 def local_registry() -> str:
     """The registry whose `up` runs, or last ran, on this machine."""
     advice = "give its address with --registry URL or SHOAL_REGISTRY, or run `edge-registry up`"

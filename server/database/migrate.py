@@ -20,6 +20,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from alembic.util.exc import CommandError
 
+from server.backup.mark import refuse_half_restored
 from server.database import tables
 from server.database.connect import Database
 from server.errors import DatabaseUnavailableError, RegistryError
@@ -67,10 +68,12 @@ def upgrade(settings: RegistrySettings) -> None:
     Raises:
         DatabaseTooNewError: a newer release was here before.
         DatabaseUnavailableError: a database cannot be opened or written.
+        RestoreUnfinishedError: a restore into the data folder was cut off.
         SettingsError: a URL of the settings is not usable.
     """
+    refuse_half_restored(settings.data_dir)
     for schema, url in ((CATALOGUE, settings.database_url), (TELEMETRY, settings.telemetry_url)):
-        database = _open(url)
+        database = open_database(url)
         try:
             upgrade_schema(database, schema)
             if schema is CATALOGUE:
@@ -87,7 +90,7 @@ def upgrade_schema(database: Database, schema: Schema) -> None:
     """
     steps = schema.steps()
     with database.write() as connection:
-        _refuse_newer(connection, schema, steps)
+        known_step(connection, schema)
         environment = EnvironmentContext(Config(), steps, fn=_steps_to_head(steps), destination_rev="head")
         with environment:
             environment.configure(
@@ -112,17 +115,23 @@ def _steps_to_head(steps: ScriptDirectory) -> Callable[[Any, Any], Any]:
     return plan
 
 
-def _refuse_newer(connection: sa.Connection, schema: Schema, steps: ScriptDirectory) -> None:
+def known_step(connection: sa.Connection, schema: Schema) -> str | None:
+    """The step that a database has reached; None: it is empty.
+
+    Raises:
+        DatabaseTooNewError: this code does not know the step.
+    """
     step = current_step(connection, schema)
     if step is None:
-        return
+        return None
     try:
-        steps.get_revision(step)
+        schema.steps().get_revision(step)
     except CommandError as exc:
         raise DatabaseTooNewError(
             f"The {schema.name} database was migrated by a newer release (step {step}): install that release, "
             "or restore the backup from before it."
         ) from exc
+    return step
 
 
 def _identify(database: Database) -> None:
@@ -134,7 +143,13 @@ def _identify(database: Database) -> None:
             connection.execute(sa.insert(tables.registry).values(row))
 
 
-def _open(url: str) -> Database:
+def open_database(url: str) -> Database:
+    """Open a database, and make the folder of a SQLite file.
+
+    Raises:
+        DatabaseUnavailableError: the folder can't be made.
+        SettingsError: the URL is not usable.
+    """
     database = Database(url)
     try:
         if database.is_sqlite and database.url.database:

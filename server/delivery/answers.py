@@ -98,7 +98,8 @@ class Answers:
         with self._database.read() as connection:
             row = connection.execute(query).first()
         if row is None:
-            raise NotFoundError(f"No device {device} has joined this registry.")
+            # it joined another registry, or this one after the backup that it was restored from
+            raise NotFoundError(f"No device {device} has joined this registry: join again with a new token.")
         if row.removed_at is not None:
             raise DeviceGoneError(f"Device {device} was removed from this registry: join again with a new token.")
 

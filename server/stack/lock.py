@@ -2,13 +2,18 @@
 
 import fcntl
 import os
+import signal
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from server.stack.errors import AlreadyRunningError, StackError
+from server.stack.state import stack_state
 
 LOCK_NAME: Final = "up.lock"
+LAST_RUN_S: Final = 3.0
+LOOK_S: Final = 0.05
 
 
 class DataDirLock:
@@ -42,3 +47,15 @@ class DataDirLock:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         os.close(self._descriptor)
+
+
+def wait_for_last_run(data_dir: Path) -> None:
+    """After kill -9 of the supervisor its children are about to end: they hold the ports, and Mosquitto its file."""
+    state = stack_state(data_dir)
+    left = list(state.processes.values()) if state else []
+    end_s = time.monotonic() + LAST_RUN_S
+    while any(process.is_alive() for process in left) and time.monotonic() < end_s:
+        time.sleep(LOOK_S)
+    for process in left:
+        if process.is_alive():  # this very process, by its start time, and we hold the lock: nobody else uses it
+            os.kill(process.pid, signal.SIGKILL)

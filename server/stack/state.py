@@ -1,12 +1,11 @@
 """`stack.json`: the ports that devices know by now, and where the running stack can be reached. Written atomically."""
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from server.durable import replace_file
 from server.stack.errors import StackError
 
 STATE_NAME: Final = "stack.json"
@@ -82,13 +81,4 @@ def stack_state(data_dir: Path) -> StackState | None:
 
 def write_state(data_dir: Path, state: StackState) -> None:
     """Replace the file as a whole: a reader, or a power cut, sees the old one or the new one."""
-    descriptor, name = tempfile.mkstemp(prefix=".stack-", dir=data_dir)
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(state.model_dump_json(indent=2).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(data_dir / STATE_NAME)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(data_dir / STATE_NAME, state.model_dump_json(indent=2).encode())

@@ -11,19 +11,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
+from server.backup.mark import refuse_half_restored
 from server.errors import RegistryError, SettingsError
 from server.settings import RegistrySettings
 from server.stack.child import Child
 from server.stack.commands import Command, ProcessTable, registry_processes
 from server.stack.errors import StackError
-from server.stack.lock import DataDirLock
+from server.stack.lock import DataDirLock, wait_for_last_run
 from server.stack.objects import remove_sockets
 from server.stack.plan import StackPlan, make_folders, make_plan, warnings_of
 from server.stack.probes import http_answers, mqtt_answers, mqtt_url_answers
-from server.stack.state import ProcessId, StackState, process_id, stack_state, write_state
+from server.stack.state import process_id, stack_state, write_state
 
 WATCHED_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 STOP_SIGNALS: Final = WATCHED_SIGNALS - {signal.SIGCHLD}
@@ -54,7 +54,8 @@ def run_stack(settings: RegistrySettings, processes: ProcessTable | None = None)
     """
     try:
         with _blocked_signals(), DataDirLock(settings.data_dir):
-            _wait_for_last_run(settings.data_dir)
+            refuse_half_restored(settings.data_dir)
+            wait_for_last_run(settings.data_dir)
             make_folders(settings.data_dir)
             plan = make_plan(settings, stack_state(settings.data_dir), random.SystemRandom())
             for warning in warnings_of(plan):
@@ -219,18 +220,6 @@ class Stack:
             }
         )
         write_state(self._plan.settings.data_dir, state)
-
-
-def _wait_for_last_run(data_dir: Path) -> None:
-    """After kill -9 of the supervisor its children are about to end: they hold the ports, and Mosquitto its file."""
-    state: StackState | None = stack_state(data_dir)
-    left: list[ProcessId] = list(state.processes.values()) if state else []
-    end_s = time.monotonic() + 3.0
-    while any(process.is_alive() for process in left) and time.monotonic() < end_s:
-        time.sleep(PROBE_PAUSE_S)
-    for process in left:
-        if process.is_alive():  # this very process, by its start time, and we hold the lock: nobody else uses it
-            os.kill(process.pid, signal.SIGKILL)
 
 
 @contextmanager

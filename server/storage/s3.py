@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from edge_agent.protocol.refusal import shown
+from server.durable import sync_folder
 from server.errors import (
     DigestMismatchError,
     ObjectNotFoundError,
@@ -185,7 +186,7 @@ class S3ObjectStore:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _fsync_folder(path.parent)
+        sync_folder(path.parent)
         return size_bytes
 
     def exists(self, sha256: str) -> bool:
@@ -294,11 +295,3 @@ def _patience(read_timeout_s: float) -> Config:
 def _verify(expected_sha256: str, actual_sha256: str) -> None:
     if actual_sha256 != expected_sha256:
         raise DigestMismatchError(expected_sha256=expected_sha256, actual_sha256=actual_sha256)
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
