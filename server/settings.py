@@ -70,6 +70,8 @@ class RegistrySettings(BaseSettings):
     max_upload_bytes: int = Field(4 * 1024**3, ge=1)
 
     # longer than agents keep what was not acknowledged (14 days): a report that comes again must still be known
+    reports_hourly_days: float = Field(16.0, ge=15, description="older telemetry is merged, a row an hour")
+    reports_daily_days: float = Field(45.0, ge=15, description="older telemetry is merged, a row a day")
     reports_keep_days: float = Field(90.0, ge=15, description="older telemetry is deleted")
     decisions_keep_days: float = Field(365.0, ge=1, description="older sentences of ended rollouts are deleted")
     # longer than any push or job takes from the bytes in the store to the row that names them

@@ -17,12 +17,14 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 BLOCK = re.compile(r"^```(?P<kind>sh|text)\n(?P<content>.*?)^```$", re.MULTILINE | re.DOTALL)
 COLUMNS = 120
+STOP_GRACE_S = 30.0  # for what runs in the background
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,17 @@ class Shell:
         raise CommandFailedError(f"exit code {self._process.wait()} after:\n{commands}\n{''.join(lines)}")
 
     def close(self) -> None:
-        """End the shell; what it still has in the background is ended too."""
+        """End the shell and what it still has in the background; when this returns nothing of it is left."""
         assert self._process.stdin, "opened above"
         self._process.stdin.close()
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
+            self._process.wait()
+            deadline_s = time.monotonic() + STOP_GRACE_S
+            while time.monotonic() < deadline_s:
+                os.killpg(self._process.pid, 0)  # raises once the last one is gone
+                time.sleep(0.1)
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 

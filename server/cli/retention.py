@@ -15,7 +15,7 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Have deleted now what the registry deletes by itself each hour: what is too old, or named by nobody any more."""
+    """Have done now what the registry does hourly: delete what is too old or named by nobody, merge old telemetry."""
     with connected(registry) as client:
         report = client.sweep(dry_run=dry_run)
     if as_json:

@@ -324,7 +324,18 @@ reports = Table(
     Column("temperature_c", Float),
     Column("throttled", Boolean),
     Column("dropped_reports", BigInteger, nullable=False),
+    # old ones are merged: how many reports a row stands for, and of how much time (0: of one, as it came)
+    Column("merged", BigInteger, nullable=False, default=1, server_default=text("1")),
+    Column("span_s", Float, nullable=False, default=0.0, server_default=text("0")),
+    Column("first_received_at", Float),  # of the reports that were merged; None: received_at
+    Column("throttled_count", BigInteger),  # of them; None: `throttled` tells
     Index("ix_reports_variant", "model", "version", "variant_id", "profile"),
     Index("ix_reports_received_at", "received_at"),
     Index("ix_reports_deployment_id", "deployment_id"),
+)
+merges = Table(
+    "merges",  # how far reports have been merged, for each span
+    telemetry,
+    Column("span_s", Float, primary_key=True),
+    Column("until", Float, nullable=False),
 )

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -23,9 +24,11 @@ from server.heartbeats import Heart, Process
 from server.ingest.service import BatchLimits, Ingest
 from server.ingest.store import IngestStore
 from server.retention.keeper import keep_sweeping
+from server.retention.merging import merge_reports
 from server.retention.requests import latest_request
 from server.retention.sweep import sweep_reports
-from server.settings import load_settings
+from server.schemas.retention import Swept
+from server.settings import RegistrySettings, load_settings
 
 SWEEP_END_S: Final = 2.0  # what it has not deleted by then goes the next time
 
@@ -62,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(signal.SIGINT, stop_soon)
         sweeping = threading.Thread(
             target=keep_sweeping,
-            args=(lambda: [sweep_reports(telemetry, settings, now=time.time())], stop),
+            args=(partial(_sweep, telemetry, settings), stop),
             kwargs={"latest_request": partial(latest_request, catalogue)},
             name="retention",
             daemon=True,
@@ -77,6 +80,11 @@ def main(arguments: list[str] | None = None) -> int:
     catalogue.close()
     telemetry.close()
     return 0
+
+
+def _sweep(telemetry: Database, settings: RegistrySettings) -> Iterator[Swept]:
+    yield sweep_reports(telemetry, settings, now=time.time())
+    yield merge_reports(telemetry, settings, now=time.time())
 
 
 if __name__ == "__main__":

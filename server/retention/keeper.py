@@ -59,7 +59,8 @@ def keep_sweeping(
             done = sweep()
             for swept in done:
                 if swept.count:
-                    log.info("deleted %d %s, %d bytes: %s", swept.count, swept.kind, swept.size_bytes, swept.rule)
+                    verb = "merged" if swept.kind == "merged" else "deleted"
+                    log.info("%s %d %s, %d bytes: %s", verb, swept.count, swept.kind, swept.size_bytes, swept.rule)
         except RegistryError as exc:
             log.warning("nothing more is swept this time: %s", exc)
         except Exception:  # the top of the loop: the registry goes on without tidying up

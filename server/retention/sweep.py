@@ -1,7 +1,7 @@
 """Finds what is older than it is kept, or named by nobody, and deletes it unless it is only asked.
 
-Who writes a table deletes from it, too: the ingest sweeps reports, the controller decisions and objects, each worker
-the cache of its machine. A sweep may run while everything else does, and in two processes at once: nothing that it
+Who writes a table deletes from it, too: the ingest reports, the controller decisions and objects, each worker the
+cache of its machine. A sweep may run while everything else does, and in two processes at once: nothing that it
 deletes is ever written again. An object is deleted only if nobody names it, and nobody has put it there (or found it
 there) for `objects_grace_days`.
 """
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from server.database.tables import decisions, reports, rollout_states
 from server.errors import ObjectNotFoundError
 from server.retention.cache import unused_files
+from server.retention.merging import DAY_S, merge_reports
 from server.retention.names import named_objects
 from server.rollouts.reading import OPEN_STATES
 from server.schemas.retention import Swept
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from server.storage import ObjectStore
     from server.storage.interface import ListedObject
 
-DAY_S: Final = 86400.0
 BATCH_ROWS: Final = 2000  # in one transaction, so that nobody who writes waits for long
 
 
@@ -41,6 +41,7 @@ def preview(
     """
     return (
         sweep_reports(telemetry, settings, now=now, dry_run=True),
+        merge_reports(telemetry, settings, now=now, dry_run=True),
         sweep_decisions(catalogue, settings, now=now, dry_run=True),
         sweep_objects(catalogue, objects, settings, now=now, dry_run=True),
         sweep_cache(settings, now=now, dry_run=True),

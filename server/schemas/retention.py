@@ -1,4 +1,4 @@
-"""What a sweep deletes, or would delete."""
+"""What a sweep deletes or merges, or would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SweepRequest(RequestDocument):
 class Swept(Document):
     """One kind of thing: how many go, and by which rule."""
 
-    kind: Literal["reports", "decisions", "objects", "cache"]
+    kind: Literal["reports", "merged", "decisions", "objects", "cache"]
     count: int
     size_bytes: int = 0  # 0: not counted
     rule: str

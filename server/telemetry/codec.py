@@ -75,6 +75,11 @@ def pack(report: TelemetryReport) -> bytes:
     sketches = Sketches(queue=report.queue, preprocess=report.preprocess, invoke=report.invoke)
     for sketch in (sketches.queue, sketches.preprocess, sketches.invoke):
         check(sketch)
+    return pack_sketches(sketches)
+
+
+def pack_sketches(sketches: Sketches) -> bytes:
+    """Sketches that have been let in, as they are stored."""
     return zstandard.compress(sketches.model_dump_json(exclude_defaults=True).encode(), LEVEL)
 
 

@@ -40,7 +40,7 @@ def summarize(
         model: only this model.
         version: only this version.
         since: only what was received at or after this time (seconds since 1970, by the registry's clock: the clock of
-            a device may be wrong).
+            a device may be wrong). Of old telemetry, which is merged, a row that reaches into this time counts whole.
 
     Raises:
         DatabaseUnavailableError: the database does not answer.
@@ -69,9 +69,11 @@ def _query(
         reports.c.sketches,
         reports.c.rss_bytes,
         reports.c.temperature_c,
-        reports.c.throttled,
         reports.c.spool_id,
         reports.c.dropped_reports,
+        reports.c.merged,
+        sa.func.coalesce(reports.c.first_received_at, reports.c.received_at).label("first_received_at"),
+        sa.func.coalesce(reports.c.throttled_count, sa.cast(reports.c.throttled, sa.Integer), 0).label("throttled"),
     )
     if model is not None:
         query = query.where(reports.c.model == model)
@@ -93,7 +95,7 @@ def _summarize_group(group: dict[GroupBy, str], rows: Iterator[sa.Row[tuple[Any,
         devices += 1
         dropped_of_spool: dict[str, int] = {}
         for row in of_device:
-            count += 1
+            count += row.merged
             requests += row.requests
             inferences += row.inferences
             errors.update(row.errors)
@@ -104,8 +106,8 @@ def _summarize_group(group: dict[GroupBy, str], rows: Iterator[sa.Row[tuple[Any,
             rss_bytes = max(rss_bytes, row.rss_bytes)
             if row.temperature_c is not None:
                 temperature_c = max(row.temperature_c, temperature_c if temperature_c is not None else -273.15)
-            throttled += bool(row.throttled)
-            since, until = min(since, row.received_at), max(until, row.received_at)
+            throttled += row.throttled
+            since, until = min(since, row.first_received_at), max(until, row.received_at)
             # a running total of the spool id: the highest of each counts, once
             known = dropped_of_spool.get(row.spool_id, 0)
             dropped_of_spool[row.spool_id] = max(known, row.dropped_reports)

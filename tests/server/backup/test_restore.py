@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +36,32 @@ if TYPE_CHECKING:
     from tests.server.backup.conftest import Registry
 
 LATER = TAKEN_AT + 86_400.0
+# The first calls of a function are let through, the next one is where the process ends.
+KILLED_AT = (
+    ("put_objects", 0),
+    ("_fill_telemetry", 0),
+    ("copy_table", 1),
+    ("_fill_catalogue", 0),
+    ("copy_table", 9),
+    ("write_state", 0),
+    ("remove_mark", 0),
+)
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from server.backup import restore
+from server.settings import load_settings
+place, calls, folder, now = sys.argv[1:]
+act, left = getattr(restore, place), int(calls)
+def kill_later(*arguments, **named):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return act(*arguments, **named)
+setattr(restore, place, kill_later)
+restore.restore_backup(load_settings(), Path(folder), clock=lambda: float(now), told=lambda *_: None)
+"""
 CHANGED = {"registry", "job_runs", "deployments", "rollout_states", "leases", "heartbeats"}
 
 
@@ -190,37 +220,24 @@ def test_restore_under_a_running_up_is_refused(backup: Path, empty: Registry) ->
         restored(empty, backup)
 
 
-@pytest.mark.parametrize("place", ["put_objects", "_fill_telemetry", "_fill_catalogue", "write_state", "remove_mark"])
-def test_restore_that_was_killed_keeps_registries_out_and_can_be_run_again(
-    registry: Registry,
-    backup: Path,
-    empty: Registry,
-    place: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_restore_killed_again_and_again_keeps_registries_out_until_it_is_done(
+    registry: Registry, backup: Path, empty: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Killed before and after each thing that it does."""
-    act = getattr(restore, place)
-    for is_done in (False, True):
-
-        def cut(*arguments: object, done: bool = is_done, **named: object) -> None:
-            if done and place != "remove_mark":
-                act(*arguments, **named)
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(restore, place, cut)
-            with pytest.raises(KeyboardInterrupt):
-                restored(empty, backup, now=LATER + is_done)
+    """With SIGKILL, each time a little later: between its steps, and in the middle of each transaction."""
+    settings = empty.settings
+    for number, (place, calls) in enumerate(KILLED_AT):
+        environment = {**os.environ, **settings.child_environment()}
+        arguments = [place, str(calls), str(backup), str(LATER + number)]
+        killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], env=environment, timeout=60, check=False)
+        assert killed.returncode == -signal.SIGKILL, (place, calls)
         with pytest.raises(RestoreUnfinishedError, match="was cut off"):
-            upgrade(empty.settings)
-        assert run_stack(empty.settings) == 1
-        assert "run `edge-registry restore` again" in capsys.readouterr().err
-    restored(empty, backup, now=LATER + 5)
+            upgrade(settings)
+    assert run_stack(settings) == 1
+    assert "run `edge-registry restore` again" in capsys.readouterr().err
+    restored(empty, backup, now=LATER + 50)
     assert empty.rows(tables.registry)[0]["epoch"] == LATER, "the epoch that was begun with"
-    for table in (tables.reports, tables.devices, tables.decisions):
-        assert empty.rows(table) == registry.rows(table)
-    upgrade(empty.settings)
+    assert_same_rows(empty, registry)
+    upgrade(settings)
 
 
 def test_restore_that_was_cut_off_is_not_finished_with_another_backup(

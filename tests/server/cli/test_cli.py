@@ -446,7 +446,7 @@ def test_gc_says_what_goes_and_leaves_the_deleting_to_the_owners(
     for flags in (("--dry-run",), ()):
         told = as_json("gc", *flags)
         assert told["dry_run"] is bool(flags)
-        assert {one["kind"] for one in told["swept"]} == {"reports", "decisions", "objects", "cache"}
+        assert {one["kind"] for one in told["swept"]} == {"reports", "merged", "decisions", "objects", "cache"}
         assert next(one["count"] for one in told["swept"] if one["kind"] == "decisions") == 1
     first = latest_request(registry.catalogue)
     assert "processes delete it now" in run("gc").stdout

@@ -75,7 +75,7 @@ def test_ingest_reports_are_committed_and_acknowledged_once_each(
     assert process.wait(5) == 0
 
 
-def test_ingest_asked_for_a_sweep_deletes_the_reports_that_are_too_old(
+def test_ingest_asked_for_a_sweep_deletes_reports_that_are_too_old_and_merges_those_of_an_hour(
     url: str,
     databases: Databases,
     connect: Connect,
@@ -85,14 +85,17 @@ def test_ingest_asked_for_a_sweep_deletes_the_reports_that_are_too_old(
 ) -> None:
     start_ingest(url)
     device = connect(url, device_id)
-    device.report(0, 1, 2)
-    eventually(lambda: device.acked == {0, 1, 2})
+    device.report(*range(6))
+    eventually(lambda: device.acked == set(range(6)))
     reports = tables.reports.c
+    ages = {1.0: reports.sequence < 2, time.time() // 86400 * 86400 - 20 * 86400: reports.sequence.in_((2, 3, 4))}
     with databases.telemetry.write() as connection:
-        old = sa.and_(reports.device_id == device_id, reports.sequence < 2)
-        connection.execute(sa.update(tables.reports).where(old).values(received_at=1.0))
+        for received_at, those in ages.items():
+            values = sa.update(tables.reports).values(received_at=received_at)
+            connection.execute(values.where(reports.device_id == device_id, those))
     ask_for_sweep(databases.catalogue, now=2.0)
-    eventually(lambda: [row["sequence"] for row in databases.reports(device_id)] == [2])
+    # 0 and 1 are gone, and 2 to 4 are one row
+    eventually(lambda: {(row["sequence"], row["merged"]) for row in databases.reports(device_id)} == {(4, 3), (5, 1)})
 
 
 def test_ingest_several_processes_share_the_reports(

@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from edge_agent.protocol.messages import Desired, DesiredDeployment
 from server.database import tables
 from server.errors import StorageUnavailableError
-from server.retention.sweep import DAY_S, preview, sweep_cache, sweep_decisions, sweep_objects, sweep_reports
+from server.retention.merging import DAY_S
+from server.retention.sweep import preview, sweep_cache, sweep_decisions, sweep_objects, sweep_reports
 from server.settings import RegistrySettings
 from server.storage.prepare import prepare
 from tests.server.manifests import manifest_of
