@@ -272,7 +272,7 @@ class Trial(Part):
     recipe: Recipe
     figures: TrialFigures | None = None
     excesses: dict[str, float] = {}  # limits of the profile that it misses: its value as a multiple of the limit
-    unasked_points: float | None = None  # of the metric that it loses, where those are more than go without a limit
+    unasked_points: float | None = None  # of the metric that it may lose, where those are more than go unasked
     refusal: str = ""  # why there are no figures
     seconds: float = 0.0
 

@@ -97,7 +97,7 @@ class Appraisal:
         variant_id, packed = self._variant_id(one), one.packed
         result, scores = one.measurement.result, one.measurement.scores
         if result is None or scores is None or packed is None:
-            return Candidate(variant_id, one.measurement.error or "not measured", *([None] * 9))
+            return Candidate(variant_id, one.measurement.error or "not measured", *([None] * 10))
         metric, float_scores = self._reference.metric, self._reference.float_scores
         loss = paired_loss(metric, float_scores.selection, scores.selection)
         return Candidate(
@@ -108,6 +108,7 @@ class Appraisal:
             metric=scores.selection.value,
             metric_drop=loss.value,
             metric_drop_at_least=loss.low,
+            metric_drop_at_most=loss.high,
             metric_point=metric_point(metric, float_scores.selection.value),
             ram_bytes=None if one.figures else result.added_rss_bytes,
             download_bytes=packed.descriptor.size_bytes,

@@ -1,12 +1,12 @@
 """Which of the candidates a profile gets, and in one sentence why. Pure: judgements in, one of them and a sentence out.
 
-What loses little of the metric goes before what loses more than a profile without a limit on it may be given in
-silence (`judge.sparing`), then what fits before what is unproven. Among those the fastest wins. A latency is a median
-with its interval: candidates whose intervals meet can't be told apart, unless one median is half as large again: so
-wide an interval says that the host was busy. Within 10 % a host says nothing about another core. Both count as
-equally fast, and there the smaller download wins; sizes within 1 % are equal, and there the smaller drop wins, then
-the faster one. What was compiled for the profile's NPU goes before what runs on its CPU until devices have measured
-all: a host says nothing about either.
+What surely loses little of the metric goes before what may lose more than a profile without a limit on it may be
+given in silence (`judge.sparing`), then what fits before what is unproven. Among those the fastest wins. A latency is
+a median with its interval: candidates whose intervals meet can't be told apart, unless one median is half as large
+again: so wide an interval says that the host was busy. Within 10 % a host says nothing about another core. Both count
+as equally fast, and there the smaller download wins; sizes within 1 % are equal, and there the smaller drop wins,
+then the faster one. What was compiled for the profile's NPU goes before what runs on its CPU until devices have
+measured all: a host says nothing about either.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class _Contest:
     allowed: list[Judgement]
     speed: dict[str, _Speed]
     as_fast: list[Judgement]  # the best first
-    passed_over: list[Judgement]  # they miss no limit, and lose more of the metric
+    passed_over: list[Judgement]  # they miss no limit, and may lose more of the metric
 
     def speed_of(self, judgement: Judgement) -> _Speed:
         return self.speed[judgement.candidate.variant_id]
@@ -68,7 +68,7 @@ def explain(judgements: Sequence[Judgement], *, metric: str) -> str:
         return ""
     chosen = contest.as_fast[0]
     others = [judgement for judgement in judgements if judgement is not chosen]
-    lossy = f", though it loses {number(chosen.unsaid_loss)} of {metric}" if chosen.unsaid_loss is not None else ""
+    lossy = f", though it may lose {number(chosen.unsaid_loss)} of {metric}" if chosen.unsaid_loss is not None else ""
     told = f"{_name(chosen)} is {_merit(contest, metric)}{lossy}"
     if not others:
         return f"{told}; there was no other candidate."
@@ -211,7 +211,7 @@ def _not_allowed(contest: _Contest, others: list[Judgement], metric: str) -> str
 
     following = min(others, key=order)
     if following in contest.passed_over:
-        loss = f"loses {number(following.candidate.metric_drop or 0.0)} of {metric}"
+        loss = f"may lose {number(following.unsaid_loss or 0.0)} of {metric}"
         return f"{_name(following)}, {loss}, and the profile sets no limit that allows it (metric_max_drop)"
     if following.verdict in ALLOWED and _is_for_npu(chosen) and not _is_for_npu(following):
         return f"{_name(following)}, runs on the CPU, and no device has measured both"

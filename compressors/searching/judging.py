@@ -64,6 +64,7 @@ class Bar:
             metric=figures.metric.value,
             metric_drop=figures.metric_drop,
             metric_drop_at_least=None if interval is None else interval[0],
+            metric_drop_at_most=None if interval is None else interval[1],
             metric_point=metric_point(self.metric, self.float_metric.value),
             ram_bytes=latency.ram_bytes,
             download_bytes=figures.download_bytes,
