@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from compressors.contract import Origin
+
 if TYPE_CHECKING:
     from compressors.contract import Figure
     from compressors.reporting.evidence import ComparedFigure, Evidence
@@ -43,7 +45,7 @@ def tables_of(evidence: Evidence) -> list[Table]:
 def _candidates(evidence: Evidence) -> Table:
     return Table(
         "What can be had",
-        f"All that was built for {evidence.profile} and ran here. Latency is that of this host; the metric is that of "
+        f"All that was built for {evidence.profile} and ran here. Latency is that of the host; the metric is that of "
         "the test split. Unbeaten: none that misses no limit is better in one of the three and nowhere worse. The "
         "picture leaves out what differs from the float model by more than a fifth of the metric.",
         ("", "recipe", "runs on", "limits", "latency p50, ms", "download, bytes", evidence.decision.name),
@@ -73,10 +75,16 @@ def _sizes(evidence: Evidence) -> Table:
         ("memory that loading and running add, bytes", _count(before.peak_rss_bytes), _count(after.peak_rss_bytes)),
     ]
     if (judged := evidence.latency_p95_ms) is not None:
-        rows.append((f"latency p95, ms, as judged for {evidence.profile} ({judged.origin})", "", _interval(judged)))
+        rows.append((f"latency p95, ms, as judged for {evidence.profile} ({_origin(judged)})", "", _interval(judged)))
+    said = f"Measured on {evidence.target}. Multiplications are not time: read both."
+    if judged is not None and judged.origin is Origin.PREDICTED:
+        said += (
+            f" No {evidence.profile} had told of this file when it was judged: its p95 is predicted, within the "
+            "interval beside it."
+        )
     return Table(
         "Size and time",
-        f"Measured on {evidence.target}. Multiplications are not time: read both.",
+        said,
         ("", "float", "this variant"),
         tuple(rows),
         "size",
@@ -171,6 +179,16 @@ def _interval(figure: Figure) -> str:
     if figure.low is None or figure.high is None:
         return _number(figure.value)
     return f"{_number(figure.value)} ({_number(figure.low)} to {_number(figure.high)})"
+
+
+def _origin(latency: Figure) -> str:
+    """How a latency was obtained, and what a prediction of it stands on."""
+    if latency.origin is not Origin.PREDICTED:
+        return latency.origin
+    count = latency.device_variants
+    if count is None:
+        return "predicted from published figures"
+    return f"predicted from {count} variant{'' if count == 1 else 's'} that devices measured"
 
 
 def _count(value: int | None) -> str:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from compressors.contract import Figure, StepRecord, Verdict
+from compressors.contract import Figure, Origin, StepRecord, Verdict
 from compressors.reporting.evidence import (
     Candidate,
     Compared,
@@ -102,6 +102,37 @@ def test_report_is_written_for_people_and_for_programs(tmp_path: Path, evidence:
             assert said in text
     for name in pictures:
         ET.fromstring((tmp_path / "report" / name).read_text())
+
+
+@pytest.mark.parametrize(
+    ("latency", "told"),
+    [
+        pytest.param(
+            Figure(value=9.0, low=6.0, high=13.5, origin=Origin.PREDICTED),
+            [
+                "as judged for camera (predicted from published figures)",
+                "9 (6 to 13.5)",
+                "No camera had told of this file",
+            ],
+            id="published",
+        ),
+        pytest.param(
+            Figure(value=9.0, low=7.0, high=12.0, origin=Origin.PREDICTED, device_variants=7),
+            ["(predicted from 7 variants that devices measured)", "9 (7 to 12)", "No camera had told of this file"],
+            id="devices",
+        ),
+        pytest.param(Figure(value=9.0, origin=Origin.DEVICE), ["as judged for camera (device)"], id="measured"),
+    ],
+)
+def test_page_says_what_the_judged_latency_stands_on(
+    tmp_path: Path, evidence: Evidence, latency: Figure, told: list[str]
+) -> None:
+    write_report(tmp_path, evidence.model_copy(update={"latency_p95_ms": latency}))
+    for page in ("report.html", "report.md"):
+        text = " ".join((tmp_path / page).read_text().split())
+        for said in told:
+            assert said in text
+        assert ("is predicted" in text) == (latency.origin is Origin.PREDICTED)
 
 
 def test_page_loads_nothing_and_runs_nothing(tmp_path: Path, evidence: Evidence) -> None:
