@@ -118,8 +118,9 @@ class Recipe(Part):
 
 
 class HostRun(Part):
-    """What an earlier build measured on this host with a file, and what kind of file it is."""
+    """What an earlier build measured on a host with a file, which CPU that host had, and what kind of file it is."""
 
+    cpu_model: str
     runtime: RuntimeName
     delegate: Delegate
     last_step: Name  # of its recipe
@@ -197,6 +198,7 @@ class BuiltVariant(Part):
     latency_p50_ms: Figure | None = None
     latency_p95_ms: Figure | None = None
     peak_rss_bytes: Figure | None = None
+    host_cpu_model: str | None = None  # what measured the figures of the origin `host`
     metric: Figure | None = None
     metric_drop: Figure | None = None
     agreement: Figure | None = None

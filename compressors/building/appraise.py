@@ -168,6 +168,7 @@ class Appraisal:
                 "load_ms": Figure(value=result.load_ms),
                 "latency_p50_ms": Figure(value=result.p50_ms),
                 "peak_rss_bytes": Figure(value=float(result.added_rss_bytes)),
+                "host_cpu_model": self._request.host_cpu_model,
             }
         # also for what misses: a device may already run it, and must be able to fetch it again
         measured |= self._written(one, one.packed, judgement.candidate.variant_id)

@@ -1,7 +1,8 @@
 """How much slower a profile's devices run a file than this host: from variants that both have measured. Pure.
 
 A ratio is a device's p95 over the host's median of the same file: the median, because a busy host moves its p95 most.
-Each variant weighs the same, however many devices run it. A ratio belongs to one runtime, delegate and kind of numbers.
+Each variant weighs the same, however many devices run it. A ratio belongs to one runtime, delegate and kind of numbers,
+and to this host's CPU: what a worker with another one measured, or one whose CPU nobody can name, is left out.
 
 With the log ratios x of n variants a prediction is the host's median times exp(median(x)). Its interval is that times
 exp(+-h), h = max(2 sigma sqrt(1 + pi / (2 n)), ln 1.1), sigma^2 = (2 prior^2 + (n - 1) s^2) / (n + 1): the spread of
@@ -56,12 +57,22 @@ def kind_of(runtime: RuntimeName, delegate: Delegate, last_step: str) -> Kind:
     return Kind(runtime, delegate, str(COMPUTED_WITH.get(last_step, last_step)))
 
 
-def device_ratios(figures: Iterable[DeviceFigure], profile: str) -> dict[Kind, DeviceRatio]:
-    """The ratio of each kind that devices of a profile have measured; what can't be true is left out."""
+def device_ratios(
+    figures: Iterable[DeviceFigure], profile: str, *, host_cpu_model: str | None
+) -> dict[Kind, DeviceRatio]:
+    """The ratio of each kind that devices of a profile have measured; what can't be true is left out.
+
+    Args:
+        figures: of devices, each with what a host measured with the same file.
+        profile: of the devices.
+        host_cpu_model: of the machine that the ratios are for; None: it is not known, and there are none.
+    """
     of_variant: dict[Kind, dict[str, list[float]]] = {}
     for one in figures:
         host = one.host
-        if one.profile != profile or host is None or not _is_believable(one.p95_ms, host.p50_ms):
+        if one.profile != profile or host is None or host.cpu_model != host_cpu_model:
+            continue
+        if not _is_believable(one.p95_ms, host.p50_ms):
             continue
         kind = kind_of(host.runtime, host.delegate, host.last_step)
         of_variant.setdefault(kind, {}).setdefault(one.variant_id, []).append(math.log(one.p95_ms / host.p50_ms))

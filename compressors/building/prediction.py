@@ -127,7 +127,7 @@ def predictor_for(
     has_use = profile.limits.latency_p95_ms is not None and profile.cpu.model != host_cpu_model
     if not has_use or profile.threads > len(os.sched_getaffinity(0)):
         return Predictor()
-    devices = device_ratios(device_figures, profile.name)
+    devices = device_ratios(device_figures, profile.name, host_cpu_model=host_cpu_model)
     if not profile.published:
         return Predictor(devices=devices)
     ratios: dict[RuntimeName, dict[Numbers, float]] = {}

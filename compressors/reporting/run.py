@@ -267,7 +267,7 @@ class Reporting:
         )
 
     def _candidates(self) -> list[Candidate]:
-        """Those that have all three figures, the fastest first."""
+        """Those that have all three figures, of a host with the same CPU, the fastest first."""
         sign = -1.0 if self._metric.higher_is_better else 1.0
         own = self._request.variant.variant_id
         known = [
@@ -282,7 +282,10 @@ class Reporting:
                 reported=one.variant_id == own,
             )
             for one in (self._request.variant, *self._request.others)
-            if one.latency_p50_ms is not None and one.wire_bytes is not None and one.metric is not None
+            if one.latency_p50_ms is not None
+            and one.wire_bytes is not None
+            and one.metric is not None
+            and one.host_cpu_model == self._request.variant.host_cpu_model
         ]
         fitting = [one for one in known if one.verdict is not Verdict.MISSES]
         front = pareto_front(fitting, lambda one: (one.latency_p50_ms, one.download_bytes, sign * one.metric))

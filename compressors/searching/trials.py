@@ -50,7 +50,7 @@ def plan_of(request: SearchRequest, *, inputs_sha256: str, space_sha256: str) ->
     figures = () if request.replay is not None else request.device_figures  # a table tells its own predictions
     ratios = sorted(
         [*kind, *(round(math.log(one) / math.log(RATIO_STEP)) for one in (ratio.value, ratio.low, ratio.high))]
-        for kind, ratio in device_ratios(figures, profile["name"]).items()
+        for kind, ratio in device_ratios(figures, profile["name"], host_cpu_model=request.host_cpu_model).items()
     )
     table = request.model_dump(mode="json", include={"replay"})["replay"]
     return Plan(

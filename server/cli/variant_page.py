@@ -105,6 +105,7 @@ def _names(variant: "Variant") -> list[tuple[str, str]]:
     names = (
         ("recipe", variant.recipe),
         ("runtime", f"{variant.runtime}, delegate {variant.delegate}"),
+        ("host", variant.host_cpu_model or ""),
         ("manifest", f"sha256 {variant.manifest_sha256}" if variant.manifest_sha256 else ""),
         ("object", f"sha256 {variant.object_sha256}" if variant.object_sha256 else ""),
         ("judged", text_of_time(variant.created_at)),

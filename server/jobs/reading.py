@@ -118,11 +118,12 @@ def read_figures(catalogue: Database, telemetry: Database, profiles: tuple[str, 
 
 
 def _host_run(variant: Variant) -> HostRun | None:
-    """What the host measured with a variant's file; nothing of one for an NPU."""
-    p50_ms = variant.latency_p50_ms
-    if p50_ms is None or p50_ms.origin is not Origin.HOST or p50_ms.value <= 0:
+    """What a host measured with a variant's file; nothing of one for an NPU, nor where the host's CPU is not known."""
+    p50_ms, cpu_model = variant.latency_p50_ms, variant.host_cpu_model
+    if cpu_model is None or p50_ms is None or p50_ms.origin is not Origin.HOST or p50_ms.value <= 0:
         return None
     return HostRun(
+        cpu_model=cpu_model,
         runtime=RuntimeName(variant.runtime),
         delegate=Delegate(variant.delegate),
         last_step=variant.steps[-1].step if variant.steps else "export-litert",  # one that was pushed as a file

@@ -149,6 +149,7 @@ class Variant(Document):
     latency_p50_ms: Figure | None = None
     latency_p95_ms: Figure | None = None
     peak_rss_bytes: Figure | None = None
+    host_cpu_model: str | None = None  # what measured the figures of the origin `host`; None: it is not known
     metric: Figure | None = None
     metric_drop: Figure | None = None  # loss against float, in units of the metric; positive is worse
     agreement: Figure | None = None

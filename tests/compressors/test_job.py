@@ -17,7 +17,7 @@ import torch
 from compressors.contract import BuildResult, InspectResult
 from edge_agent.protocol.manifest import FileRole, VariantManifest
 from edge_agent.transfer.unpack import unpack
-from tests.compressors.conftest import board
+from tests.compressors.conftest import HOST_CPU, board
 from tests.compressors.networks import export
 
 if TYPE_CHECKING:
@@ -230,6 +230,7 @@ def test_build_measures_everything_about_a_variant(price_build: Built) -> None:
     for one in (small, plain):
         assert 0 < one["latency_p50_ms"]["value"] <= one["latency_p95_ms"]["value"]
         assert one["load_ms"]["value"] > 0
+        assert one["host_cpu_model"] == HOST_CPU
         assert one["peak_rss_bytes"]["value"] > 0
         assert one["metric"]["low"] <= one["metric"]["value"] <= one["metric"]["high"]
         assert one["agreement"]["value"] > 0.99
@@ -355,7 +356,13 @@ def test_variants_of_another_model_on_devices_change_which_one_a_far_profile_get
     steps = {one["recipe"]: one["steps"][-1]["step"] for one in found if one["steps"]}
 
     def figures(recipe: str, runtime: str, delegate: str, ratio: float) -> list[dict[str, object]]:
-        host = {"runtime": runtime, "delegate": delegate, "last_step": steps[recipe], "p50_ms": 1.0}
+        host = {
+            "cpu_model": HOST_CPU,
+            "runtime": runtime,
+            "delegate": delegate,
+            "last_step": steps[recipe],
+            "p50_ms": 1.0,
+        }
         named = f"{recipe}-{runtime}-{delegate}"
         return [
             {"profile": "another-cpu", "variant_id": f"other-{named}-{i}", "p95_ms": ratio, "host": host}

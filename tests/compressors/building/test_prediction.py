@@ -85,7 +85,8 @@ def test_known_network_is_not_even_built_where_it_could_say_nothing(
 
 
 def test_what_devices_measured_goes_before_what_was_published_and_needs_none() -> None:
-    run = HostRun(runtime=RuntimeName.LITERT, delegate=Delegate.XNNPACK, last_step="static-int8", p50_ms=1.0)
+    kind = {"runtime": RuntimeName.LITERT, "delegate": Delegate.XNNPACK, "last_step": "static-int8"}
+    run = HostRun.model_validate({**kind, "cpu_model": "This-CPU", "p50_ms": 1.0})
     figures = [DeviceFigure(profile="far", variant_id=f"v{i}", p95_ms=9.0, host=run) for i in range(3)]
     far = profile(published=[])
     predictor = predictor_for(far, PYTHONS, host_cpu_model="This-CPU", cache_dir=None, device_figures=figures)

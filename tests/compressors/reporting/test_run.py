@@ -84,6 +84,18 @@ def test_report_says_what_the_build_measured_whichever_python_runs_the_file(
     assert found.verdict.label == result.label
 
 
+def test_candidate_that_was_timed_on_another_cpu_is_not_drawn_beside_the_others(
+    job: Job, asked: Ask, tmp_path: Path
+) -> None:
+    request = asked("float32", "litert")
+    elsewhere = next(one for one in request["others"] if one["recipe"] == "static-int8" and one["runtime"] == "litert")
+    elsewhere["host_cpu_model"] = "another one"
+    run = job("report", request)
+    assert run.code == 0, run.stderr
+    timed = [one for one in request["others"] if one["latency_p50_ms"] and one is not elsewhere]
+    assert len(evidence_in(tmp_path / "pages").candidates) == 1 + len(timed)
+
+
 def test_float_file_is_labelled_the_float_model(job: Job, asked: Ask, tmp_path: Path) -> None:
     run = job("report", asked("float32", "litert"))
     assert run.code == 0, run.stderr

@@ -41,7 +41,7 @@ def request(**changes: object) -> SearchRequest:
         "metric": "r2",
     }
     given = {"inputs": inputs, "profile": profile, "budget": {"trials": 3}, "pythons": {"litert": "/python"}}
-    return SearchRequest.model_validate({**given, **changes})
+    return SearchRequest.model_validate({**given, "host_cpu_model": "here", **changes})
 
 
 def plan(**changes: object) -> Plan:
@@ -82,18 +82,25 @@ def test_same_search_in_two_processes_at_once_is_refused(tmp_path: Path) -> None
 
 
 def test_plan_knows_what_devices_measured_but_not_the_noise_of_telemetry() -> None:
-    def with_p95(p95_ms: float, profile: str = "far") -> Plan:
-        host = {"runtime": "litert", "delegate": "xnnpack", "last_step": "static-int8", "p50_ms": 1.0}
+    def with_p95(p95_ms: float, profile: str = "far", **changes: object) -> Plan:
+        host = {
+            "cpu_model": "here",
+            "runtime": "litert",
+            "delegate": "xnnpack",
+            "last_step": "static-int8",
+            "p50_ms": 1.0,
+        }
         figure = {"profile": profile, "variant_id": "v", "p95_ms": p95_ms, "host": host}
-        return plan(device_figures=[figure])
+        return plan(device_figures=[figure], **changes)
 
     assert with_p95(4.0) != plan()
     assert with_p95(4.0) != with_p95(8.0)
     assert with_p95(4.0) == with_p95(4.01)
     assert with_p95(4.0, profile="other") == plan()
+    assert with_p95(4.0, host_cpu_model="elsewhere") == plan(host_cpu_model="elsewhere")
 
 
 def test_plan_of_a_replay_does_not_ask_devices() -> None:
-    host = {"runtime": "litert", "delegate": "xnnpack", "last_step": "static-int8", "p50_ms": 1.0}
+    host = {"cpu_model": "here", "runtime": "litert", "delegate": "xnnpack", "last_step": "static-int8", "p50_ms": 1.0}
     figure = {"profile": "far", "variant_id": "v", "p95_ms": 4.0, "host": host}
     assert plan(replay={}, device_figures=[figure]) == plan(replay={})

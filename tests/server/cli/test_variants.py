@@ -212,8 +212,12 @@ def test_page_says_what_a_predicted_latency_stands_on(
         verdict=Verdict.FITS,
         chosen=True,
         latency_p95_ms=predicted,
+        host_cpu_model="Intel(R) N100",
         created_at=1.0,
     )
     show_variant(variant, metric="r2")
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("latency p95"))
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("latency p95"))
+    assert "6 to 12 (spread)" in line
     assert line.endswith(told)
+    assert ["host", "Intel(R) N100"] in [line.split(maxsplit=1) for line in lines]

@@ -25,7 +25,9 @@ def telemetry(new_database: Callable[[str], Database]) -> Database:
     return database
 
 
-def add_variant(catalogue: Catalogue, model: str, *, profile: str = "pi4") -> str:
+def add_variant(
+    catalogue: Catalogue, model: str, *, profile: str = "pi4", host_cpu_model: str | None = "Intel(R) N100"
+) -> str:
     variant = Variant(
         model=model,
         version="1",
@@ -37,6 +39,7 @@ def add_variant(catalogue: Catalogue, model: str, *, profile: str = "pi4") -> st
         verdict=Verdict.UNPROVEN,
         chosen=True,
         latency_p50_ms=Figure(value=2.0, origin=Origin.HOST),
+        host_cpu_model=host_cpu_model,
         created_at=1.0,
     )
     document = variant.model_dump(mode="json")
@@ -112,6 +115,16 @@ def test_figures_are_of_every_model_and_typical_of_its_devices(catalogue: Catalo
     host = found["net-pi4"].host
     assert host is not None
     assert (host.runtime, host.delegate, host.last_step, host.p50_ms) == ("litert", "xnnpack", "export-litert", 2.0)
+    assert host.cpu_model == "Intel(R) N100"
+
+
+def test_figure_of_a_host_whose_cpu_nobody_wrote_down_calibrates_nothing(
+    catalogue: Catalogue, telemetry: Database
+) -> None:
+    add_variant(catalogue, "net", host_cpu_model=None)
+    add_device(catalogue, "a", "net", 10.0)
+    (found,) = read_figures(catalogue.database, telemetry, ("pi4",))
+    assert (found.p95_ms, found.host) == (10.0, None)
 
 
 def test_figures_of_other_profiles_are_not_read(catalogue: Catalogue, telemetry: Database) -> None:
