@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from compressors.contract import InspectResult
 from compressors.data import evaluation_rows, training_rows
 from compressors.inputs import loading, program
-from compressors.metrics import metric_for
+from compressors.metrics import metric_for, value_of
 
 if TYPE_CHECKING:
     from compressors.contract import InspectRequest
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 def run_inspect(request: InspectRequest) -> InspectResult:
     """Look into a model and its data."""
     inputs = request.inputs
-    metric_for(inputs.metric, inputs.task)
+    metric = metric_for(inputs.metric, inputs.task)
     network = loading.load(inputs.model_path)
     evaluation = evaluation_rows.load(inputs.data_path, network.signature, inputs.task, labels=inputs.labels)
+    first = network.signature.outputs[0].name
     for split in (evaluation.calibration, evaluation.selection, evaluation.test):
-        program.check_finite(network.run(split.inputs), split.places)
+        outputs = network.run(split.inputs)
+        program.check_finite(outputs, split.places)
+        value_of(metric, outputs[first], split.target, query=split.query)  # only whether there is one: nothing is told
     network.check_samples_are_independent(evaluation.selection.inputs)
     taught = None
     if inputs.train_path is not None:
