@@ -5,6 +5,7 @@ It runs in a limited subprocess, without network. Errors become one sentence in 
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ from compressors.contract import (
 )
 from compressors.errors import CompressorError, ExtraMissingError
 
+Result = InspectResult | BuildResult | SearchResult | ReportResult
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+
 
 def print_progress(line: ProgressLine) -> None:
     """One JSON object a line, at once."""
@@ -38,25 +42,9 @@ def main(arguments: list[str]) -> int:
     """Run one job; the exit code is 0, or 2 with a `JobFailure` in the result file."""
     verb, request_path, result_path = arguments
     logging.disable(logging.WARNING)  # converters talk; what matters is in the result
-    raw = Path(request_path).read_bytes()
-    result: InspectResult | BuildResult | SearchResult | ReportResult | JobFailure
+    result: Result | JobFailure
     try:
-        if verb == "inspect":
-            from compressors.inputs.inspection import run_inspect  # noqa: PLC0415  seconds, each verb for its own
-
-            result = run_inspect(InspectRequest.model_validate_json(raw))
-        elif verb == "build":
-            from compressors.building.run import run_build  # noqa: PLC0415
-
-            result = run_build(BuildRequest.model_validate_json(raw), print_progress)
-        elif verb == "report":
-            from compressors.reporting.run import run_report  # noqa: PLC0415
-
-            result = run_report(ReportRequest.model_validate_json(raw), print_progress)
-        else:
-            from compressors.searching.run import run_search  # noqa: PLC0415
-
-            result = run_search(SearchRequest.model_validate_json(raw), print_progress)
+        result = _done(verb, Path(request_path).read_bytes())
     except CompressorError as exc:
         result = _failure(exc.code, str(exc))
     except ValidationError as exc:
@@ -71,8 +59,35 @@ def main(arguments: list[str]) -> int:
             "the job needs more memory than it may have: raise job_memory_bytes, or use a smaller model or less data"
         )
         result = _failure("job_memory", message)
+    except OSError as exc:
+        if exc.errno not in NO_ROOM:
+            raise  # a fault of ours
+        where = f" ({exc.filename})" if exc.filename else ""
+        message = f"the disk where jobs work is full or broken: {exc.strerror}{where}; make room there, and try again"
+        result = _failure("worker_disk", message)
     Path(result_path).write_text(result.model_dump_json())
     return FAILED_EXIT_CODE if isinstance(result, JobFailure) else 0
+
+
+def _done(verb: str, raw: bytes) -> Result:
+    """The result of a job; what each verb takes seconds to import, it imports for itself."""
+    match verb:
+        case "inspect":
+            from compressors.inputs.inspection import run_inspect  # noqa: PLC0415
+
+            return run_inspect(InspectRequest.model_validate_json(raw))
+        case "build":
+            from compressors.building.run import run_build  # noqa: PLC0415
+
+            return run_build(BuildRequest.model_validate_json(raw), print_progress)
+        case "report":
+            from compressors.reporting.run import run_report  # noqa: PLC0415
+
+            return run_report(ReportRequest.model_validate_json(raw), print_progress)
+        case _:
+            from compressors.searching.run import run_search  # noqa: PLC0415
+
+            return run_search(SearchRequest.model_validate_json(raw), print_progress)
 
 
 def _failure(code: str, message: str) -> JobFailure:

@@ -27,15 +27,23 @@ def operators_may_refuse(what: str, advice: str) -> Iterator[None]:
         yield
     except (CompressorError, MemoryError):
         raise
-    except torch.OutOfMemoryError as exc:  # of an accelerator
-        raise MemoryError(first_line(exc)) from exc
     except Exception as exc:  # an operator raises whatever it likes
-        said = first_line(exc)
-        if "can't allocate memory" in said:  # torch has no error of its own for that on a CPU
-            raise MemoryError(said) from exc
-        raise ModelRunError(f"{what} ({said}): {advice}") from exc
+        refuse_without_memory(exc)
+        raise ModelRunError(f"{what} ({first_line(exc)}): {advice}") from exc
 
 
-def first_line(exc: Exception) -> str:
+def refuse_without_memory(exc: BaseException) -> None:
+    """Call it first where everything that a library raises becomes a sentence about the model.
+
+    Raises:
+        MemoryError: there was not enough, which is no fault of the model.
+    """
+    said = first_line(exc)
+    # torch has no error of its own for that on a CPU, and one for accelerators
+    if isinstance(exc, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in said:
+        raise MemoryError(said) from exc
+
+
+def first_line(exc: BaseException) -> str:
     """What an exception says, in one short line."""
     return (str(exc).strip() or type(exc).__name__).splitlines()[0][:MAX_SAID_CHARACTERS]

@@ -64,24 +64,34 @@ class Pantry:
         Returns:
             The model to go on with: for a network the one that was kept, read again, so that a job that goes on later
             does exactly what one that was never stopped does. The names of its layers are the same; what training
-            alone sees, such as the rate of a dropout, is kept, too.
+            alone sees, such as the rate of a dropout, is kept, too. Where the folder can't be written (a full disk), it
+            is what was made: a job does not fail for what only later ones would gain.
         """
         if self._folder is None or not _is_kept(step):
             return made
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path, label_path = self._paths(self._folder, key)
+        try:
+            is_kept = self._write(self._folder, key, made, record)
+        except OSError as exc:
+            log.warning("a model is not kept for later jobs: %s", exc.strerror)
+            return made
+        taken = self.take(key, step, made) if is_kept else None
+        return made if taken is None else taken[0]
+
+    def _write(self, folder: Path, key: str, made: Model, record: StepRecord) -> bool:
+        """Whether the model could be written; the label comes last: without it the model does not count."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path, label_path = self._paths(folder, key)
         partial = path.with_suffix(f"{path.suffix}.partial")
         if made.file is not None:
             partial.write_bytes(made.file.content)
         elif not _save(made, partial):
-            return made
+            return False
         label = Label(sha256=hashlib.sha256(partial.read_bytes()).hexdigest(), record=record)
         partial.replace(path)
         partial = label_path.with_suffix(f"{label_path.suffix}.partial")
         partial.write_text(label.model_dump_json())
-        partial.replace(label_path)  # comes last: without it the model does not count
-        taken = self.take(key, step, made)
-        return made if taken is None else taken[0]
+        partial.replace(label_path)
+        return True
 
     def _paths(self, folder: Path, key: str) -> tuple[Path, Path]:
         return folder / f"{key}.model", folder / f"{key}.json"

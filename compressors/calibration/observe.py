@@ -10,7 +10,9 @@ from ai_edge_litert.interpreter import Interpreter
 
 from compressors.calibration.histogram import Histogram
 from compressors.calibration.rows import calibrating, require_rows
+from compressors.errors import ModelRunError
 from compressors.files.litert import read_graphs, tensor_name
+from compressors.running import first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,20 +40,29 @@ def observe(
 
     Raises:
         DataError: the split has no rows.
+        ModelRunError: the file does not run here; converters write operators that the interpreter has not.
     """
     require_rows(split)
+    try:
+        seen = _seen(file, split, counting=counting, threads=threads, max_values=max_values)
+    except (ValueError, RuntimeError) as exc:  # the interpreter has no error of its own
+        raise ModelRunError(f"the litert file does not run here: {first_line(exc)}") from exc
+    return {name: seen[index] for index, name in _activations(file).items()}
+
+
+def _seen(file: bytes, split: Split, *, counting: bool, threads: int, max_values: int) -> dict[int, Histogram]:
+    """The same by the index of each tensor."""
     interpreter = _interpreter(file, threads)
-    tensors = _activations(file)
     inputs = list(zip(interpreter.get_input_details(), split.inputs.values(), strict=True))
     _run(interpreter, inputs, 0)  # some shapes are known only then
-    values = sum(interpreter.get_tensor(index).size for index in tensors)
-    seen = {index: Histogram() for index in tensors}
+    seen = {index: Histogram() for index in _activations(file)}
+    values = sum(interpreter.get_tensor(index).size for index in seen)
     for row in calibrating(split, limit=max(1, max_values // max(values, 1))):
         _run(interpreter, inputs, row)
         for index, histogram in seen.items():
             found = interpreter.get_tensor(index)
             histogram.add(found) if counting else histogram.widen(found)
-    return {name: seen[index] for index, name in tensors.items()}
+    return seen
 
 
 def _run(interpreter: Any, inputs: list[tuple[Any, NDArray[np.generic]]], row: int) -> None:  # noqa: ANN401

@@ -88,6 +88,12 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
         group = joined(group, query) if "group" in extras else query
     split = _splits_given(extras["split"]) if "split" in extras else _splits_made(group)
     _check_splits(split, group)
+    groups = len(np.unique(group))
+    if groups < min(len(SPLITS), rows):
+        raise DataError(
+            f"all rows are of {groups} group{'' if groups == 1 else 's'}, and a group is in one split alone: name at "
+            f"least {len(SPLITS)} sources in group (or query), or leave it out"
+        )
     parts = []
     for number, name in enumerate(SPLITS):
         chosen = split == number
@@ -102,9 +108,20 @@ def load(path: Path, signature: ModelSignature, task: Task, *, labels: tuple[str
                 places=np.flatnonzero(chosen),
             )
         )
+        if name != SPLITS[0]:
+            _check_varies(parts[-1], name)
     names = labels or _labels(extras.get("labels", np.array([])))
     _check_labels(names, task, signature)
-    return EvaluationData(parts[0], parts[1], parts[2], names, len(np.unique(group)), extras.get("group"))
+    return EvaluationData(parts[0], parts[1], parts[2], names, groups, extras.get("group"))
+
+
+def _check_varies(split: Split, name: str) -> None:
+    """A model that always answers the same would be as good as any other."""
+    if (split.target == split.target[0]).all():
+        raise DataError(
+            f"{TARGET} is {split.target[0].ravel()[0]:g} in all {split.rows} rows of the {name} split, so that no "
+            "metric tells a model from a constant: add rows with other answers"
+        )
 
 
 def load_second(path: Path, signature: ModelSignature, task: Task, *, queries: bool) -> Split:
@@ -255,9 +272,7 @@ def _check_classes(values: Array, task: Task, signature: ModelSignature) -> Arra
     outside = (whole < 0) | (whole >= classes)
     if outside.any():
         row = int(np.argmax(outside))
-        raise DataError(
-            f"{TARGET} is {int(whole[row])} in row {row}, but the model knows the classes 0 to {classes - 1}"
-        )
+        raise DataError(f"{TARGET} is {whole[row]:g} in row {row}, but the model knows the classes 0 to {classes - 1}")
     return whole.astype(np.int64)
 
 

@@ -16,7 +16,7 @@ from compressors.errors import ArchiveError, ModelRunError, SignatureError
 from compressors.inputs.archive import clean_copy
 from compressors.rehydrate import rehydrate
 from compressors.rehydrate.verify import check_same, tensors_of
-from compressors.running import operators_may_refuse
+from compressors.running import operators_may_refuse, refuse_without_memory
 from edge_agent.protocol.signature import FREE, Datatype, ModelSignature, TensorSpec
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ def load(path: Path) -> FloatModel:
         try:
             program = torch.export.load(clean)
         except Exception as exc:  # torch raises whatever its parser happens to hit
+            refuse_without_memory(exc)
             raise ArchiveError(
                 f"torch {torch.__version__} can't read this archive; export it again with this version or an older one"
             ) from exc
@@ -248,6 +249,8 @@ def _shape(value: object, name: str) -> tuple[tuple[int, ...], bool]:
 def _fixed(lengths: Any, name: str) -> tuple[int, ...]:  # noqa: ANN401  ints or torch.SymInt
     if not all(isinstance(length, int) for length in lengths):
         raise SignatureError(f"{name} has a free dimension besides the batch: export it with constant lengths")
+    if 0 in lengths:
+        raise SignatureError(f"{name} has samples of the shape {tuple(lengths)}, which hold nothing: leave it out")
     return tuple(lengths)
 
 

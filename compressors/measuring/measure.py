@@ -6,7 +6,10 @@ fail without it.
 
 from __future__ import annotations
 
+import logging
 import subprocess
+import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
     from compressors.metrics import Metric
     from edge_agent.protocol.profile import RuntimeName
     from edge_agent.protocol.signature import ModelSignature
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 900.0
 
@@ -116,20 +121,40 @@ class Rig:
             **({} if self._timed else {"runs": 1}),
         )
         key = self._kept.key(request, python)
-        result = self._kept.read(key, outputs_path) or _measure(python, request, self._folder / "measure")
-        if isinstance(result, str):
-            return Failure(result)
-        if result.error is not None:
-            return Failure(result.error)
-        if self._timed:
-            self._kept.write(key, result, outputs_path)
-        with np.load(outputs_path, allow_pickle=False) as archive:
-            outputs = {spec.name: archive[spec.name] for spec in self._signature.outputs}
+        result = self._kept.read(key, outputs_path)
+        outputs = None if result is None else self._read(outputs_path)
+        if result is None or outputs is None:
+            measured = _measure(python, request, self._folder / "measure")
+            if isinstance(measured, str):
+                return Failure(measured)
+            if measured.error is not None:
+                return Failure(measured.error)
+            result, outputs = measured, self._read(outputs_path)
+            self._keep(key, result, outputs_path)
+            if outputs is None:
+                return Failure(f"{target.runtime} ({target.delegate}) left no outputs that can be read")
         outputs_path.unlink()
         broken = next((name for name, values in outputs.items() if not np.isfinite(values).all()), None)
         if broken is not None:
             return Failure(f"its output {broken} is not finite on this runtime", result)
         return Run(result, outputs)
+
+    def _read(self, path: Path) -> dict[str, NDArray[np.generic]] | None:
+        """The outputs by name; None: the file is damaged, as a full disk or a power cut leaves what was kept."""
+        try:
+            # numpy leaves a damaged file open that it has opened itself
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return {spec.name: archive[spec.name] for spec in self._signature.outputs}
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
+
+    def _keep(self, key: str, result: MeasureResult, outputs_path: Path) -> None:
+        if not self._timed:
+            return
+        try:
+            self._kept.write(key, result, outputs_path)
+        except OSError as exc:
+            log.warning("a measurement is not kept for later jobs: %s", exc.strerror)
 
 
 def rows_of(data: EvaluationData) -> dict[str, NDArray[np.generic]]:

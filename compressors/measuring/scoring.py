@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressors.errors import RecipeError
+from compressors.errors import ModelRunError, RecipeError
 from compressors.files.formats import FORMATS
 from compressors.metrics import value_of
+from edge_agent.errors import EdgeAgentError
 from edge_agent.runtimes.convert import BoundModel, bind
 from edge_agent.runtimes.registry import open_runtime
 
@@ -49,7 +50,7 @@ def answering(model: Model, delegate: Delegate | None = None) -> Iterator[Answer
     """A function from inputs to the outputs of a model, by name; a file is loaded once.
 
     Raises:
-        edge_agent.errors.EdgeAgentError: its file does not load or run here.
+        ModelRunError: its file does not load or run here.
     """
     if model.file is None:
         yield model.network.run
@@ -59,16 +60,19 @@ def answering(model: Model, delegate: Delegate | None = None) -> Iterator[Answer
         path = Path(folder) / "model"
         path.write_bytes(model.file.content)
         runtime, usual = scoring_runtime(model.file.form)
-        loaded = open_runtime(runtime).load(path, threads=1, delegate=usual if delegate is None else delegate)
-        inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
-        yield BoundModel(loaded, signature, inputs, outputs).run
+        try:
+            loaded = open_runtime(runtime).load(path, threads=1, delegate=usual if delegate is None else delegate)
+            inputs, outputs = bind(signature.inputs, loaded.inputs), bind(signature.outputs, loaded.outputs)
+            yield BoundModel(loaded, signature, inputs, outputs).run
+        except EdgeAgentError as exc:
+            raise ModelRunError(f"the {model.file.form} file does not run here: {exc}") from exc
 
 
 def outputs_of(model: Model, split: Split, delegate: Delegate | None = None) -> dict[str, NDArray[np.generic]]:
     """The outputs of a model for all rows of a split, by output name.
 
     Raises:
-        edge_agent.errors.EdgeAgentError: its file does not load or run here.
+        ModelRunError: its file does not load or run here.
     """
     with answering(model, delegate) as answer:
         return answer(split.inputs)

@@ -7,6 +7,7 @@ Source: Vela's OPTIONS.md and PERFORMANCE.md (ethos-u-vela 5.2). Needs the extra
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,7 @@ SYSTEMS = {
 }
 TIMEOUT_S = 600.0
 _KIB = 1024.0
+_ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception): ")
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,14 @@ def _run(arguments: list[str]) -> None:
     except subprocess.TimeoutExpired as exc:
         raise ConversionError(f"Vela did not finish within {TIMEOUT_S:.0f} s: use a smaller network") from exc
     if ended.returncode != 0:
-        said = " ".join((ended.stderr.strip() or ended.stdout.strip()).split())[-300:]
-        raise ConversionError(f"Vela can't compile this file: {said or f'it ended with {ended.returncode}'}")
+        said = last_words(ended.stderr) or last_words(ended.stdout) or f"it ended with {ended.returncode}"
+        raise ConversionError(f"Vela can't compile this file: {said}; replace the layer that it names, or use the CPU")
+
+
+def last_words(output: str) -> str:
+    """What Vela says last; where it ends with a traceback, only the sentence of the error."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return _ERROR_CLASS.sub("", lines[-1], count=1)[:300] if lines else ""
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -66,9 +66,10 @@ def _compare(found: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
                 f"output {number} of the rebuilt network is {ours.dtype} {tuple(ours.shape)}, "
                 f"that of the exported program {theirs.dtype} {tuple(theirs.shape)}"
             )
-        scale = max(1.0, float(theirs.abs().nan_to_num(0.0, 0.0, 0.0).max())) if theirs.numel() else 1.0
-        if not torch.allclose(ours, theirs, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True):
-            gap = float((ours - theirs).abs().nan_to_num(float("inf")).max())
+        mine, yours = ours.double(), theirs.double()  # truth values have neither size nor distance
+        scale = max(1.0, float(yours.abs().nan_to_num(0.0, 0.0, 0.0).max())) if yours.numel() else 1.0
+        if not torch.allclose(mine, yours, rtol=0.0, atol=TOLERANCE * scale, equal_nan=True):
+            gap = float((mine - yours).abs().nan_to_num(float("inf")).max())
             raise RehydrationError(
                 f"output {number} of the rebuilt network differs from the exported program by {gap:g}: "
                 "does the model draw random numbers? Export it in evaluation mode and without them"

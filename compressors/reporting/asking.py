@@ -43,7 +43,6 @@ def asking(
 
     Raises:
         ModelRunError: it does not run there.
-        edge_agent.errors.EdgeAgentError: nor here.
     """
     scored_on = FORMATS[file.form].scored_on
     is_here = scored_on is not None and scored_on[0] is target.runtime

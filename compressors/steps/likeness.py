@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressors.errors import ConversionError
+from compressors.errors import ConversionError, ModelRunError
 from compressors.measuring.scoring import answering
-from edge_agent.errors import EdgeAgentError
 
 if TYPE_CHECKING:
     from compressors.data.evaluation_rows import Split
@@ -32,8 +31,10 @@ def require_like_network(model: Model, split: Split) -> float:
     try:
         with answering(model) as answer:
             found = answer(rows)
-    except EdgeAgentError as exc:
-        raise ConversionError(f"the {model.form} file that the exporter wrote does not run: {exc}") from exc
+    except ModelRunError as exc:
+        raise ConversionError(
+            f"{exc}; the exporter wrote it of a network that it can't express: use another format"
+        ) from exc
     worst = 0.0
     for name, values in expected.items():
         difference = np.abs(found[name].astype(np.float64) - values.astype(np.float64)).max()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +17,8 @@ import pytest
 import torch
 
 from compressors.contract import BuildResult, InspectResult
+from compressors.inputs import inspection
+from compressors.job import main
 from edge_agent.protocol.manifest import FileRole, VariantManifest
 from edge_agent.transfer.unpack import unpack
 from tests.compressors.conftest import HOST_CPU, board
@@ -22,7 +26,6 @@ from tests.compressors.networks import export
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.compressors.conftest import Built, JobRun, Request
 
@@ -183,6 +186,22 @@ def test_inspect_of_data_that_the_metric_says_nothing_of_is_refused(uploads: Pat
     request = inspect_request(uploads / "films.pt2", tmp_path / "liked.npz", task="ranking", metric="auc")
     said = failure(job("inspect", request), "bad_metric")
     assert said.startswith("the selection split can't be scored: auc needs rows of both classes")
+
+
+def test_job_on_a_full_disk_says_so(uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, told = tmp_path / "request.json", tmp_path / "result.json"
+    asked.write_text(json.dumps(inspect_request(uploads / "price.pt2", uploads / "price.npz")))
+
+    def full(_request: object) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as disk:
+            disk.write(b"a tensor")
+
+    monkeypatch.setattr(inspection, "run_inspect", full)
+    monkeypatch.setattr(logging.root.manager, "disable", 0)  # which a job sets for its whole process
+    assert main(["inspect", str(asked), str(told)]) == CODE_OF_FAILURE
+    error = json.loads(told.read_text())["error"]
+    assert error["code"] == "worker_disk"
+    assert error["message"].endswith("No space left on device; make room there, and try again")
 
 
 def test_build_chooses_for_each_profile(price_build: Built) -> None:

@@ -136,8 +136,9 @@ class Tidying:
         layer = _layer_before(given)
         if layer is None or len(given.users) != 1 or len(layer.users) != 1:
             return
-        value, width = _value(self._module, bias), _value(self._module, layer.args[1]).shape[0]
-        if value.numel() != width or value.shape[-1] != width:
+        value, weight = _value(self._module, bias), _value(self._module, layer.args[1])
+        width = weight.shape[0]
+        if value.numel() != width or value.shape[-1] != width or value.dtype != weight.dtype:
             return
         vector = self._constant(layer, value.reshape(width), self._names[bias])
         layer.args = (*layer.args[:_BIAS], vector, *layer.args[_BIAS + 1 :])

@@ -15,7 +15,7 @@ from compressors.errors import ConversionError, ExtraMissingError, SignatureErro
 from compressors.inputs.keras.archive import checked_copy
 from compressors.inputs.keras.layers import Tidying
 from compressors.inputs.program import FloatModel, Names, from_exported, is_shown_name
-from compressors.running import first_line
+from compressors.running import first_line, refuse_without_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,9 +54,8 @@ def load(path: Path) -> FloatModel:
         keras = _keras()
         try:
             model = keras.saving.load_model(copy, compile=False, safe_mode=True)
-        except MemoryError:
-            raise
         except Exception as exc:  # Keras raises whatever its layers happen to hit
+            refuse_without_memory(exc)
             raise ConversionError(
                 f"Keras {keras.__version__} can't load this model ({first_line(exc)}): save it again with this version"
             ) from exc
@@ -94,6 +93,7 @@ def _exported(keras: Any, model: Any) -> Any:  # noqa: ANN401
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             return torch.export.export(_Called(keras, model).eval(), examples, dynamic_shapes=shapes, strict=False)
     except Exception as exc:  # torch raises whatever its tracing happens to hit
+        refuse_without_memory(exc)
         raise ConversionError(
             f"torch can't follow this Keras model ({first_line(exc)}): export it to ONNX instead"
         ) from exc

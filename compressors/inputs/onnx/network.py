@@ -14,7 +14,7 @@ from compressors.inputs.onnx.gate import NAME_CHARS, Graph, Node, Tensor, read_g
 from compressors.inputs.onnx.preparation import LINEAR, prepare
 from compressors.inputs.onnx.values import TYPES, array_of, known
 from compressors.inputs.program import FloatModel, Names, from_exported, is_shown_name
-from compressors.running import first_line
+from compressors.running import first_line, refuse_without_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,13 +62,11 @@ class OnnxModule(torch.nn.Module):
         try:
             function = layers.linear if node.operator == LINEAR else OPERATORS[node.operator]
             results = function({**node.attributes, "outputs": len(node.outputs)}, inputs)
-        except MemoryError:
-            raise
         except Exception as exc:  # an operator of torch raises whatever it likes
-            said = first_line(exc)
+            refuse_without_memory(exc)
             raise ConversionError(
-                f"the layer {node.label!r} ({node.operator}) can't be read: {said}; replace it, or export the model as "
-                "a torch.export archive"
+                f"the layer {node.label!r} ({node.operator}) can't be read: {first_line(exc)}; replace it, or export "
+                "the model as a torch.export archive"
             ) from exc
         given = results if isinstance(results, tuple) else (results,)
         if len([name for name in node.outputs if name]) > len(given):
@@ -119,9 +117,10 @@ def load(path: Path) -> FloatModel:
     try:
         with warnings.catch_warnings(action="ignore"), torch.no_grad():
             exported = torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
-    except (ConversionError, MemoryError):
+    except ConversionError:
         raise
     except Exception as exc:  # torch raises whatever its tracing happens to hit
+        refuse_without_memory(exc)
         raise ConversionError(
             f"torch can't follow this ONNX model ({first_line(exc)}): export it with a constant batch of 1, or as a "
             "torch.export archive"

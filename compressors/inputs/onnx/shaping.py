@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compressors.inputs.onnx.gate import Tensor
     from compressors.inputs.onnx.values import Attributes, Operator, Value
 
-MAX_CONSTANT_ELEMENTS = 1 << 24
+MAX_MADE_ELEMENTS = 1 << 24
 _FAR = 1 << 31  # what exporters write for "to the end" is larger
 
 
@@ -132,11 +132,14 @@ def _expand(_attributes: Attributes, values: Sequence[Value]) -> Value:
     own = [1] * (len(lengths) - x.dim()) + list(x.shape)
     lengths = [1] * (len(own) - len(lengths)) + lengths
     shape = [mine if isinstance(asked, int) and asked == 1 else asked for mine, asked in zip(own, lengths, strict=True)]
+    _refuse_more_than_memory_holds(shape)
     return x.expand(shape)
 
 
 def _tile(_attributes: Attributes, values: Sequence[Value]) -> Value:
-    return tensor(values[0]).repeat(numbers(values[1], "the repeats"))
+    x, repeats = tensor(values[0]), numbers(values[1], "the repeats")
+    _refuse_more_than_memory_holds([*x.shape, *repeats])
+    return x.repeat(repeats)
 
 
 def _constant(attributes: Attributes, _values: Sequence[Value]) -> Value:
@@ -149,13 +152,16 @@ def _constant(attributes: Attributes, _values: Sequence[Value]) -> Value:
     raise ConversionError("the constant is of a kind that is not supported")
 
 
+def _refuse_more_than_memory_holds(lengths: Sequence[Any]) -> None:
+    """A few bytes of a file must not become more than memory holds, or than anybody waits for."""
+    elements = math.prod(one for one in lengths if isinstance(one, int))
+    if elements > MAX_MADE_ELEMENTS:
+        raise ConversionError(f"it makes {elements} elements of few, at most {MAX_MADE_ELEMENTS} are allowed")
+
+
 def _constant_of_shape(attributes: Attributes, values: Sequence[Value]) -> Value:
     lengths = numbers(values[0], "the shape")
-    elements = math.prod(one for one in lengths if isinstance(one, int))
-    if elements > MAX_CONSTANT_ELEMENTS:
-        raise ConversionError(
-            f"it makes a constant of {elements} elements, at most {MAX_CONSTANT_ELEMENTS} are allowed"
-        )
+    _refuse_more_than_memory_holds(lengths)
     fill: Tensor | None = attributes.get("value")
     return torch.full(lengths, 0.0 if fill is None else array_of(fill).item())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import warnings
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from compressors.inputs.program import FloatModel
 
 SIGNATURES = ("serving_default", "serve")
+_NAME_CHARS = 120
 
 
 def load(path: Path) -> FloatModel:
@@ -53,9 +55,10 @@ def _converted(folder: Path) -> bytes:
         try:
             content = tensorflow.lite.TFLiteConverter.from_concrete_functions([function], model).convert()
         except Exception as exc:
+            said = _said(exc)
             raise ConversionError(
-                f"TensorFlow can't convert this SavedModel to LiteRT ({_said(exc)}): export the model without what it "
-                "names, or push it as .keras"
+                f"TensorFlow can't convert this SavedModel to LiteRT ({said}{_place(function, said)}): export the "
+                "model without what it names, or push it as .keras"
             ) from exc
     return bytes(content)
 
@@ -100,3 +103,14 @@ def _said(exc: Exception) -> str:
     lines = [line for line in str(exc).strip().splitlines() if line.strip()]
     first = lines[0] if lines else type(exc).__name__
     return first.rpartition("error: ")[2][:300]
+
+
+def _place(function: Any, said: str) -> str:  # noqa: ANN401
+    """The first layer with the operator that the converter names; it tells lines of its own text, which nobody has."""
+    operator = re.search(r"'tf\.(\w+)'", said)
+    if operator is None:
+        return ""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for called in graph.library.function for node in called.node_def)]
+    place = next((node.name for node in nodes if node.op == operator[1]), "")
+    return f", first in the layer {place[:_NAME_CHARS]!r}" if place else ""

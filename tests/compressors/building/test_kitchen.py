@@ -99,6 +99,15 @@ def test_kitchen_with_a_damaged_cache_builds_anew(kitchen_of: Callable[..., Kitc
     assert again == first
 
 
+def test_kitchen_whose_cache_can_not_be_written_builds_all_the_same(
+    kitchen_of: Callable[..., Kitchen], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    recipe = RECIPES["float32"]
+    found, _ = kitchen_of(tmp_path / "file" / "cache").cook(recipe)
+    assert found == kitchen_of().cook(recipe)[0]
+
+
 def test_gate_that_a_step_passes_leaves_its_metric_in_the_record(kitchen_of: Callable[..., Kitchen]) -> None:
     gated = Recipe(name="gated", steps=(EXPORT, STATIC.model_copy(update={"max_drop": 0.005})))
     _, (exported, quantized) = kitchen_of().cook(gated)

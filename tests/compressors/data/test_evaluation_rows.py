@@ -81,7 +81,14 @@ def with_value(value: float, *, row: int) -> np.ndarray:
         ),
         pytest.param({"labels": np.array(["a", "b"])}, "names 2 classes, but the model knows 3", id="labels-count"),
         pytest.param({"labels": np.array("a")}, r"labels must be a list of names.*shape \(\)", id="labels-scalar"),
-        pytest.param({"group": np.zeros(ROWS)}, "split has 0 rows", id="one-group"),
+        pytest.param({"group": np.zeros(ROWS)}, "all rows are of 1 group, .* at least 3 sources", id="one-group"),
+        pytest.param({"target": np.full(ROWS, 1e300)}, r"target is 1e\+300 in row 0", id="label-huge"),
+        pytest.param({"target": np.ones(ROWS)}, "target is 1 in all 30 rows of the selection split", id="one-class"),
+        pytest.param(
+            {"split": np.array([SPLITS[i % 3] for i in range(ROWS)])},
+            "2 in all 33 rows of the test split|1 in all 33",
+            id="one-class-test",
+        ),
         pytest.param({"group": np.zeros((ROWS, 2))}, "one value a row", id="group-shape"),
     ],
 )
@@ -139,14 +146,14 @@ def test_target_of_the_wrong_width_for_regression_is_refused(tmp_path: Path) -> 
 
 def test_integers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ids = np.full(ROWS, 1 << 40)
-    path = saved(tmp_path, {"user": ids, "query": ids, "target": np.zeros(ROWS)})
+    path = saved(tmp_path, {"user": ids, "query": ids, "target": ids % 2})
     with pytest.raises(DataError, match="user holds values that int32 can't hold"):
         load(path, RANKER, Task.RANKING)
 
 
 def test_input_that_is_called_like_an_extra_is_an_input(tmp_path: Path) -> None:
     ids = np.arange(ROWS)
-    path = saved(tmp_path, {"user": ids, "query": ids, "target": np.ones(ROWS)})
+    path = saved(tmp_path, {"user": ids, "query": ids, "target": ids % 2})
     data = load(path, RANKER, Task.RANKING)
     assert set(data.test.inputs) == {"user", "query"}
     assert data.test.query is None
@@ -161,7 +168,7 @@ def test_bytes_of_a_photo_become_the_floats_that_the_model_takes(tmp_path: Path)
 
 def test_splits_that_are_given_are_kept(tmp_path: Path) -> None:
     split = np.array([SPLITS[i % 3] for i in range(ROWS)])
-    data = load(saved(tmp_path, arrays(split=split)), CLASSIFIER, Task.CLASSIFICATION)
+    data = load(saved(tmp_path, arrays(split=split, target=np.arange(ROWS) % 2)), CLASSIFIER, Task.CLASSIFICATION)
     assert np.array_equal(data.test.inputs["x"][:, 0], arrays()["x"][2::3, 0])
 
 
@@ -181,7 +188,7 @@ def test_labels_of_the_data_are_read_and_those_of_the_push_come_first(tmp_path: 
 def test_rows_of_one_query_stay_together(tmp_path: Path) -> None:
     query = np.arange(ROWS) // 2
     ranker = PRICE
-    path = saved(tmp_path, arrays(target=np.zeros(ROWS), query=query))
+    path = saved(tmp_path, arrays(target=np.arange(ROWS) % 2, query=query))
     data = load(path, ranker, Task.RANKING)
     queries = [set(np.unique(part.group)) for part in (data.calibration, data.selection, data.test)]
     assert not queries[0] & queries[1]
@@ -192,7 +199,7 @@ def test_rows_of_one_query_stay_together_where_groups_are_finer(tmp_path: Path) 
     rows = 400
     group, query = np.arange(rows) // 2, np.arange(rows) // 10
     group[10] = group[9]  # a group that two queries share holds both together
-    content = {"x": np.arange(rows * 4, dtype=np.float32).reshape(rows, 4), "target": np.zeros(rows)}
+    content = {"x": np.arange(rows * 4, dtype=np.float32).reshape(rows, 4), "target": np.arange(rows) % 2}
     data = load(saved(tmp_path, {**content, "group": group, "query": query}), PRICE, Task.RANKING)
     parts = (data.calibration, data.selection, data.test)
     for keys in (query, group):
@@ -203,7 +210,7 @@ def test_rows_of_one_query_stay_together_where_groups_are_finer(tmp_path: Path) 
 
 def test_query_in_two_splits_is_refused_where_groups_are_finer(tmp_path: Path) -> None:
     split = np.array([SPLITS[i // 2 % 3] for i in range(ROWS)])
-    content = arrays(target=np.zeros(ROWS), split=split, group=np.arange(ROWS) // 2, query=np.arange(ROWS) // 4)
+    content = arrays(target=np.arange(ROWS) % 2, split=split, group=np.arange(ROWS) // 2, query=np.arange(ROWS) // 4)
     with pytest.raises(DataError, match="is in the splits"):
         load(saved(tmp_path, content), PRICE, Task.RANKING)
 
@@ -220,7 +227,7 @@ def test_splits_hold_every_row_once_never_share_a_source_and_ignore_the_order(
     x = np.arange(rows * 4, dtype=np.float32).reshape(rows, 4)
 
     def rows_of(order: np.ndarray) -> list[set[float]]:
-        content = {"x": x[order], "target": np.zeros(rows, int), "group": np.array(groups)[order]}
+        content = {"x": x[order], "target": order % 2, "group": np.array(groups)[order]}
         data = load(saved(tmp_path, content), CLASSIFIER, Task.CLASSIFICATION)
         return [set(part.inputs["x"][:, 0].tolist()) for part in (data.calibration, data.selection, data.test)]
 

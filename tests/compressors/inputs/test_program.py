@@ -70,3 +70,37 @@ def test_network_that_takes_nothing_random_is_held_against_the_program_on_its_da
         other.check_samples_are_independent(rows)
     with pytest.raises(ModelRunError, match="the model fails on the data"):
         network.run({"year": np.zeros((3, 1), np.float32)})
+
+
+class Above(nn.Module):
+    """Answers with a truth value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :1] > 0
+
+
+class Slice(nn.Module):
+    """Gives a part of its input."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__()
+        self.length = length
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, : self.length] * 2.0
+
+
+def test_network_that_answers_with_truth_values_is_loaded(tmp_path: Path) -> None:
+    export(Above(), tmp_path / "above.pt2", "x", (8,))
+    network = program.load(tmp_path / "above.pt2")
+    rows = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    assert np.array_equal(network.run({"x": rows})["output_0"], rows[:, :1] > 0)
+
+
+@pytest.mark.parametrize(("length", "shape", "name"), [(8, (0,), "x"), (0, (8,), "output_0")])
+def test_tensor_that_holds_nothing_is_refused_by_name(
+    tmp_path: Path, length: int, shape: tuple[int, ...], name: str
+) -> None:
+    export(Slice(length), tmp_path / "nothing.pt2", "x", shape)
+    with pytest.raises(SignatureError, match=rf"^{name} has samples of the shape \(0,\), which hold nothing"):
+        program.load(tmp_path / "nothing.pt2")

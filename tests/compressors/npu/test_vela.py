@@ -13,7 +13,7 @@ from compressors.errors import ConversionError, ExtraMissingError, NoEffectError
 from compressors.files.litert import read_graphs
 from compressors.inputs import program
 from compressors.measuring.scoring import score
-from compressors.npu.vela import ACCELERATORS, Accelerator, compile_file
+from compressors.npu.vela import ACCELERATORS, Accelerator, compile_file, last_words
 from compressors.step import Context, Form, Model, content_of
 from compressors.steps.compile_ethos_u import STEP as COMPILE
 from compressors.steps.export_litert import STEP as EXPORT
@@ -106,6 +106,17 @@ def test_float_file_has_nothing_for_the_processor(uploads: Path) -> None:
 def test_file_that_is_no_model_is_refused_in_velas_words() -> None:
     with pytest.raises(ConversionError, match="Vela can't compile this file: "):
         compile_file(b"garbage" * 100, U65)
+
+
+def test_traceback_of_vela_is_not_told_but_its_error() -> None:
+    said = """Traceback (most recent call last):
+  File "/opt/ethosu/vela/vela.py", line 137, in process_regor
+    compiled_model = regor.compile(accelerator, network)
+                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+RuntimeError: Non-passthrough operation (NotEqual) could not run on NPU
+"""
+    assert last_words(said) == "Non-passthrough operation (NotEqual) could not run on NPU"
+    assert last_words("\n") == ""
 
 
 def test_without_the_extra_says_what_to_install(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from compressors.errors import ArchiveError, ConversionError, SignatureError, WeightError
-from compressors.inputs.keras import hdf5
+from compressors.inputs.keras import hdf5, network
 from compressors.inputs.keras.archive import checked_copy
 from compressors.inputs.keras.configuration import check_configuration
 from compressors.inputs.keras.network import load
@@ -50,11 +50,11 @@ def with_layer(entries: dict[str, bytes], **layer: object) -> bytes:
 
 @pytest.mark.parametrize("name", ["shapes.keras", "shapes.h5"])
 def test_model_becomes_a_network_that_answers_as_the_source_did(foreign: Path, name: str) -> None:
-    network = load(foreign / name)
-    check_answers(network, foreign, "keras-shapes.npz", "output_0")
-    assert [(one.name, one.shape) for one in network.signature.inputs] == [("picture", (-1, 12, 12, 1))]
-    assert network.parameters == 739
-    assert network.litert_file is None
+    loaded = load(foreign / name)
+    check_answers(loaded, foreign, "keras-shapes.npz", "output_0")
+    assert [(one.name, one.shape) for one in loaded.signature.inputs] == [("picture", (-1, 12, 12, 1))]
+    assert loaded.parameters == 739
+    assert loaded.litert_file is None
 
 
 def test_layers_have_the_weights_under_the_names_of_keras(foreign: Path) -> None:
@@ -265,3 +265,22 @@ def test_weights_of_another_network_are_refused(entries: dict[str, bytes], tmp_p
     path = write(tmp_path / "model", {**entries, WEIGHTS: weights.read_bytes()})
     with pytest.raises(ConversionError, match=r"Keras .* can't load this model"):
         load(path)
+
+
+def test_weights_that_no_memory_holds_are_no_fault_of_the_file(entries: dict[str, bytes], tmp_path: Path) -> None:
+    huge = with_layer(entries, class_name="Dense", module="keras.layers", config={"name": "huge", "units": 10**14})
+    with pytest.raises(MemoryError, match="can't allocate memory"):
+        load(write(tmp_path / "model", {**entries, CONFIGURATION: huge}))
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras's own, while it saves
+def test_network_of_double_precision_answers_as_the_source_did(tmp_path: Path) -> None:
+    keras = network._keras()  # it must run on torch in this process
+    source = keras.Sequential([keras.Input((8,), name="x", dtype="float64"), keras.layers.Dense(1, dtype="float64")])
+    source.save(tmp_path / "double.keras")
+    rows = np.random.default_rng(0).normal(size=(5, 8))
+    with torch.no_grad():
+        expected = source(torch.from_numpy(rows)).numpy()
+    found = load(tmp_path / "double.keras").run({"x": rows})["output_0"]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found.astype(np.float64), expected, atol=1e-6)

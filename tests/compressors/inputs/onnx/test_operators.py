@@ -241,3 +241,14 @@ def test_layer_that_can_not_be_read_is_named(
         load(path)
     assert "'the culprit'" in str(refused.value)
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize(("kind", "lengths"), [("Expand", (1, 10**12)), ("Tile", (1, 10**12)), ("Tile", (10**12, 1))])
+def test_few_bytes_that_become_more_than_memory_holds_are_refused_at_once(
+    tmp_path: Path, kind: str, lengths: tuple[int, ...]
+) -> None:
+    make = onnx.helper.make_node
+    nodes = [make(kind, ["x", "n"], ["e"], name="the bomb"), make("ReduceMean", ["e", "a"], ["y"], keepdims=1)]
+    path = write(tmp_path / "m", nodes, (1,), {"n": whole(*lengths), "a": whole(1)})
+    with pytest.raises(ConversionError, match=r"'the bomb' .* it makes \d+ elements of few"):
+        load(path)

@@ -248,3 +248,19 @@ def test_leavings_of_a_mac_are_left_out(foreign: Path, tmp_path: Path) -> None:
         "variables.data-00000-of-00001",
         "variables.index",
     ]
+
+
+@needs_tensorflow
+def test_operator_that_litert_lacks_is_named_with_its_layer(tmp_path: Path) -> None:
+    import tensorflow as tf  # noqa: PLC0415  the extra may be missing
+
+    def serve(x: Any) -> Any:  # noqa: ANN401
+        with tf.name_scope("head"):
+            return tf.matmul(x, tf.ones((4, 1), tf.float16))
+
+    module = tf.Module()
+    module.serve = tf.function(serve, input_signature=[tf.TensorSpec([None, 4], tf.float16)])
+    tf.saved_model.save(module, str(tmp_path / "half"), signatures=module.serve)
+    shutil.make_archive(str(tmp_path / "half"), "zip", tmp_path, "half")
+    with pytest.raises(ConversionError, match=r"\('tf\.MatMul' op .*, first in the layer 'head/MatMul'\): export"):
+        load(tmp_path / "half.zip")
