@@ -101,7 +101,7 @@ AGENT_MEANINGS = {
     "reconnect_first_s": "first pause before connecting again; doubles",
     "reconnect_cap_s": "longest pause before connecting again",
     "ask_interval_s": "silence after which the desired state is asked for again",
-    "first_pass_wait_s": "how long to listen for a pass that serves everyone before asking",
+    "first_pass_wait_s": "how long at most to listen for a pass that serves everyone before asking",
     "quiet_s": "a pass is over when no block came for so long; then what is missing is asked for",
     "answer_s": "a question without an answer is asked again after this",
     "ack_wait_s": "telemetry that is not acknowledged is sent again after this",

@@ -75,6 +75,11 @@ class Connection:
         """The number of the session at hand."""
         return None if self._session is None else self._session.counter
 
+    @property
+    def due_s(self) -> float | None:
+        """When there is something to say, or a connection to try, on the monotonic clock; None: nothing waits."""
+        return min(self._status_at_s, self._ask_at_s) if self.connected else self._open_at_s
+
     def tick(self, moment: Moment) -> None:
         """Connect when it is time."""
         if self._open_at_s is not None and moment.now_s >= self._open_at_s:
@@ -115,7 +120,7 @@ class Connection:
     def heard(self, moment: Moment) -> None:
         """The registry has said something: no need to ask for a while."""
         self._unanswered = 0
-        self._ask_at_s = moment.now_s + self._settings.ask_interval_s * (0.75 + 0.25 * self._chance())
+        self._ask_at_s = moment.now_s + self._settings.ask_interval_s * (0.7 + 0.25 * self._chance())
 
     def ask_desired(self, accepted: Accepted, moment: Moment) -> None:
         """Ask for the desired state after connecting and after a long silence."""

@@ -241,8 +241,9 @@ class Agent:
         if self._events:
             return 0.0
         wait_s = BUSY_TICK_S if self._line.transfers.busy else TICK_S
-        due_s = self._core.next_due_s
-        return wait_s if due_s is None else max(0.0, min(wait_s, due_s - time.monotonic()))
+        now_s = time.monotonic()
+        due = (self._core.next_due_s, self._line.connection.due_s)
+        return max(0.0, min([wait_s, *(due_s - now_s for due_s in due if due_s is not None)]))
 
     def _watch(self, descriptor: int, callback: Callable[[], None]) -> None:
         self._selector.register(descriptor, selectors.EVENT_READ, callback)

@@ -31,7 +31,7 @@ class BlockFetch:
 
     Args:
         now_s: monotonic.
-        listen_s: how long to wait for the first pass that serves everyone; 0: asks at once, alone.
+        listen_s: how long at most to wait for the first pass that serves everyone; 0: asks at once, alone.
         quiet_s: silence after which the blocks that were to come have come, or are lost.
         answer_s: silence after which a question is asked again.
         chance: uniform numbers in [0, 1).
@@ -47,7 +47,7 @@ class BlockFetch:
         self._came = 0  # private blocks since the last question
         self._coming: int | None = None  # how many of them its answer has announced
         self._said = "the registry does not answer"
-        self.ask_at_s = now_s + listen_s * (0.5 + 0.5 * chance())
+        self.ask_at_s = now_s + listen_s * chance()  # the first of a wave asks at once, and most of it need not
         self.failure: FetchFailure | None = None
 
     def due(self, now_s: float) -> bool:

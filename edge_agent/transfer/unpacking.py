@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger(__name__)
+NICENESS = 10  # whoever answers requests meanwhile comes first
 
 
 class Unpackings:
@@ -43,6 +45,8 @@ class Unpackings:
             stdout=subprocess.PIPE,
             process_group=0,
         )
+        with contextlib.suppress(OSError):  # it has ended already
+            os.setpriority(os.PRIO_PROCESS, process.pid, NICENESS)
         self._processes[manifest_sha256] = process
         if process.stdout is not None:
             descriptor = process.stdout.fileno()

@@ -46,7 +46,7 @@ def test_agent_that_hears_the_first_pass_asks_only_for_what_it_missed(
     device: Device, registry: MqttRegistry, variant_of: VariantOf
 ) -> None:
     variant = variant_of(filler_bytes=100_000)
-    device.flags = ["--set", "first_pass_wait_s=5", "--set", "quiet_s=0.5"]
+    device.flags = ["--set", "first_pass_wait_s=3600", "--set", "quiet_s=0.5"]
     device.start()
     registry.expect_online()
     registry.want(1, {"d1": variant})
