@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from tests.processes import RunningAgent
 
 
+@pytest.mark.slow
 def test_fleet_follows_a_registry_that_was_restored_from_before_it_went_on(
     fleet: Fleet, folder: Path, tiny_model: TinyModel
 ) -> None:
