@@ -57,9 +57,10 @@ def compress(  # noqa: PLR0913  a flag for each field of a search
     recorded = {} if replay is None else _recorded(replay)
     if budget is None and trials is None:
         trials = len(recorded["trials"]) if recorded else None
+        budget = None if recorded else USUAL_BUDGET
     form = _form(
         profile=profile,
-        seconds=seconds_of(budget or USUAL_BUDGET) if budget or trials is None else None,
+        seconds=None if budget is None else seconds_of(budget),
         trials=trials,
         until_fits=until_fits,
         seed=recorded.get("seed", 0) if seed is None else seed,

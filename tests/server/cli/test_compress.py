@@ -188,6 +188,7 @@ def test_recipe_that_cannot_be_saved_is_said_before_or_after_the_search(
         (("--profile", "pi-4"), 2, "add --auto"),
         (("--profile", "nope", "--auto"), 1, "There is no profile nope"),
         (("--profile", "pi-4", "--auto", "--budget", "soon"), 2, "'soon' is no duration"),
+        (("--profile", "pi-4", "--auto", "--budget", ""), 2, "'' is no duration"),  # a variable that was never set
         (("--profile", "pi-4", "--auto", "--budget", "5h"), 1, "A search may take 2880 s here"),
         (("--profile", "pi-4", "--auto", "--trials", "1000000"), 2, "trials is 1000000"),
         (("--profile", "pi-4", "--auto", "--replay", "/nowhere.json"), 1, "can't be read"),
