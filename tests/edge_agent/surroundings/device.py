@@ -35,6 +35,7 @@ class Device:
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     flags: list[str] = field(default_factory=list)
+    prefix: list[str] = field(default_factory=list)  # a program that runs it
 
     @property
     def layout(self) -> Layout:
@@ -64,7 +65,8 @@ class Device:
         common = ["start", "--registry", self.registry_url, "--data-dir", str(self.root)]
         listen = ["--listen", f"127.0.0.1:{self.port}"]
         sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-        return [sys.executable, "-m", "edge_agent.cli", *common, *listen, *sets, *self.flags, *flags]
+        program = [*self.prefix, sys.executable, "-m", "edge_agent.cli"]
+        return [*program, *common, *listen, *sets, *self.flags, *flags]
 
     def start(self, *flags: str) -> None:
         with (self.root.parent / "agent.log").open("ab") as log:
