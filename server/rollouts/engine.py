@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, going_back, stopping, watching, waves
+from server.rollouts import commands, going_back, retrying, stopping, watching, waves
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
@@ -41,11 +41,14 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     active = state in {RolloutState.RUNNING, RolloutState.PAUSED}
     if active or state is RolloutState.FINISHED:
         watching.look(facts, ledger, now=now)
+    if state is not RolloutState.PREPARING:
         going_back.note_returned(facts, ledger, epoch=epoch)
+    if active:
+        retrying.try_failed_again(facts, ledger, now=now)
     if active and stopping.stop_what_is_bad(facts, ledger, said=said, now=now):
         return
     if state in {RolloutState.STOPPED, RolloutState.ABORTED}:
-        commands.restore_failed(ledger.rows_of(rollout_id), ledger, now=now)
+        going_back.restore_failed(ledger.rows_of(rollout_id), ledger, now=now)
     if state in {RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK}:
         going_back.follow(facts, ledger, epoch=epoch, now=now)
     if state not in {RolloutState.PREPARING, RolloutState.RUNNING}:
