@@ -11,8 +11,10 @@ from server.rollouts import commands, going_back, retrying, stopping, watching, 
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
+    FAILED_STATES,
     RETRYING,
     RUNNING,
+    TIMED_OUT,
     Deployment,
     Facts,
     Standing,
@@ -103,7 +105,7 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             row.retrying_since = since
             ledger.changed_deployments.add(row.deployment_id)
         ledger.set_state(row, found.state, reason=found.reason, detail=found.detail)
-        if found.state == RETRYING and row.takes_place:
+        if row.takes_place and (found.state in {RETRYING, TIMED_OUT} or found.state in FAILED_STATES):
             row.takes_place = False
             ledger.changed_deployments.add(row.deployment_id)
         if found.state == RUNNING and row.running_at is None:

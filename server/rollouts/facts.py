@@ -227,7 +227,7 @@ class Deployment:
     retry_at: float | None = None
     """It waits until then, because it has failed."""
     takes_place: bool = True
-    """False in the penalty box: who has failed once takes no place among those in progress, whatever follows."""
+    """False in the penalty box: who has failed or timed out once takes no place among those in progress any more."""
     changed_at: float | None = None
     """When its row was last written: since then its device has said the same."""
 
