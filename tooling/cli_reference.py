@@ -73,6 +73,7 @@ JSON_DOCUMENTS = {
     "rollout resume": "a `Rollout`, as it was when the word was said",
     "rollout abort": "a `Rollout`, as it was when the word was said",
     "rollout rollback": "a `Rollout`, as it was when the word was said",
+    "rollout retry": "a `Rollout`, as it was when the word was said",
     "rollout approve": "a `Rollout`, as it was when the word was said",
 }
 # What the models themselves do not describe.

@@ -56,6 +56,15 @@ MaxInProgress = Annotated[
     int | None,
     typer.Option("--max-in-progress", min=1, help="Devices on the way at once; who fails takes no place."),
 ]
+MaxRetries = Annotated[
+    int, typer.Option("--max-retries", min=0, help="A device that failed is tried again so often before it counts.")
+]
+RetryFirst = Annotated[
+    float, typer.Option("--retry-first-s", help="Longest rest before the first of these tries; doubles, up to an hour.")
+]
+OtherVariants = Annotated[
+    int, typer.Option("--other-variants", min=0, help="Variants that a lane tries next whose devices reject one.")
+]
 ApproveWaves = Annotated[
     str, typer.Option("--approve-waves", help="They wait for `rollout approve`: 2,3, or all, or last.")
 ]

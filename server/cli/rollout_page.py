@@ -29,6 +29,11 @@ def show_rollout(rollout: "Rollout") -> None:
     say(f"{rollout.state}  {rollout.reason}".rstrip())
     for stop in rollout.stopped_lanes:
         say(f"lane {stop.profile} has stopped: {stop.cause}")
+    for lane in rollout.lanes:
+        if told := ", ".join(filter(None, ("paused" * lane.paused, lane.ended.replace("_", " ")))):
+            say(f"lane {lane.profile} is {told} by command")
+        if lane.rejected:
+            say(f"lane {lane.profile} has rejected {', '.join(lane.rejected)}")
     show_table(("", *WAVE_COLUMNS), wave_rows(rollout), empty="no waves yet: the variants are being built")
     rows = [
         (

@@ -18,9 +18,12 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Deliver a version to devices, wave by wave.", no_args_is_help=True)
 
 POLL_S: Final = 1.0
-_WORDS: Final = {"rollback": "roll back", "approve": "open the wave that waits"}
+_WORDS: Final = {"rollback": "roll back", "approve": "open the wave that waits", "retry": "try the failed again"}
 
 RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT")]
+LaneOption = Annotated[
+    str | None, typer.Option("--profile", help="This lane alone: the devices with this profile; without it, all.")
+]
 WatchOption = Annotated[
     bool,
     typer.Option(
@@ -57,6 +60,9 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     pace_per_minute: of.Pace = None,
     pace_growth: of.PaceGrowth = 1.0,
     max_in_progress: of.MaxInProgress = None,
+    max_retries: of.MaxRetries = 0,
+    retry_first_s: of.RetryFirst = 60.0,
+    other_variants: of.OtherVariants = 2,
     approve_waves: of.ApproveWaves = "",
     dry_run: of.DryRun = False,
     watch: WatchOption = False,
@@ -82,6 +88,9 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
         "pace_per_minute": pace_per_minute,
         "pace_growth": pace_growth,
         "max_in_progress": max_in_progress,
+        "max_retries": max_retries,
+        "retry_first_s": retry_first_s,
+        "other_variants": other_variants,
         "approve_waves": approve_waves,
     }
     # an impossible plan is refused before the registry is asked anything
@@ -161,27 +170,63 @@ def list_(registry: RegistryOption = None, *, as_json: JsonOption = False) -> No
 
 
 @app.command()
-def pause(rollout_id: RolloutArgument, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+def pause(
+    rollout_id: RolloutArgument,
+    registry: RegistryOption = None,
+    *,
+    profile: LaneOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Offer it to nobody else until it is resumed."""
-    _command(rollout_id, "pause", registry, as_json=as_json)
+    _command(rollout_id, "pause", registry, profile=profile, as_json=as_json)
 
 
 @app.command()
-def resume(rollout_id: RolloutArgument, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+def resume(
+    rollout_id: RolloutArgument,
+    registry: RegistryOption = None,
+    *,
+    profile: LaneOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Go on after a pause."""
-    _command(rollout_id, "resume", registry, as_json=as_json)
+    _command(rollout_id, "resume", registry, profile=profile, as_json=as_json)
 
 
 @app.command()
-def abort(rollout_id: RolloutArgument, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+def abort(
+    rollout_id: RolloutArgument,
+    registry: RegistryOption = None,
+    *,
+    profile: LaneOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """End it: who has the version keeps it, nobody else gets it."""
-    _command(rollout_id, "abort", registry, as_json=as_json)
+    _command(rollout_id, "abort", registry, profile=profile, as_json=as_json)
 
 
 @app.command()
-def rollback(rollout_id: RolloutArgument, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+def rollback(
+    rollout_id: RolloutArgument,
+    registry: RegistryOption = None,
+    *,
+    profile: LaneOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Every device goes back to what it ran before."""
-    _command(rollout_id, "rollback", registry, as_json=as_json)
+    _command(rollout_id, "rollback", registry, profile=profile, as_json=as_json)
+
+
+@app.command()
+def retry(
+    rollout_id: RolloutArgument,
+    registry: RegistryOption = None,
+    *,
+    profile: LaneOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Offer it again to those that failed or timed out, in lanes that go on."""
+    _command(rollout_id, "retry", registry, profile=profile, as_json=as_json)
 
 
 @app.command()
@@ -198,13 +243,14 @@ def _forecast(client: "RegistryClient", request: "RolloutRequest", *, as_json: b
         show_forecast(found)
 
 
-def _command(rollout_id: str, action: str, registry: str | None, *, as_json: bool) -> None:
+def _command(rollout_id: str, action: str, registry: str | None, *, profile: str | None = None, as_json: bool) -> None:
     with connected(registry) as client:
-        rollout = client.command_rollout(rollout_id, action)
+        rollout = client.command_rollout(rollout_id, action, profile=profile)
     if as_json:
         show_json(rollout.model_dump(mode="json"))
     else:
-        say(f"rollout {rollout.rollout_id} will {_WORDS.get(action, action)}")
+        lane = "" if profile is None else f"lane {profile} of "
+        say(f"{lane}rollout {rollout.rollout_id} will {_WORDS.get(action, action)}")
 
 
 def _end(client: "RegistryClient", rollout: "Rollout", *, watch: bool, as_json: bool, quiet: bool = False) -> None:

@@ -40,8 +40,8 @@ class RolloutCalls:
         """One rollout with its waves, devices and decisions."""
         return self._transport.ask("GET", f"/v1/rollouts/{segment(rollout_id, 'the rollout')}", answer=_ROLLOUT)
 
-    def command_rollout(self, rollout_id: str, action: RolloutAction | str) -> Rollout:
-        """Pause, resume, abort, roll back or approve."""
-        body = checked(ActionRequest, {"action": action}).model_dump(mode="json")
+    def command_rollout(self, rollout_id: str, action: RolloutAction | str, *, profile: str | None = None) -> Rollout:
+        """Pause, resume, abort, roll back, retry or approve; `profile`: that lane alone."""
+        body = checked(ActionRequest, {"action": action, "profile": profile}).model_dump(mode="json")
         path = f"/v1/rollouts/{segment(rollout_id, 'the rollout')}/actions"
         return self._transport.ask("POST", path, json=body, answer=_ROLLOUT)

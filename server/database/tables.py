@@ -104,6 +104,7 @@ rollout_commands = Table(
     Column("rollout_id", String(32), nullable=False, index=True),
     Column("action", String(16), nullable=False),
     Column("wave", Integer),  # that is approved
+    Column("profile", NAME),  # the lane that is meant; None: all of it
     Column("created_at", Float, nullable=False),
 )
 
@@ -238,6 +239,7 @@ rollout_states = Table(
     Column("settled_at", Float),  # since when nobody of the open wave is on the way
     Column("approval_wave", Integer, nullable=False, default=-1, server_default=text("-1")),  # waits for an operator
     Column("approved_wave", Integer, nullable=False, default=-1, server_default=text("-1")),
+    Column("lanes", JSON),  # {profile: server.rollouts.facts.LaneStanding}; None as long as there is nothing to say
     Column("updated_at", Float, nullable=False),
 )
 deployments = Table(
@@ -262,6 +264,9 @@ deployments = Table(
     Column("opened_at", Float),
     Column("running_at", Float),  # verified: right file hash, golden outputs right, inferences answered
     Column("retrying_since", Float),  # the first of the failed tries that have brought nothing onto its disk yet
+    Column("attempt", Integer, nullable=False, default=0, server_default=text("0")),  # of this device in this rollout
+    Column("retries", Integer, nullable=False, default=0, server_default=text("0")),  # of them with the same variant
+    Column("retry_at", Float),  # it has failed, and waits until then
     Column("takes_place", Boolean, nullable=False, default=True, server_default=true()),  # among those in progress
     Column("updated_at", Float, nullable=False),
     UniqueConstraint("rollout_id", "device_id"),

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, going_back, stopping, watching, waves
+from server.rollouts import commands, going_back, retrying, stopping, watching, waves
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
+    FAILED_STATES,
     RETRYING,
     RUNNING,
+    TIMED_OUT,
     Deployment,
     Facts,
     Standing,
@@ -41,11 +43,14 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     active = state in {RolloutState.RUNNING, RolloutState.PAUSED}
     if active or state is RolloutState.FINISHED:
         watching.look(facts, ledger, now=now)
+    if state is not RolloutState.PREPARING:
         going_back.note_returned(facts, ledger, epoch=epoch)
+    if active:
+        retrying.try_failed_again(facts, ledger, now=now)
     if active and stopping.stop_what_is_bad(facts, ledger, said=said, now=now):
         return
     if state in {RolloutState.STOPPED, RolloutState.ABORTED}:
-        commands.restore_failed(ledger.rows_of(rollout_id), ledger, now=now)
+        going_back.restore_failed(ledger.rows_of(rollout_id), ledger, now=now)
     if state in {RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK}:
         going_back.follow(facts, ledger, epoch=epoch, now=now)
     if state not in {RolloutState.PREPARING, RolloutState.RUNNING}:
@@ -100,7 +105,7 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             row.retrying_since = since
             ledger.changed_deployments.add(row.deployment_id)
         ledger.set_state(row, found.state, reason=found.reason, detail=found.detail)
-        if found.state == RETRYING and row.takes_place:
+        if row.takes_place and (found.state in {RETRYING, TIMED_OUT} or found.state in FAILED_STATES):
             row.takes_place = False
             ledger.changed_deployments.add(row.deployment_id)
         if found.state == RUNNING and row.running_at is None:

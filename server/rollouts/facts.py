@@ -45,6 +45,8 @@ class Why(StrEnum):
     TOO_MANY_MODELS = "too_many_models"
     NEWER_ROLLOUT = "newer_rollout"
     GATE = "gate"  # what devices measured speaks against the variant of its lane
+    LANE_ABORTED = "lane_aborted"  # by an operator
+    LANE_ROLLBACK = "lane_rollback"  # by an operator
 
 
 # These speak of the device or the road to it; every other reason speaks against the variant.
@@ -81,6 +83,8 @@ class VariantFact:
     manifest_sha256: str
     manifest_bytes: int
     unproven: bool
+    may_be_given: bool = True
+    """False: it was judged, and misses a limit of the profile."""
     model_file_sha256: str | None = None
     """None: the manifest could not be read yet, so nobody can be verified."""
     limits: Limits = field(default_factory=Limits)
@@ -92,6 +96,8 @@ class ChoiceFact:
 
     variant: VariantFact | None = None
     refusal: str = ""
+    others: tuple[VariantFact, ...] = ()
+    """What else would do, the best first: for a lane whose devices reject the variant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,8 @@ class Command:
     action: str
     wave: int | None = None
     """The wave that is approved."""
+    profile: str | None = None
+    """The lane that is meant; None: all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +151,22 @@ class GateStop:
     """Half a sentence."""
 
 
+@dataclass(frozen=True, slots=True)
+class LaneStanding:
+    """What became of one lane apart from the others."""
+
+    paused: bool = False
+    """By an operator."""
+    ended: str = ""
+    """`aborted` or `rolled_back`, by an operator; empty while it goes on."""
+    rejected: tuple[str, ...] = ()
+    """Variants that its devices have rejected, in this order: none of them is given again."""
+
+
+ROLLED_BACK_LANE = "rolled_back"
+ABORTED_LANE = "aborted"
+
+
 @dataclass(slots=True)
 class Standing:
     """Where a rollout stands: a row of rollout_states."""
@@ -162,6 +186,12 @@ class Standing:
     """The wave that waits for an operator's approval, or did last."""
     approved_wave: int = -1
     """The latest wave that an operator has approved."""
+    lanes: dict[str, LaneStanding] = field(default_factory=dict)
+    """By profile: lanes of which there is something to say."""
+
+    def lane(self, profile: str) -> LaneStanding:
+        """What became of a lane."""
+        return self.lanes.get(profile, LaneStanding())
 
     def stop_of(self, lane: tuple[str, str]) -> GateStop | None:
         """Why measurements have stopped a lane (profile, variant id); None where they have not."""
@@ -190,8 +220,14 @@ class Deployment:
     running_at: float | None = None
     retrying_since: float | None = None
     """When the first of the tries failed that have brought nothing onto its disk yet."""
+    attempt: int = 0
+    """Counts what was offered before in this rollout and failed there; each attempt has an id of its own."""
+    retries: int = 0
+    """Attempts with the same variant after a failure, one after the other."""
+    retry_at: float | None = None
+    """It waits until then, because it has failed."""
     takes_place: bool = True
-    """False in the penalty box: who has failed once takes no place among those in progress, whatever follows."""
+    """False in the penalty box: who has failed or timed out once takes no place among those in progress any more."""
     changed_at: float | None = None
     """When its row was last written: since then its device has said the same."""
 

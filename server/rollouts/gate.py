@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 # It did not fail there: it was asked to go back.
-SENT_BACK = frozenset({Why.ROLLBACK, Why.GATE})
+SENT_BACK = frozenset({Why.ROLLBACK, Why.GATE, Why.LANE_ROLLBACK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def bucket(row: Deployment) -> str:
         return "refused" if is_lane_verdict(row) else "failed" if row.reason not in SENT_BACK else "left"
     if row.state == TIMED_OUT:
         return "failed" if row.reason in {Why.LOST, Why.STUCK} else "timed_out"
-    if row.state in {CANCELLED, DeploymentState.SUPERSEDED} or row.reason == Why.GATE:
+    if row.state in {CANCELLED, DeploymentState.SUPERSEDED} or row.reason in {Why.GATE, Why.LANE_ROLLBACK}:
         return "left"
     return _BUCKETS.get(row.state, "in_progress")
 

@@ -1,29 +1,42 @@
-"""Taking a version back from the devices that have it: what is asked of them, and when they have done it. Pure."""
+"""Taking a version back: from who has it, from who was to get it, and when that is done. Pure."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from edge_agent.protocol.states import DeploymentState
-from server.rollouts.facts import CANCELLED, FAILED_STATES, ROLLING_BACK, RUNNING, WAITING, Deployment, Facts, Why
+from server.rollouts.facts import (
+    CANCELLED,
+    CLOSED_STATES,
+    FAILED_STATES,
+    ROLLING_BACK,
+    RUNNING,
+    WAITING,
+    Deployment,
+    Facts,
+    Why,
+)
+from server.rollouts.gate import bucket
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from server.rollouts.facts import Heard
     from server.rollouts.ledger import Ledger
 
 
-def roll_back(facts: Facts, ledger: Ledger, *, now: float) -> int:
+def roll_back(rows: Iterable[Deployment], ledger: Ledger, *, why: Why, now: float) -> int:
     """Every device that was touched shall run again what it ran before; how many have to change."""
     restored = 0
-    for row in ledger.rows_of(facts.rollout.rollout_id):
+    for row in rows:
         if ledger.restore(row, now=now):
             restored += 1
             if row.state not in FAILED_STATES:  # what failed keeps saying why
                 row.offered_generation, row.changed_at = ledger.next_generation(row.device_id), now
-                ledger.set_state(row, ROLLING_BACK, reason=Why.ROLLBACK)
+                ledger.set_state(row, ROLLING_BACK, reason=why)
         elif row.state == WAITING:
-            ledger.set_state(row, CANCELLED, reason=Why.ROLLBACK)
+            ledger.set_state(row, CANCELLED, reason=why)
     return restored
 
 
@@ -48,7 +61,7 @@ def follow(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
 
 
 def note_returned(facts: Facts, ledger: Ledger, *, epoch: int) -> None:
-    """Write down who has gone back, by an operator's word or a gate's."""
+    """Write down who has gone back, by an operator's word, to all or to a lane, or a gate's."""
     for row in ledger.rows_of(facts.rollout.rollout_id):
         if row.state == ROLLING_BACK and _has_gone_back(row, facts.heard.get(row.device_id), ledger, epoch=epoch):
             ledger.set_state(row, DeploymentState.ROLLED_BACK, reason=row.reason)
@@ -73,3 +86,35 @@ def _is_waited_for(row: Deployment, facts: Facts, *, now: float) -> bool:
     silent_s = now - max(since, heard.last_seen_at if heard else 0.0)
     patience_s = max(options.silence_deadline_s, 2 * facts.status_interval_s)
     return silent_s <= patience_s and now - since <= max(options.progress_deadline_s, patience_s)
+
+
+def withdraw(rows: Iterable[Deployment], ledger: Ledger, *, why: Why, detail: str = "", now: float) -> int:
+    """Take the offer back from every device that does not have it yet; failed ones go back too, and stay failed.
+
+    Returns:
+        How many devices will not get it; those that failed are not among them.
+    """
+    withdrawn = 0
+    for row in rows:
+        if row.state in CLOSED_STATES or has_it(row):
+            continue
+        taken = row.state == WAITING or ledger.restore(row, now=now)
+        if row.state in FAILED_STATES or bucket(row) == "failed":
+            continue  # what failed keeps saying why
+        withdrawn += taken
+        ledger.set_state(row, CANCELLED, reason=why, detail=detail)
+    return withdrawn
+
+
+def has_it(row: Deployment) -> bool:
+    """Whether a device runs it, or did when it was heard last, and has not failed with it."""
+    if row.state in FAILED_STATES or row.state in CLOSED_STATES:
+        return False
+    return row.state in {RUNNING, DeploymentState.ACTIVE} or row.running_at is not None
+
+
+def restore_failed(rows: Iterable[Deployment], ledger: Ledger, *, now: float) -> None:
+    """The version is bad or unwanted: whoever failed with it shall run what was there before."""
+    for row in rows:
+        if row.state in FAILED_STATES:
+            ledger.restore(row, now=now)

@@ -14,6 +14,8 @@ from server.rollouts.facts import (
     CANCELLED,
     FAILED_STATES,
     OFFERED,
+    ROLLED_BACK_LANE,
+    WAITING,
     Decision,
     Deployment,
     Rollout,
@@ -21,6 +23,7 @@ from server.rollouts.facts import (
     VariantFact,
     Why,
 )
+from server.rollouts.plan import deployment_id_of
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -126,7 +129,7 @@ class Ledger:
             self.set_state(row, CANCELLED, reason=Why.TOO_MANY_MODELS, detail=detail)
             return False
         row.previous = self._what_ran(replaced, before)
-        row.variant_id, row.opened_at, row.retrying_since = variant.variant_id, now, None
+        row.variant_id, row.opened_at, row.retrying_since, row.retry_at = variant.variant_id, now, None, None
         row.offered_generation = self.next_generation(row.device_id)
         self.changed_deployments.add(row.deployment_id)
         if before is not None:
@@ -158,6 +161,22 @@ class Ledger:
             self._take_up(target.deployment_id, row.device_id, now=now)
         self.changed_devices.add(row.device_id)
         return True
+
+    def begin_again(self, row: Deployment, *, why: str, retry_at: float | None = None, now: float) -> None:
+        """A device shall be offered something of this rollout once more: another attempt, with another id.
+
+        Until then it shall run what it ran before; it stays in the penalty box.
+        """
+        self.restore(row, now=now)
+        del self.deployments[row.deployment_id]
+        self.changed_deployments.discard(row.deployment_id)
+        row.attempt += 1
+        row.deployment_id = deployment_id_of(row.rollout_id, row.device_id, attempt=row.attempt)
+        row.variant_id, row.previous, row.offered_generation = None, None, None
+        row.running_at, row.retrying_since, row.retry_at = None, None, retry_at
+        row.canary, row.takes_place = False, False
+        self.add(row)
+        self.set_state(row, WAITING, detail=why)
 
     def has_last_good(self, row: Deployment) -> bool:
         """Whether there is a version for this device to go back to."""
@@ -201,7 +220,9 @@ class Ledger:
             if entry is None or row is None:
                 return entry
             standing = self.standings.get(row.rollout_id)
-            withdrawn = standing is not None and standing.state in WITHDRAWN
+            withdrawn = standing is not None and (
+                standing.state in WITHDRAWN or standing.lane(row.profile).ended == ROLLED_BACK_LANE
+            )
             if not withdrawn and row.state not in FAILED_STATES:
                 return entry
             entry = row.previous

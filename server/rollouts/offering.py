@@ -6,12 +6,13 @@ places in progress. What is held is offered later, in the order of the plan.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from server.rollouts import gate
-from server.rollouts.facts import FAILED_STATES, WAITING, ChoiceFact
+from server.rollouts.facts import FAILED_STATES, WAITING
 from server.rollouts.plan import in_plan_order
+from server.rollouts.retrying import variant_of_lane
 from server.rollouts.verify import proven_on_device
 from server.rollouts.wording import counted, listed
 from server.windows import is_open, next_opening, parse_window, text_of_moment, zone_of
@@ -19,7 +20,7 @@ from server.windows import is_open, next_opening, parse_window, text_of_moment, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from server.rollouts.facts import Deployment, Facts, VariantFact
+    from server.rollouts.facts import Deployment, Facts, Standing, VariantFact
     from server.rollouts.ledger import Ledger
 
 MINUTE_S: Final = 60.0
@@ -32,6 +33,11 @@ class Waits:
     window: int = 0
     opens_at: float | None = None
     """When the first of their windows opens."""
+    retry: int = 0
+    retry_at: float | None = None
+    """When the first that has failed is tried again."""
+    paused: dict[str, int] = field(default_factory=dict)
+    """By profile: in lanes that an operator has paused."""
     pace: int = 0
     places: int = 0
 
@@ -41,6 +47,11 @@ class Waits:
         if self.window:
             opens = f", which opens at {text_of_moment(self.opens_at)} first" if self.opens_at is not None else ""
             said.append(f"{counted(self.window, 'device waits', 'devices wait')} for the window{opens}")
+        if self.retry:
+            again = f", the first at {text_of_moment(self.retry_at)}" if self.retry_at is not None else ""
+            said.append(f"{counted(self.retry, 'device that failed is', 'devices that failed are')} tried again{again}")
+        for profile, number in sorted(self.paused.items()):
+            said.append(f"{counted(number, 'device waits', 'devices wait')} in lane {profile}, which is paused")
         if self.pace:
             pace = pace_of(facts, wave=wave)
             said.append(f"{counted(self.pace, 'device waits', 'devices wait')} for the pace of {pace} a minute")
@@ -104,17 +115,22 @@ def _room(facts: Facts, ledger: Ledger, rows: Sequence[Deployment], *, now: floa
 
 def _turns(facts: Facts, ledger: Ledger, rows: Sequence[Deployment], waits: Waits, *, now: float) -> Iterable[_Turn]:
     """Whose turn it is in each lane of the open waves, in the order of the plan."""
-    wave = ledger.standings[facts.rollout.rollout_id].wave
-    closed = _closed_windows(facts, rows, wave, waits, now=now)
+    standing = ledger.standings[facts.rollout.rollout_id]
+    waiting = [row for row in rows if row.state == WAITING and row.wave <= standing.wave]
+    held = _resting(waiting, standing, waits, now=now)
+    held |= _outside_window(facts, [row for row in waiting if row.device_id not in held], waits, now=now)
+    behind = _waves_behind(rows, standing)
     lanes: dict[tuple[int, str], list[Deployment]] = {}
     for row in in_plan_order(rows, seed=facts.rollout.seed):
-        if row.wave <= wave and row.device_id not in closed:
+        if row.wave <= behind.get(row.profile, standing.wave) and row.device_id not in held:
             lanes.setdefault((row.wave, row.profile), []).append(row)
     turns: dict[str, _Turn] = {}
-    for (lane_wave, profile), lane in lanes.items():
-        variant = facts.choices.get(profile, ChoiceFact()).variant
-        if variant is None or not any(row.state == WAITING for row in lane):
+    for (lane_wave, profile), members in lanes.items():
+        variant = variant_of_lane(facts, standing, profile)
+        if variant is None or not any(row.state == WAITING for row in members):
             continue
+        # who runs a variant that others have rejected says nothing of the next
+        lane = [row for row in members if row.variant_id in {None, variant.variant_id}]
         proven = any(_has_proven(facts, row, variant) for row in rows)
         # where all of the first wave were silent nobody knows more than before it
         first = gate.vanguard(sum(row.profile == profile for row in rows)) if lane_wave else None
@@ -124,21 +140,44 @@ def _turns(facts: Facts, ledger: Ledger, rows: Sequence[Deployment], waits: Wait
     return [turns[row.deployment_id] for row in ordered]
 
 
-def _closed_windows(facts: Facts, rows: Iterable[Deployment], wave: int, waits: Waits, *, now: float) -> frozenset[str]:
-    """The devices that are to get it, and whose window is closed now."""
+def _waves_behind(rows: Iterable[Deployment], standing: Standing) -> dict[str, int]:
+    """By profile: the first wave in which somebody is still to get it: a lane that was held catches up in order."""
+    behind: dict[str, int] = {}
+    for row in rows:
+        if row.state == WAITING or (row.running_at is None and gate.bucket(row) == "in_progress"):
+            behind[row.profile] = min(row.wave, behind.get(row.profile, standing.wave))
+    return behind
+
+
+def _resting(waiting: Iterable[Deployment], standing: Standing, waits: Waits, *, now: float) -> set[str]:
+    """The devices that rest after a failure, or whose lane is paused."""
+    held = set()
+    for row in waiting:
+        if standing.lane(row.profile).paused:
+            waits.paused[row.profile] = waits.paused.get(row.profile, 0) + 1
+        elif row.retry_at is not None and row.retry_at > now:
+            waits.retry += 1
+            waits.retry_at = min(row.retry_at, waits.retry_at or row.retry_at)
+        else:
+            continue
+        held.add(row.device_id)
+    return held
+
+
+def _outside_window(facts: Facts, waiting: Iterable[Deployment], waits: Waits, *, now: float) -> set[str]:
+    """The devices whose window is closed now."""
     options = facts.rollout.options
     if not options.window:
-        return frozenset()
+        return set()
     window = parse_window(options.window)
     zones: dict[str, list[str]] = {}
-    for row in rows:
-        if row.state == WAITING and row.wave <= wave:
-            zone = zone_of(facts.time_zones.get(row.device_id), default=options.time_zone)
-            zones.setdefault(zone, []).append(row.device_id)
+    for row in waiting:
+        zone = zone_of(facts.time_zones.get(row.device_id), default=options.time_zone)
+        zones.setdefault(zone, []).append(row.device_id)
     closed = {zone: devices for zone, devices in zones.items() if not is_open(window, zone, now=now)}
     waits.window = sum(map(len, closed.values()))
     waits.opens_at = min((next_opening(window, zone, now=now) for zone in closed), default=None)
-    return frozenset(device for devices in closed.values() for device in devices)
+    return {device for devices in closed.values() for device in devices}
 
 
 def _note_canary(turn: _Turn, facts: Facts, ledger: Ledger) -> None:

@@ -94,9 +94,10 @@ def plan_waves(profiles: Mapping[str, str], waves: Sequence[Wave], *, seed: int)
     return cut_waves(spread_lanes(order_devices(profiles, seed=seed), profiles), waves)
 
 
-def deployment_id_of(rollout_id: str, device_id: str) -> str:
+def deployment_id_of(rollout_id: str, device_id: str, *, attempt: int = 0) -> str:
     """The name of a device's attempt: the same whoever asks, and however often."""
-    return "dep-" + hashlib.sha256(f"{rollout_id}:{device_id}".encode()).hexdigest()[:24]
+    again = f":{attempt}" if attempt else ""
+    return "dep-" + hashlib.sha256(f"{rollout_id}:{device_id}{again}".encode()).hexdigest()[:24]
 
 
 def rank(device_id: str, *, seed: int) -> bytes:

@@ -15,12 +15,14 @@ from edge_agent.protocol.states import DeploymentState
 from server.database import tables
 from server.fleet.selector import SelectorError, parse
 from server.rollouts import facts
+from server.rollouts.gate import SENT_BACK
 from server.rollouts.ledger import Ledger
 from server.rollouts.rows import (
     build_failures,
     choices_of,
     deployment_of,
     in_chunks,
+    lanes_of,
     newly_removed,
     pending_commands,
 )
@@ -122,6 +124,7 @@ class Reader:
                 settled_at=row.settled_at,
                 approval_wave=row.approval_wave,
                 approved_wave=row.approved_wave,
+                lanes=lanes_of(row.lanes),
             )
             for row in connection.execute(sa.select(tables.rollout_states))
         }
@@ -133,7 +136,7 @@ class Reader:
         by_id: dict[str, facts.Deployment] = {}
         told_back = sa.and_(
             columns.state == DeploymentState.ROLLED_BACK.value,
-            columns.reason.in_([facts.Why.ROLLBACK.value, facts.Why.GATE.value]),
+            columns.reason.in_([reason.value for reason in SENT_BACK]),
         )
         in_play = sa.and_(columns.state.not_in([str(state) for state in facts.CLOSED_STATES]), sa.not_(told_back))
         for condition in (in_play, *in_chunks(columns.rollout_id, live)):
@@ -292,13 +295,26 @@ class Reader:
     def _variants(
         self, connection: sa.Connection, rollout: facts.Rollout, picture: _Picture
     ) -> dict[tuple[str, str], facts.VariantFact]:
+        """Everything of a version that could be packed, the best of a profile first."""
         columns = tables.variants.c
-        query = sa.select(
-            columns.profile, columns.variant_id, columns.verdict, columns.manifest_sha256, columns.manifest_bytes
-        ).where(
-            columns.model == rollout.model,
-            columns.version == rollout.version,
-            columns.manifest_sha256.is_not(None),
+        latency_p95_ms = columns.document["latency_p95_ms", "value"].as_float()
+        query = (
+            sa.select(
+                columns.profile, columns.variant_id, columns.verdict, columns.manifest_sha256, columns.manifest_bytes
+            )
+            .where(
+                columns.model == rollout.model,
+                columns.version == rollout.version,
+                columns.manifest_sha256.is_not(None),
+            )
+            # the best first: of what is left the first is always one that no other beats in all of these
+            .order_by(
+                columns.verdict != Verdict.FITS.value,
+                latency_p95_ms.is_(None),
+                latency_p95_ms,
+                columns.object_bytes,
+                columns.variant_id,
+            )
         )
         return {
             (row.profile, row.variant_id): facts.VariantFact(
@@ -306,6 +322,7 @@ class Reader:
                 manifest_sha256=row.manifest_sha256,
                 manifest_bytes=row.manifest_bytes or 0,
                 unproven=row.verdict == Verdict.UNPROVEN,
+                may_be_given=row.verdict in {Verdict.FITS, Verdict.UNPROVEN},
                 model_file_sha256=self._model_file_sha256(row.manifest_sha256),
                 limits=picture.limits.get(row.profile, Limits()),
             )

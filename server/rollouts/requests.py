@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from server.catalogue.versions import build_missing, require_version
-from server.database.tables import rollout_commands, rollout_states, rollouts
+from server.database.tables import deployments, rollout_commands, rollout_states, rollouts
 from server.errors import ConflictError, InvalidError, NotFoundError
 from server.fleet.devices import matching
 from server.fleet.selector import parse
-from server.rollouts.commands import ALLOWED
+from server.rollouts.commands import allowed
 from server.rollouts.plan import check_growing
 from server.schemas.rollouts import RolloutAction, RolloutState
 
@@ -65,11 +65,13 @@ def start_rollout(database: Database, request: RolloutRequest, *, now: float) ->
     return rollout_id
 
 
-def command_rollout(database: Database, rollout_id: str, action: RolloutAction, *, now: float) -> None:
-    """Say something to a rollout; the controller obeys in order.
+def command_rollout(
+    database: Database, rollout_id: str, action: RolloutAction, *, profile: str | None = None, now: float
+) -> None:
+    """Say something to a rollout, or to the lane of a profile; the controller obeys in order.
 
     Raises:
-        NotFoundError: no such rollout.
+        NotFoundError: no such rollout, or it has no such lane.
         ConflictError: the rollout is where this word means nothing.
     """
     with database.write() as connection:
@@ -77,12 +79,15 @@ def command_rollout(database: Database, rollout_id: str, action: RolloutAction, 
         if connection.execute(known).first() is None:
             raise unknown_rollout(rollout_id)
         state = _coming_state(connection, rollout_id)
-        if state not in ALLOWED[action]:
-            possible = [word for word in RolloutAction if state in ALLOWED[word]]
+        if state not in allowed(action, profile):
+            possible = [word for word in RolloutAction if state in allowed(word, profile)]
             advice = f"possible is {', '.join(possible)}" if possible else "nothing can be said to it any more"
-            raise ConflictError(f"Rollout {rollout_id} is {state}, so it can't {action}: {advice}.")
+            subject = "it" if profile is None else f"lane {profile}"
+            raise ConflictError(f"Rollout {rollout_id} is {state}, so {subject} can't {action}: {advice}.")
+        if profile is not None:
+            _require_lane(connection, rollout_id, profile)
         wave = _wave_to_approve(connection, rollout_id) if action is RolloutAction.APPROVE else None
-        row = {"rollout_id": rollout_id, "action": action, "wave": wave, "created_at": now}
+        row = {"rollout_id": rollout_id, "action": action, "wave": wave, "profile": profile, "created_at": now}
         connection.execute(sa.insert(rollout_commands).values(row))
 
 
@@ -95,6 +100,19 @@ def nobody_is_meant(selector: Selector) -> InvalidError:
 def unknown_rollout(rollout_id: str) -> NotFoundError:
     """There is none with this id."""
     return NotFoundError(f"There is no rollout {rollout_id[:64]}: `edge-registry rollout list` shows those there are.")
+
+
+def _require_lane(connection: sa.Connection, rollout_id: str, profile: str) -> None:
+    """A lane of the plan.
+
+    Raises:
+        NotFoundError: no device of this rollout has the profile; or it has no plan yet, which takes a moment.
+    """
+    query = sa.select(deployments.c.profile).where(deployments.c.rollout_id == rollout_id).distinct()
+    lanes = sorted(connection.execute(query).scalars())
+    if profile not in lanes:
+        there = f"it has {', '.join(lanes)}" if lanes else "it is not planned yet: say it again in a moment"
+        raise NotFoundError(f"Rollout {rollout_id} has no lane {profile}: {there}.")
 
 
 def _wave_to_approve(connection: sa.Connection, rollout_id: str) -> int:
@@ -118,12 +136,17 @@ def _coming_state(connection: sa.Connection, rollout_id: str) -> RolloutState:
     row = connection.execute(sa.select(rollout_states).where(rollout_states.c.rollout_id == rollout_id)).first()
     state = RolloutState(row.state) if row else RolloutState.PREPARING
     waiting = (
-        sa.select(rollout_commands.c.action)
+        sa.select(rollout_commands.c.action, rollout_commands.c.profile)
         .where(rollout_commands.c.rollout_id == rollout_id)
         .where(rollout_commands.c.command_id > (row.last_command_id if row else 0))
         .order_by(rollout_commands.c.command_id)
     )
-    for word in connection.execute(waiting).scalars():
-        if state in ALLOWED[RolloutAction(word)]:
-            state = _LEADS_TO.get(RolloutAction(word), state)
+    for word, profile in connection.execute(waiting):
+        action = RolloutAction(word)
+        if state not in allowed(action, profile):
+            continue
+        if action is RolloutAction.RETRY and state is RolloutState.FINISHED:
+            state = RolloutState.RUNNING
+        elif profile is None:
+            state = _LEADS_TO.get(action, state)
     return state

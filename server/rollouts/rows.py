@@ -21,14 +21,14 @@ def pending_commands(connection: sa.Connection) -> dict[str, list[facts.Command]
     """By rollout: what was said to it and not obeyed yet, in order."""
     commands, states = tables.rollout_commands, tables.rollout_states
     query = (
-        sa.select(commands.c.command_id, commands.c.rollout_id, commands.c.action, commands.c.wave)
+        sa.select(commands.c.command_id, commands.c.rollout_id, commands.c.action, commands.c.wave, commands.c.profile)
         .outerjoin(states, states.c.rollout_id == commands.c.rollout_id)
         .where(commands.c.command_id > sa.func.coalesce(states.c.last_command_id, 0))
         .order_by(commands.c.command_id)
     )
     pending: dict[str, list[facts.Command]] = {}
     for row in connection.execute(query):
-        pending.setdefault(row.rollout_id, []).append(facts.Command(row.command_id, row.action, row.wave))
+        pending.setdefault(row.rollout_id, []).append(facts.Command(row.command_id, row.action, row.wave, row.profile))
     return pending
 
 
@@ -45,7 +45,12 @@ def choices_of(
             refusal = f"Variant {row.variant_id} was chosen, but it could not be packed."
         else:
             refusal = (row.refusal or {}).get("sentence", "No variant fits this profile.")
-        found[row.profile] = facts.ChoiceFact(variant=variant, refusal="" if variant else refusal)
+        others = tuple(
+            other
+            for (profile, _), other in variants.items()
+            if variant is not None and profile == row.profile and other != variant and other.may_be_given
+        )
+        found[row.profile] = facts.ChoiceFact(variant=variant, refusal="" if variant else refusal, others=others)
     return found
 
 
@@ -112,9 +117,20 @@ def deployment_of(row: sa.Row[Any]) -> facts.Deployment:
         opened_at=row.opened_at,
         running_at=row.running_at,
         retrying_since=row.retrying_since,
+        attempt=row.attempt,
+        retries=row.retries,
+        retry_at=row.retry_at,
         takes_place=row.takes_place,
         changed_at=row.updated_at,
     )
+
+
+def lanes_of(document: dict[str, dict[str, Any]] | None) -> dict[str, facts.LaneStanding]:
+    """By profile: what rollout_states says of lanes."""
+    return {
+        profile: facts.LaneStanding(lane["paused"], lane["ended"], tuple(lane["rejected"]))
+        for profile, lane in (document or {}).items()
+    }
 
 
 def in_chunks(column: sa.ColumnElement[str], values: Sequence[str]) -> Iterator[sa.ColumnElement[bool]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, gate
-from server.rollouts.facts import CLOSED_STATES, WAITING, ChoiceFact, Deployment, Facts, Why
+from server.rollouts import gate, going_back, retrying
+from server.rollouts.facts import CLOSED_STATES, WAITING, Deployment, Facts, Why
 from server.rollouts.gate import LaneStop
 from server.rollouts.plan import in_plan_order
 from server.rollouts.wording import counted, will_not_get_it
@@ -40,19 +40,19 @@ def stop_what_is_bad(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneSt
         said: the lanes that had stopped when this tick began: that was told then.
         now: seconds since 1970.
     """
-    stops = stopped_lanes(facts, ledger)
+    stops = _stops_without_another_variant(facts, ledger, said, now=now)
     lanes: dict[Lane, list[Deployment]] = {}
     for row in ledger.rows_of(facts.rollout.rollout_id):
         if row.state not in CLOSED_STATES and not _is_refused(row, facts):
-            lanes.setdefault(_lane_of(row, facts), []).append(row)
+            lanes.setdefault(_lane_of(row, facts, ledger), []).append(row)
     reason = _reason_to_stop(facts, lanes, stops, new=[stop for lane, stop in stops.items() if lane not in said])
     if reason:
         stop_rollout(facts, ledger, f"Stopped: {reason}.", now=now)
         return True
     for lane, stop in stops.items():
         members = lanes.get(lane, [])
-        running = sum(commands.has_it(row) and row.reason != Why.GATE for row in members)
-        others = commands.withdraw(members, ledger, why=Why.LANE_STOPPED, detail=stop.cause, now=now)
+        running = sum(going_back.has_it(row) and row.reason != Why.GATE for row in members)
+        others = going_back.withdraw(members, ledger, why=Why.LANE_STOPPED, detail=stop.cause, now=now)
         if lane not in said:
             sentence = f"Lane {lane.profile} stops: {stop.cause}; {will_not_get_it(others, other=True)}"
             sentence += f", {counted(running, 'that runs it keeps', 'that run it keep')} it." if running else "."
@@ -60,6 +60,17 @@ def stop_what_is_bad(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneSt
                 facts.rollout, "lane_stopped", sentence, wave=stop.wave, profile=lane.profile, withdrawn=others
             )
     return False
+
+
+def _stops_without_another_variant(
+    facts: Facts, ledger: Ledger, said: Mapping[Lane, LaneStop], *, now: float
+) -> Mapping[Lane, LaneStop]:
+    """The lanes that stop, after those that can go on with another variant have been given it."""
+    stops = stopped_lanes(facts, ledger)
+    standing = ledger.standings[facts.rollout.rollout_id]
+    new = [lane for lane in stops if lane not in said and standing.stop_of(lane) is None]
+    given = [lane for lane in new if retrying.try_next_variant(lane, stops[lane], facts, ledger, now=now)]
+    return stopped_lanes(facts, ledger) if given else stops
 
 
 def _reason_to_stop(
@@ -81,7 +92,7 @@ def stop_rollout(facts: Facts, ledger: Ledger, sentence: str, *, now: float) -> 
     reached = [row for row in rows if row.wave <= ledger.standings[facts.rollout.rollout_id].wave]
     ledger.stand(facts.rollout.rollout_id, RolloutState.STOPPED, sentence)
     ledger.decide(facts.rollout, "stopped", sentence, **gate.count_wave(reached).numbers())
-    commands.withdraw(rows, ledger, why=Why.ROLLOUT_STOPPED, now=now)
+    going_back.withdraw(rows, ledger, why=Why.ROLLOUT_STOPPED, now=now)
 
 
 def _is_refused(row: Deployment, facts: Facts) -> bool:
@@ -90,9 +101,9 @@ def _is_refused(row: Deployment, facts: Facts) -> bool:
     return row.state == WAITING and choice is not None and choice.variant is None
 
 
-def _lane_of(row: Deployment, facts: Facts) -> Lane:
+def _lane_of(row: Deployment, facts: Facts, ledger: Ledger) -> Lane:
     """Where a device has its variant from, or would get it from if its turn came now."""
     if row.state != WAITING:
         return gate.lane_of(row)
-    variant = facts.choices.get(row.profile, ChoiceFact()).variant
+    variant = retrying.variant_of_lane(facts, ledger.standings[row.rollout_id], row.profile)
     return gate.Lane(row.profile, variant.variant_id if variant else "")

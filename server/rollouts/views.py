@@ -17,6 +17,7 @@ from server.schemas.rollouts import (
     DecisionView,
     DeploymentView,
     LaneStopView,
+    LaneView,
     Rollout,
     RolloutOptions,
     RolloutState,
@@ -38,6 +39,7 @@ _COLUMNS: Final = (
     rollout_states.c.gate_stops,
     rollout_states.c.approval_wave,
     rollout_states.c.approved_wave,
+    rollout_states.c.lanes,
     rollout_states.c.updated_at,
 )
 _ALL: Final = rollouts.outerjoin(rollout_states, rollouts.c.rollout_id == rollout_states.c.rollout_id)
@@ -87,6 +89,7 @@ def get_rollout(database: Database, rollout_id: str) -> Rollout:
     return view.model_copy(
         update={
             "stopped_lanes": _stopped_lanes(row, found),
+            "lanes": tuple(LaneView(profile=profile, **lane) for profile, lane in sorted((row.lanes or {}).items())),
             "deployments": tuple(_deployment_view(deployment) for deployment in found),
             "decisions": tuple(
                 DecisionView(at=row.at, action=row.action, sentence=row.sentence, numbers=row.numbers)
@@ -181,6 +184,7 @@ def _deployment_view(row: sa.Row[Any]) -> DeploymentView:
         state=row.state,
         reason=row.reason,
         detail=row.detail,
+        attempt=row.attempt,
         opened_at=row.opened_at,
         running_at=row.running_at,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, gate, health
+from server.rollouts import gate, going_back, health
 from server.rollouts.facts import ROLLING_BACK, RUNNING, Deployment, Facts, GateStop, Why
 from server.rollouts.wording import counted
 from server.schemas.rollouts import RolloutState
@@ -136,7 +136,7 @@ def _send_back(lane: Lane, facts: Facts, ledger: Ledger, *, now: float) -> tuple
     """Who runs the variant shall run the last good version again; who has none keeps it. How many of each."""
     back = kept = 0
     for row in ledger.rows_of(facts.rollout.rollout_id):
-        if row.variant_id is None or gate.lane_of(row) != lane or not commands.has_it(row):
+        if row.variant_id is None or gate.lane_of(row) != lane or not going_back.has_it(row):
             continue
         if not ledger.is_wanted(row):
             continue  # a newer rollout has it, or it goes back already

@@ -11,7 +11,7 @@ from server.schemas.rollouts import RolloutState
 from server.windows import text_of_moment
 
 if TYPE_CHECKING:
-    from server.rollouts.facts import Deployment, Facts
+    from server.rollouts.facts import Deployment, Facts, Standing
     from server.rollouts.ledger import Ledger
     from server.rollouts.offering import Waits
 
@@ -24,7 +24,8 @@ def go_on(facts: Facts, ledger: Ledger, *, now: float) -> None:
         if standing.wave >= 0 and not _is_settled(facts, ledger, waits, now=now):
             return
         if standing.wave + 1 >= len(rollout.waves):
-            _finish(facts, ledger)
+            if not _waits_for_lanes(facts, ledger, waits):
+                _finish(facts, ledger)
             return
         upcoming = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave + 1]
         if _is_held(facts, ledger, upcoming, now=now):
@@ -35,16 +36,38 @@ def go_on(facts: Facts, ledger: Ledger, *, now: float) -> None:
 def _is_settled(facts: Facts, ledger: Ledger, waits: Waits, *, now: float) -> bool:
     """Whether nobody of the open wave is on the way; tells who is, and notes since when nobody was."""
     rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
-    counts = gate.count_wave(row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave)
-    settled_at = (standing.settled_at or now) if counts.settled else None
+    rows = ledger.rows_of(rollout.rollout_id)
+    counts = gate.count_wave(row for row in rows if row.wave == standing.wave)
+    settled = not any(_is_on_the_way(row, standing) for row in rows)
+    settled_at = (standing.settled_at or now) if settled else None
     if settled_at != standing.settled_at:
         standing.settled_at = settled_at
         ledger.changed_standings.add(rollout.rollout_id)
-    if not counts.settled and (told := waits.told(facts, wave=standing.wave)):
+    if not settled and (told := waits.told(facts, wave=standing.wave)):
         sentence = f"{_name(facts, standing.wave)}: {counts.running} of {counts.devices} run it, "
         sentence += f"{counts.in_progress} are on the way; {told}."
         ledger.stand(rollout.rollout_id, RolloutState.RUNNING, sentence)
-    return counts.settled
+    return settled
+
+
+def _is_on_the_way(row: Deployment, standing: Standing) -> bool:
+    """Whether a wave is not settled because of this device; a paused lane holds up no other."""
+    if row.wave > standing.wave:
+        return False
+    if row.state == WAITING:
+        return not standing.lane(row.profile).paused
+    return gate.bucket(row) == "in_progress" and (row.wave == standing.wave or row.running_at is None)
+
+
+def _waits_for_lanes(facts: Facts, ledger: Ledger, waits: Waits) -> bool:
+    """Whether every wave is open, and only paused lanes are left."""
+    if not waits.paused:
+        return False
+    rollout_id, lane = facts.rollout.rollout_id, min(waits.paused)
+    sentence = f"Every wave is open; {waits.told(facts, wave=len(facts.rollout.waves) - 1)}: "
+    sentence += f"`rollout resume {rollout_id} --profile {lane}`."
+    ledger.stand(rollout_id, RolloutState.RUNNING, sentence)
+    return True
 
 
 def _is_held(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: float) -> bool:

@@ -30,7 +30,8 @@ class Intervals:
 def save(connection: sa.Connection, ledger: Ledger, intervals: Intervals, *, epoch: int, now: float) -> None:
     """Write every change of a tick."""
     _upsert(connection, tables.rollout_states, ["rollout_id"], _standing_rows(ledger, now))
-    _upsert(connection, tables.deployments, ["deployment_id"], _deployment_rows(ledger, now))
+    # another attempt has another id, and takes the place of the one before
+    _upsert(connection, tables.deployments, ["rollout_id", "device_id"], _deployment_rows(ledger, now))
     _upsert(connection, tables.desired, ["device_id"], _desired_rows(ledger, intervals, epoch=epoch, now=now))
     if ledger.decisions:
         rows = [
@@ -78,6 +79,7 @@ def _standing_rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
                 "settled_at": standing.settled_at,
                 "approval_wave": standing.approval_wave,
                 "approved_wave": standing.approved_wave,
+                "lanes": {profile: asdict(lane) for profile, lane in sorted(standing.lanes.items())},
                 "updated_at": now,
             }
         )
@@ -107,6 +109,9 @@ def _deployment_rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
                 "opened_at": row.opened_at,
                 "running_at": row.running_at,
                 "retrying_since": row.retrying_since,
+                "attempt": row.attempt,
+                "retries": row.retries,
+                "retry_at": row.retry_at,
                 "takes_place": row.takes_place,
                 "updated_at": now,
             }

@@ -89,6 +89,15 @@ class RolloutOptions(RequestDocument):
     max_in_progress: int | None = Field(
         default=None, ge=1, le=1_000_000, description="devices that may be on the way at once; who fails takes no place"
     )
+    max_retries: int = Field(
+        default=0, ge=0, le=20, description="how often a device that failed is tried again before it counts as failed"
+    )
+    retry_first_s: float = Field(
+        default=60.0, gt=0, le=3600, description="longest rest before the first of these tries; doubles, up to an hour"
+    )
+    other_variants: int = Field(
+        default=2, ge=0, le=10, description="how many other variants a lane tries whose devices reject one"
+    )
     approve_waves: tuple[WaveNumber, ...] = Field(
         default=(), max_length=MAX_WAVES, description="waves, from 1, that open only once an operator has approved"
     )
@@ -132,6 +141,7 @@ class RolloutAction(StrEnum):
     RESUME = "resume"
     ABORT = "abort"  # offer it to nobody else; who has it keeps it
     ROLLBACK = "rollback"  # every device goes back to what it ran before
+    RETRY = "retry"  # offer it again to those that failed or timed out
     APPROVE = "approve"  # open the wave that waits for it
 
 
@@ -146,6 +156,7 @@ class DeploymentView(Document):
     state: str
     reason: str = "none"
     detail: str = ""
+    attempt: int = 0  # from 0; each has a deployment id of its own
     opened_at: float | None = None
     running_at: float | None = None
 
@@ -174,6 +185,15 @@ class LaneStopView(Document):
     cause: str
 
 
+class LaneView(Document):
+    """What became of a lane apart from the others."""
+
+    profile: Name
+    paused: bool = False
+    ended: str = ""  # aborted | rolled_back, by an operator
+    rejected: tuple[Name, ...] = ()  # variants that its devices have rejected
+
+
 class DecisionView(Document):
     """What the controller decided, and the sentence that says why."""
 
@@ -196,6 +216,7 @@ class Rollout(Document):
     approval_wave: int | None = None  # index of the wave that waits for `approve`
     waves: tuple[WaveView, ...] = ()
     stopped_lanes: tuple[LaneStopView, ...] = ()
+    lanes: tuple[LaneView, ...] = ()  # those of which there is something to say
     decisions: tuple[DecisionView, ...] = ()
     deployments: tuple[DeploymentView, ...] = ()
     created_at: float
@@ -246,3 +267,4 @@ class ActionRequest(RequestDocument):
     """Say something to a rollout."""
 
     action: RolloutAction
+    profile: Name | None = Field(default=None, description="the lane that is meant; without it, all of the rollout")

@@ -39,6 +39,6 @@ def get_rollout(rollout_id: Name, ports: PortsOf) -> Rollout:
 
 @router.post("/{rollout_id}/actions", operation_id="command_rollout", status_code=HTTPStatus.ACCEPTED)
 def command_rollout(rollout_id: Name, command: ActionRequest, ports: PortsOf) -> Rollout:
-    """Pause, resume, abort, roll back or approve; the controller obeys in order."""
-    requests.command_rollout(ports.catalogue, rollout_id, command.action, now=ports.clock())
+    """Pause, resume, abort, roll back, retry or approve, all of it or a lane; the controller obeys in order."""
+    requests.command_rollout(ports.catalogue, rollout_id, command.action, profile=command.profile, now=ports.clock())
     return views.get_rollout(ports.catalogue, rollout_id)

@@ -132,6 +132,41 @@ def test_approve_is_refused_unless_a_wave_waits_and_names_that_wave(
         assert connection.execute(sa.select(rollout_commands.c.wave)).scalars().all() == [0, 0]
 
 
+def test_lane_is_commanded_by_its_profile_as_often_as_one_likes(
+    registry: Registry, http: httpx.Client, start: Callable[..., httpx.Response]
+) -> None:
+    rollout_id = start().json()["rollout_id"]
+
+    def say(action: str, profile: str | None = "pi-x") -> httpx.Response:
+        return http.post(f"/v1/rollouts/{rollout_id}/actions", json={"action": action, "profile": profile})
+
+    assert "not planned yet" in message_of(say("pause"))
+    set_state(registry, rollout_id, "running")
+    common = {"rollout_id": rollout_id, "model": "net", "version": "1", "updated_at": 1.0, "wave": 0}
+    with registry.catalogue.write() as connection:
+        for name in ("pi-x", "pi-y"):
+            row = {"deployment_id": f"dep-{name}", "device_id": name, "profile": name, "state": "waiting"}
+            connection.execute(sa.insert(deployments).values(**common, **row, reason="none", detail="", canary=False))
+        lanes = {"pi-x": {"paused": True, "ended": "", "rejected": ["v-a"]}}
+        connection.execute(sa.update(rollout_states).values(lanes=lanes))
+    refused = say("pause", "pi-z")
+    assert (refused.status_code, message_of(refused)) == (
+        404,
+        f"Rollout {rollout_id} has no lane pi-z: it has pi-x, pi-y.",
+    )
+    assert [say(action).status_code for action in ("pause", "pause", "resume", "rollback", "retry")] == [202] * 5
+    assert say("approve").status_code == 409
+    with registry.catalogue.read() as connection:
+        said = connection.execute(sa.select(rollout_commands)).all()
+    assert [command.profile for command in said] == ["pi-x"] * 5
+    (lane,) = http.get(f"/v1/rollouts/{rollout_id}").json()["lanes"]
+    assert lane == {"profile": "pi-x", "paused": True, "ended": "", "rejected": ["v-a"]}
+    set_state(registry, rollout_id, "finished", last_command_id=max(command.command_id for command in said))
+    assert say("pause").status_code == 409
+    assert say("retry", None).status_code == 202
+    assert say("pause").status_code == 202, "it goes on once that was obeyed"
+
+
 @pytest.mark.parametrize(
     ("request_", "status", "words"),
     [

@@ -129,9 +129,10 @@ class Paper:
             removed=frozenset(self.removed),
             choices=choices,
             variants={
-                (profile, choice.variant.variant_id): choice.variant
+                (profile, one.variant_id): one
                 for profile, choice in choices.items()
-                if choice.variant
+                for one in (choice.variant, *choice.others)
+                if one
             },
             build_failures=self.build_failures,
             heard=self.heard,
@@ -140,9 +141,9 @@ class Paper:
             status_interval_s=self.status_interval_s,
         )
 
-    def say(self, name: str, action: str) -> None:
+    def say(self, name: str, action: str, profile: str | None = None) -> None:
         number = 1 + sum(len(commands) for commands in self.commands.values())
-        self.commands.setdefault(name, []).append(Command(number, action))
+        self.commands.setdefault(name, []).append(Command(number, action, profile=profile))
 
     def wanted(self, device: str, model: str = "m") -> DesiredDeployment | None:
         return self.ledger.wanted.get(device, {}).get(model)

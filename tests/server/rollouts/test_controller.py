@@ -250,6 +250,52 @@ def test_controller_failure_of_a_version_gives_the_old_one_back(make_registry: C
     assert states == {("r1", "running"): 3, ("r2", "failed"): 1, ("r2", "cancelled"): 2}
 
 
+def test_controller_attempt_after_a_failure_takes_the_place_of_the_one_before(
+    make_registry: Callable[[int], Registry],
+) -> None:
+    registry = make_registry(1)
+    registry.start("r1", max_retries=1, retry_first_s=0.001)
+    with linked(registry) as connection, Fleet(registry, obedient=False) as fleet:
+        one = controller(registry, connection)
+        device = registry.device(0)
+        tick_until(one, lambda: bool(fleet.received.get(device)))
+        first = fleet.received[device][-1]
+        fail(registry, device, first)
+        tick_until(one, lambda: fleet.received[device][-1].generation >= first.generation + 2)
+        again = fleet.received[device][-1]
+        assert again.deployments[0].deployment_id != first.deployments[0].deployment_id
+        registry.sequence += 2000  # later than what it said of the first attempt
+        registry.runs(device, again)
+        tick_until(one, lambda: registry.state("r1") == "finished")
+    (row,) = registry.rows(tables.deployments)
+    assert (row.deployment_id, row.state, row.attempt, row.retries) == (
+        again.deployments[0].deployment_id,
+        "running",
+        1,
+        1,
+    )
+    assert actions(registry).count("retry") == 1
+
+
+def test_reader_ranks_what_else_a_lane_may_get(make_registry: Callable[[int], Registry]) -> None:
+    registry = make_registry(1)
+    registry.start("r1")
+    ranked = [("fits", 5.0, 900), ("fits", 5.0, 1000), ("fits", 9.0, 10), ("unproven", 1.0, 10), ("unproven", None, 1)]
+    with registry.database.write() as database:
+        (row,) = [dict(row._mapping) for row in database.execute(sa.select(tables.variants)) if row.version == "1"]
+        for number, (verdict, latency_ms, size) in reversed(list(enumerate([*ranked, ("misses", 0.1, 1)]))):
+            figure = None if latency_ms is None else {"value": latency_ms, "origin": "host"}
+            changes = {"variant_id": f"other-{number}", "verdict": verdict, "object_bytes": size, "chosen": False}
+            document = {"latency_p95_ms": figure}
+            database.execute(sa.insert(tables.variants).values(**{**row, **changes, "document": document}))
+    with registry.database.read() as database:
+        snapshot = Reader(lambda _: None).snapshot(database)
+    assert snapshot is not None
+    (fact,) = snapshot.facts
+    assert [one.variant_id for one in fact.choices["pi"].others] == [f"other-{number}" for number in range(5)]
+    assert fact.choices["pi"].variant not in fact.choices["pi"].others
+
+
 def fail(registry: Registry, device: str, desired: Desired) -> None:
     registry.runs(device, desired)
     with registry.database.write() as connection:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -16,11 +18,12 @@ from hypothesis.stateful import (
 )
 
 from edge_agent.protocol.states import DeploymentState, Reason
-from server.rollouts import gate
+from server.rollouts import gate, offering
 from server.rollouts.facts import ChoiceFact
 from server.rollouts.ledger import WITHDRAWN
 from server.rollouts.reading import OPEN_STATES
 from server.schemas.rollouts import RolloutState
+from server.windows import is_open, parse_window, zone_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,14 +40,28 @@ REPORTED = [
 ]
 
 
+SCHEDULES: list[dict[str, object]] = [
+    {},
+    {"pace_per_minute": 2, "pace_growth": 2.0},
+    {"max_in_progress": 2, "retry_patience_s": 100},
+    {"soak_s": 20.0},
+    {"window": "00:10-01:40", "time_zone": "Europe/Berlin"},
+    {"approve_waves": (1,)},
+    {"max_retries": 2, "max_in_progress": 3},
+    {"max_retries": 1, "window": "00:10-01:40", "pace_per_minute": 3, "max_in_progress": 4, "soak_s": 5.0},
+]
+LANE_WORDS = ["pause", "resume", "abort", "rollback", "retry"]
+
 SETTLED = {
     *("running", "no_variant", "timed_out", "cancelled"),
     *("failed", "rejected", "rolled_back", "superseded"),
 }
 
 
+# of 40 steps each
+@pytest.mark.parametrize("examples", [100, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine made for its fixture
-    make_paper: Callable[..., Paper],
+    make_paper: Callable[..., Paper], examples: int
 ) -> None:
     class Story(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -52,9 +69,15 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             self.paper = make_paper({f"d{i}": "pi" if i % 3 else "zero" for i in range(9)})
             self.best_wave: dict[str, int] = {}
             self.generations: dict[str, int] = {}
+            self.opened: dict[str, float] = {}
 
-        @initialize(waves=st.sampled_from(["100%", "1,100%", "20%,50%,100%"]), failures=st.integers(0, 2))
-        def first(self, waves: str, failures: int) -> None:
+        @initialize(
+            waves=st.sampled_from(["100%", "1,100%", "20%,50%,100%"]),
+            failures=st.integers(0, 2),
+            schedule=st.sampled_from(SCHEDULES),
+        )
+        def first(self, waves: str, failures: int, schedule: dict[str, object]) -> None:
+            self.paper.time_zones = {"d0": "Asia/Tokyo", "d1": "America/St_Johns", "d2": "No/Where"}
             self.paper.start(
                 "r1",
                 waves=waves,
@@ -62,16 +85,25 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                 max_failures=failures,
                 silence_deadline_s=30,
                 progress_deadline_s=45,
+                **schedule,
             )
-            self.paper.choices["1"]["zero"] = ChoiceFact(variant=self.paper.choices["1"]["zero"].variant)
+            chosen = self.paper.choices["1"]["zero"].variant
+            assert chosen is not None
+            next_best = replace(chosen, variant_id="1-zero-next")
+            self.paper.choices["1"]["zero"] = ChoiceFact(variant=chosen, others=(next_best,))
 
         @precondition(lambda self: len(self.paper.rollouts) < 3)
-        @rule(waves=st.sampled_from(["100%", "3,100%"]), unproven=st.booleans(), model=st.sampled_from("mmn"))
-        def another(self, waves: str, unproven: bool, model: str) -> None:  # noqa: FBT001  drawn by hypothesis
+        @rule(
+            waves=st.sampled_from(["100%", "3,100%"]),
+            unproven=st.booleans(),
+            model=st.sampled_from("mmn"),
+            schedule=st.sampled_from(SCHEDULES),
+        )
+        def another(self, waves: str, unproven: bool, model: str, schedule: dict[str, object]) -> None:  # noqa: FBT001
             number = str(len(self.paper.rollouts) + 1)
-            self.paper.start(f"r{number}", version=number, model=model, waves=waves, unproven=unproven)
+            self.paper.start(f"r{number}", version=number, model=model, waves=waves, unproven=unproven, **schedule)
 
-        @rule(seconds=st.sampled_from([0.5, 10.0, 31.0]))
+        @rule(seconds=st.sampled_from([0.5, 10.0, 31.0, 1800.0]))
         def tick(self, seconds: float) -> None:
             self.paper.tick(seconds)
 
@@ -95,10 +127,18 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             if len(self.paper.removed) < 2:
                 self.paper.removed.add(f"d{device}")
 
-        @rule(action=st.sampled_from(["pause", "resume", "resume", "abort", "rollback"]), which=st.integers(1, 3))
+        @rule(
+            action=st.sampled_from(["pause", "resume", "resume", "abort", "rollback", "retry", "approve", "approve"]),
+            which=st.integers(1, 3),
+        )
         def command(self, action: str, which: int) -> None:
             if f"r{which}" in self.paper.rollouts:
                 self.paper.say(f"r{which}", action)
+
+        @rule(action=st.sampled_from(LANE_WORDS), which=st.integers(1, 3), profile=st.sampled_from(["pi", "zero"]))
+        def command_lane(self, action: str, which: int, profile: str) -> None:
+            if f"r{which}" in self.paper.rollouts:
+                self.paper.say(f"r{which}", action, profile)
 
         @invariant()
         def waves_only_grow_and_no_wave_opens_early(self) -> None:
@@ -106,7 +146,8 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                 assert standing.wave >= self.best_wave.get(name, -1)
                 if standing.wave > max(0, self.best_wave.get(name, -1)):
                     before = [row for row in self.paper.ledger.rows_of(name) if row.wave == standing.wave - 1]
-                    assert {row.state for row in before} <= SETTLED
+                    held = {row.state for row in before if not standing.lane(row.profile).paused}
+                    assert held <= SETTLED | {"rolling_back"}
                 self.best_wave[name] = standing.wave
                 for row in self.paper.ledger.rows_of(name):
                     assert row.opened_at is None or row.wave <= standing.wave
@@ -137,6 +178,23 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                         assert gate.bucket(row) != "in_progress" or row.running_at is not None
 
         @invariant()
+        def every_offer_is_inside_the_window_the_pace_and_the_places(self) -> None:
+            now = self.paper.now
+            for name, rollout in self.paper.rollouts.items():
+                options, rows = rollout.options, self.paper.ledger.rows_of(name)
+                fresh = [row for row in rows if row.state == "offered" and row.opened_at == now and not row.detail]
+                for row in fresh if options.window else ():
+                    zone = zone_of(self.paper.time_zones.get(row.device_id), default=options.time_zone)
+                    assert is_open(parse_window(options.window), zone, now=now)
+                if fresh and options.pace_per_minute:
+                    pace = offering.pace_in_wave(
+                        options.pace_per_minute, options.pace_growth, wave=self.paper.ledger.standings[name].wave
+                    )
+                    assert sum(row.opened_at is not None and row.opened_at > now - 60 for row in rows) <= (pace or 0)
+                if options.max_in_progress:
+                    assert sum(offering.takes_place(row) for row in rows) <= options.max_in_progress
+
+        @invariant()
         def generations_only_grow(self) -> None:
             for device, generation in self.paper.ledger.generations.items():
                 assert generation >= self.generations.get(device, 0)
@@ -145,22 +203,28 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
         def teardown(self) -> None:
             """Whatever happened: devices that do as they are told bring every open rollout to its end."""
             for name in self.paper.rollouts:
-                self.paper.say(name, "resume")
-            for _ in range(12):
+                for profile in (None, "pi", "zero"):
+                    self.paper.say(name, "resume", profile)
+            for number in range(400):
+                for name in self.paper.rollouts:
+                    self.paper.say(name, "approve")
                 for device, models in self.paper.ledger.wanted.items():
                     self.paper.takes_up(device)
                     for model in models:
                         self.paper.report(device, model=model)
-                self.paper.tick(1)
-            open_states = set(OPEN_STATES)
-            assert not [s for s in self.paper.ledger.standings.values() if s.state in open_states]
+                self.paper.tick(1800 if number % 4 == 0 else 1)
+                waiting = [s.reason for s in self.paper.ledger.standings.values() if s.state in OPEN_STATES]
+                if number > 12 and not waiting:
+                    break
+            assert waiting == []
+            self.paper.commands.clear()
             self.paper.tick(1)
             assert not self.paper.ledger.changed
 
     run_state_machine_as_test(
         Story,
         settings=settings(
-            max_examples=150,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             phases=(Phase.explicit, Phase.reuse, Phase.generate),
