@@ -248,7 +248,7 @@ class Facts:
 
     rollout: Rollout
     targets: tuple[DeviceFact, ...] = ()
-    """The devices that the selector matches now; used once, to plan."""
+    """The devices that the selector matches now: to plan, and for those that join later where they may."""
     removed: frozenset[str] = frozenset()
     choices: Mapping[str, ChoiceFact] = field(default_factory=dict)
     """By profile."""

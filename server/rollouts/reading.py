@@ -261,7 +261,7 @@ class Reader:
     def _facts(self, connection: sa.Connection, rollout: facts.Rollout, picture: _Picture) -> facts.Facts:
         rows = [row for row in picture.rows if row.rollout_id == rollout.rollout_id]
         targets: tuple[facts.DeviceFact, ...] = ()
-        if rollout.rollout_id not in picture.standings:
+        if rollout.rollout_id not in picture.standings or rollout.options.join_later:
             meant = parse(rollout.selector)
             targets = tuple(
                 device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -40,7 +40,7 @@ REPORTED = [
 ]
 
 
-SCHEDULES: list[dict[str, object]] = [
+SCHEDULES: list[dict[str, Any]] = [
     {},
     {"pace_per_minute": 2, "pace_growth": 2.0},
     {"max_in_progress": 2, "retry_patience_s": 100},
@@ -76,7 +76,7 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             failures=st.integers(0, 2),
             schedule=st.sampled_from(SCHEDULES),
         )
-        def first(self, waves: str, failures: int, schedule: dict[str, object]) -> None:
+        def first(self, waves: str, failures: int, schedule: dict[str, Any]) -> None:
             self.paper.time_zones = {"d0": "Asia/Tokyo", "d1": "America/St_Johns", "d2": "No/Where"}
             self.paper.start(
                 "r1",
@@ -99,7 +99,7 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             model=st.sampled_from("mmn"),
             schedule=st.sampled_from(SCHEDULES),
         )
-        def another(self, waves: str, unproven: bool, model: str, schedule: dict[str, object]) -> None:  # noqa: FBT001
+        def another(self, waves: str, unproven: bool, model: str, schedule: dict[str, Any]) -> None:  # noqa: FBT001
             number = str(len(self.paper.rollouts) + 1)
             self.paper.start(f"r{number}", version=number, model=model, waves=waves, unproven=unproven, **schedule)
 
