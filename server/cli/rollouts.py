@@ -63,6 +63,7 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     max_retries: of.MaxRetries = 0,
     retry_first_s: of.RetryFirst = 60.0,
     other_variants: of.OtherVariants = 2,
+    priority: of.Priority = 0,
     join_later: of.JoinLater = False,
     approve_waves: of.ApproveWaves = "",
     dry_run: of.DryRun = False,
@@ -92,6 +93,7 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
         "max_retries": max_retries,
         "retry_first_s": retry_first_s,
         "other_variants": other_variants,
+        "priority": priority,
         "join_later": join_later,
         "approve_waves": approve_waves,
     }

@@ -98,6 +98,9 @@ class RolloutOptions(RequestDocument):
     other_variants: int = Field(
         default=2, ge=0, le=10, description="how many other variants a lane tries whose devices reject one"
     )
+    priority: int = Field(
+        default=0, ge=-100, le=100, description="while a rollout with a higher one has a device, this one waits for it"
+    )
     join_later: bool = Field(
         default=False, description="devices that match later join the wave that is open then; needs a last wave of 100%"
     )

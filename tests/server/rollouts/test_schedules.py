@@ -193,3 +193,34 @@ def test_advance_device_that_comes_later_reaches_no_lane_that_was_ended(make_pap
     paper.devices["d2"] = "pi"
     paper.tick()
     assert "d2" not in paper.states(r)
+
+
+def test_advance_rollout_with_a_higher_priority_goes_first_on_each_device(make_paper: Make) -> None:
+    paper = make_paper(2)
+    low = paper.start("low", model="n")
+    high = paper.start("high", waves="1,100%", priority=1)
+    paper.tick()
+    (first,) = offered(paper, high)
+    assert offered(paper, low) == set()
+    assert "2 devices wait for rollout high, which has a higher priority" in reason(paper, low)
+    paper.report(first)
+    paper.tick()
+    paper.tick()
+    assert offered(paper, low) == {first}, "the other still waits for its second wave"
+    paper.all_run(high)
+    for _ in range(2):
+        paper.all_run(low)
+    assert {paper.ledger.standings[name].state for name in (high, low)} == {RolloutState.FINISHED}
+
+
+def test_advance_older_rollout_of_the_model_with_a_higher_priority_is_not_overtaken(make_paper: Make) -> None:
+    paper = make_paper(2)
+    old = paper.start("old", priority=1)
+    new = paper.start("new", version="2")
+    paper.tick()
+    assert (len(offered(paper, old)), len(offered(paper, new))) == (2, 0)
+    for _ in range(3):
+        paper.all_run(old)
+    paper.all_run(new)
+    assert set(paper.states(new).values()) == {"running"}, "the newest wins once the older is done"
+    assert set(paper.states(old).values()) == {"superseded"}
