@@ -65,6 +65,12 @@ RetryFirst = Annotated[
 OtherVariants = Annotated[
     int, typer.Option("--other-variants", min=0, help="Variants that a lane tries next whose devices reject one.")
 ]
+Priority = Annotated[
+    int, typer.Option("--priority", help="While a rollout with a higher one has a device, this one waits for it.")
+]
+JoinLater = Annotated[
+    bool, typer.Option("--join-later", help="Devices that match later join the wave that is open then.")
+]
 ApproveWaves = Annotated[
     str, typer.Option("--approve-waves", help="They wait for `rollout approve`: 2,3, or all, or last.")
 ]

@@ -63,6 +63,8 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     max_retries: of.MaxRetries = 0,
     retry_first_s: of.RetryFirst = 60.0,
     other_variants: of.OtherVariants = 2,
+    priority: of.Priority = 0,
+    join_later: of.JoinLater = False,
     approve_waves: of.ApproveWaves = "",
     dry_run: of.DryRun = False,
     watch: WatchOption = False,
@@ -91,6 +93,8 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
         "max_retries": max_retries,
         "retry_first_s": retry_first_s,
         "other_variants": other_variants,
+        "priority": priority,
+        "join_later": join_later,
         "approve_waves": approve_waves,
     }
     # an impossible plan is refused before the registry is asked anything

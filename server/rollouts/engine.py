@@ -12,6 +12,7 @@ from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
     FAILED_STATES,
+    NO_VARIANT,
     RETRYING,
     RUNNING,
     TIMED_OUT,
@@ -27,6 +28,7 @@ from server.rollouts.wording import counted
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
+    from server.rollouts.facts import DeviceFact
     from server.rollouts.ledger import Ledger
 
 
@@ -55,6 +57,8 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
         going_back.follow(facts, ledger, epoch=epoch, now=now)
     if state not in {RolloutState.PREPARING, RolloutState.RUNNING}:
         return
+    if facts.rollout.options.join_later:
+        join_later(facts, ledger)
     waves.go_on(facts, ledger, now=now)
 
 
@@ -68,20 +72,52 @@ def make_plan(facts: Facts, ledger: Ledger) -> None:
     cut = plan_waves(profiles, rollout.waves, seed=rollout.seed)
     for wave, device_ids in enumerate(cut):
         for device_id in device_ids:
-            row = Deployment(
-                deployment_id=deployment_id_of(rollout.rollout_id, device_id),
-                rollout_id=rollout.rollout_id,
-                device_id=device_id,
-                wave=wave,
-                profile=devices[device_id].profile,
-                model=rollout.model,
-                version=rollout.version,
-            )
-            ledger.add(row)
+            ledger.add(_planned(facts, devices[device_id], wave))
     sizes = ", ".join(str(len(device_ids)) for device_ids in cut)
     matching = counted(len(devices), "device matches", "devices match")
     sentence = f"{matching}; the waves hold {sizes}."
     ledger.decide(rollout, "planned", sentence, devices=len(devices), waves=len(cut))
+
+
+def join_later(facts: Facts, ledger: Ledger) -> None:
+    """Add the devices that the selector means by now to the wave that is open, in lanes that go on.
+
+    One whose profile has no answer yet joins once there is one.
+    """
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    known = {row.device_id for row in ledger.rows_of(rollout.rollout_id)}
+    stopped = {lane.profile for lane in stopping.stopped_lanes(facts, ledger)}
+    joining = [
+        device
+        for device in facts.targets
+        if device.device_id not in known
+        and not device.removed
+        and device.profile in facts.choices
+        and device.profile not in stopped
+        and not standing.lane(device.profile).ended
+    ]
+    wave = max(0, standing.wave)
+    for device in joining:
+        row, choice = _planned(facts, device, wave), facts.choices[device.profile]
+        ledger.add(row)
+        if standing.wave >= 0 and choice.variant is None:
+            ledger.set_state(row, NO_VARIANT, reason="no_variant", detail=choice.refusal)
+    if joining:
+        sentence = f"{counted(len(joining), 'device joins', 'devices join')} later, in wave {wave + 1}."
+        ledger.decide(rollout, "joined", sentence, wave=wave, devices=len(joining))
+
+
+def _planned(facts: Facts, device: DeviceFact, wave: int) -> Deployment:
+    rollout = facts.rollout
+    return Deployment(
+        deployment_id=deployment_id_of(rollout.rollout_id, device.device_id),
+        rollout_id=rollout.rollout_id,
+        device_id=device.device_id,
+        wave=wave,
+        profile=device.profile,
+        model=rollout.model,
+        version=rollout.version,
+    )
 
 
 def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:

@@ -44,6 +44,7 @@ class Why(StrEnum):
     REMOVED = "device_removed"
     TOO_MANY_MODELS = "too_many_models"
     NEWER_ROLLOUT = "newer_rollout"
+    HIGHER_PRIORITY = "higher_priority"  # an older rollout of the model took the device
     GATE = "gate"  # what devices measured speaks against the variant of its lane
     LANE_ABORTED = "lane_aborted"  # by an operator
     LANE_ROLLBACK = "lane_rollback"  # by an operator
@@ -138,6 +139,11 @@ class Rollout:
     def age_order(self) -> tuple[float, str]:
         """The later rollout of a model has the greater one."""
         return self.created_at, self.rollout_id
+
+    @property
+    def turn_order(self) -> tuple[int, float, str]:
+        """The greatest is looked at first in a tick: a higher priority, then the later one."""
+        return self.options.priority, *self.age_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +254,7 @@ class Facts:
 
     rollout: Rollout
     targets: tuple[DeviceFact, ...] = ()
-    """The devices that the selector matches now; used once, to plan."""
+    """The devices that the selector matches now: to plan, and for those that join later where they may."""
     removed: frozenset[str] = frozenset()
     choices: Mapping[str, ChoiceFact] = field(default_factory=dict)
     """By profile."""

@@ -84,6 +84,11 @@ def bucket(row: Deployment) -> str:
     return _BUCKETS.get(row.state, "in_progress")
 
 
+def is_to_come(row: Deployment) -> bool:
+    """Whether a device is still to get it, or on its way and has never run it."""
+    return row.state == WAITING or (row.running_at is None and bucket(row) == "in_progress")
+
+
 def is_lane_verdict(row: Deployment) -> bool:
     """Whether this is the first device of a lane, which found that the variant is unfit for its profile."""
     return row.canary and speaks_against_variant(row)

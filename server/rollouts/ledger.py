@@ -23,6 +23,7 @@ from server.rollouts.facts import (
     VariantFact,
     Why,
 )
+from server.rollouts.gate import is_to_come
 from server.rollouts.plan import deployment_id_of
 from server.schemas.rollouts import RolloutState
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MAX_MODELS = 64  # of one device, by the wire contract (`Desired.deployments`)
 MAX_CHAIN = 64  # of rollouts that were rolled back one after the other
 WITHDRAWN = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK})
+NOT_ENDED = frozenset({RolloutState.PREPARING, RolloutState.RUNNING, RolloutState.PAUSED})
 
 
 class Ledger:
@@ -46,6 +48,7 @@ class Ledger:
         standings: dict[str, Standing] | None = None,
         find: Callable[[str], Deployment | None] = lambda _: None,
         age_of: Callable[[str], tuple[float, str]] = lambda _: (0.0, ""),
+        priority_of: Callable[[str], int] = lambda _: 0,
     ) -> None:
         """Take the rows.
 
@@ -56,6 +59,7 @@ class Ledger:
             standings: by rollout.
             find: reads a deployment that is not among the given ones (an older rollout's).
             age_of: `Rollout.age_order` of any rollout.
+            priority_of: of any rollout.
         """
         self.deployments = {row.deployment_id: row for row in deployments}
         self.wanted = wanted if wanted is not None else {}
@@ -66,7 +70,7 @@ class Ledger:
         self.changed_devices: set[str] = set()
         self.changed_standings: set[str] = set()
         self._find = find
-        self._age_of = age_of
+        self._age_of, self._priority_of = age_of, priority_of
 
     @property
     def changed(self) -> bool:
@@ -121,7 +125,7 @@ class Ledger:
         """
         replaced = self.wanted.get(row.device_id, {}).get(row.model)
         before = self.get(replaced.deployment_id) if replaced else None
-        if before is not None and self._age_of(before.rollout_id) > self._age_of(row.rollout_id):
+        if before is not None and self._keeps(before.rollout_id, row.rollout_id):
             self.set_state(row, DeploymentState.SUPERSEDED, reason=Why.NEWER_ROLLOUT)
             return False
         if replaced is None and len(self.wanted.get(row.device_id, {})) >= MAX_MODELS:
@@ -133,7 +137,9 @@ class Ledger:
         row.offered_generation = self.next_generation(row.device_id)
         self.changed_deployments.add(row.deployment_id)
         if before is not None:
-            self.set_state(before, DeploymentState.SUPERSEDED, reason=Why.NEWER_ROLLOUT)
+            newer = self._age_of(row.rollout_id) >= self._age_of(before.rollout_id)
+            why = Why.NEWER_ROLLOUT if newer else Why.HIGHER_PRIORITY
+            self.set_state(before, DeploymentState.SUPERSEDED, reason=why)
         self.set_state(row, OFFERED)
         entry = DesiredDeployment(
             deployment_id=row.deployment_id,
@@ -193,6 +199,21 @@ class Ledger:
     def next_generation(self, device_id: str) -> int:
         """Of a device's desired state, once what changes of it now is written."""
         return self.generations.get(device_id, 0) + 1
+
+    def holders_above(self, rollout_id: str) -> dict[str, str]:
+        """By device: an open rollout with a higher priority that is still to bring it something, or about to."""
+        above = {
+            other
+            for other, standing in self.standings.items()
+            if standing.state in NOT_ENDED and self._priority_of(other) > self._priority_of(rollout_id)
+        }
+        rows = self.deployments.values() if above else ()
+        return {row.device_id: row.rollout_id for row in rows if row.rollout_id in above and is_to_come(row)}
+
+    def _keeps(self, holder: str, other: str) -> bool:
+        """Whether the rollout that a device runs the version of keeps it: the newer, unless the other is above."""
+        newer = self._age_of(holder) > self._age_of(other)
+        return newer and self._priority_of(other) <= self._priority_of(holder)
 
     def _take_up(self, deployment_id: str, device_id: str, *, now: float) -> None:
         """An older deployment is wanted again: what the device says of it counts again."""

@@ -18,7 +18,7 @@ from server.rollouts.wording import counted, listed
 from server.windows import is_open, next_opening, parse_window, text_of_moment, zone_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from server.rollouts.facts import Deployment, Facts, Standing, VariantFact
     from server.rollouts.ledger import Ledger
@@ -36,6 +36,8 @@ class Waits:
     retry: int = 0
     retry_at: float | None = None
     """When the first that has failed is tried again."""
+    above: dict[str, int] = field(default_factory=dict)
+    """By rollout: for one with a higher priority, which has them still."""
     paused: dict[str, int] = field(default_factory=dict)
     """By profile: in lanes that an operator has paused."""
     pace: int = 0
@@ -50,6 +52,9 @@ class Waits:
         if self.retry:
             again = f", the first at {text_of_moment(self.retry_at)}" if self.retry_at is not None else ""
             said.append(f"{counted(self.retry, 'device that failed is', 'devices that failed are')} tried again{again}")
+        for rollout_id, number in sorted(self.above.items()):
+            waiting = counted(number, "device waits", "devices wait")
+            said.append(f"{waiting} for rollout {rollout_id}, which has a higher priority")
         for profile, number in sorted(self.paused.items()):
             said.append(f"{counted(number, 'device waits', 'devices wait')} in lane {profile}, which is paused")
         if self.pace:
@@ -117,7 +122,7 @@ def _turns(facts: Facts, ledger: Ledger, rows: Sequence[Deployment], waits: Wait
     """Whose turn it is in each lane of the open waves, in the order of the plan."""
     standing = ledger.standings[facts.rollout.rollout_id]
     waiting = [row for row in rows if row.state == WAITING and row.wave <= standing.wave]
-    held = _resting(waiting, standing, waits, now=now)
+    held = _resting(waiting, standing, waits, ledger.holders_above(facts.rollout.rollout_id), now=now)
     held |= _outside_window(facts, [row for row in waiting if row.device_id not in held], waits, now=now)
     behind = _waves_behind(rows, standing)
     lanes: dict[tuple[int, str], list[Deployment]] = {}
@@ -144,13 +149,15 @@ def _waves_behind(rows: Iterable[Deployment], standing: Standing) -> dict[str, i
     """By profile: the first wave in which somebody is still to get it: a lane that was held catches up in order."""
     behind: dict[str, int] = {}
     for row in rows:
-        if row.state == WAITING or (row.running_at is None and gate.bucket(row) == "in_progress"):
+        if gate.is_to_come(row):
             behind[row.profile] = min(row.wave, behind.get(row.profile, standing.wave))
     return behind
 
 
-def _resting(waiting: Iterable[Deployment], standing: Standing, waits: Waits, *, now: float) -> set[str]:
-    """The devices that rest after a failure, or whose lane is paused."""
+def _resting(
+    waiting: Iterable[Deployment], standing: Standing, waits: Waits, above: Mapping[str, str], *, now: float
+) -> set[str]:
+    """The devices whose lane is paused, that rest after a failure, or that another rollout goes first with."""
     held = set()
     for row in waiting:
         if standing.lane(row.profile).paused:
@@ -158,6 +165,8 @@ def _resting(waiting: Iterable[Deployment], standing: Standing, waits: Waits, *,
         elif row.retry_at is not None and row.retry_at > now:
             waits.retry += 1
             waits.retry_at = min(row.retry_at, waits.retry_at or row.retry_at)
+        elif (rollout_id := above.get(row.device_id)) is not None:
+            waits.above[rollout_id] = waits.above.get(rollout_id, 0) + 1
         else:
             continue
         held.add(row.device_id)

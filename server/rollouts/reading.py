@@ -45,7 +45,7 @@ _WAVES = TypeAdapter(tuple[Wave, ...])
 class Snapshot:
     """One consistent view: the epoch, the facts of each rollout that is alive, and the ledger.
 
-    Newest first: what a newer rollout takes or gives back, an older one has seen before it opens a wave.
+    By priority, then newest first: what a newer one takes or gives back, an older one has seen before it opens a wave.
     """
 
     epoch: int
@@ -106,7 +106,7 @@ class Reader:
         found = []
         if self._measurements is not None:
             self._measurements.forget_others({rollout.rollout_id for rollout in alive})
-        for rollout in sorted(alive, key=lambda rollout: rollout.age_order, reverse=True):
+        for rollout in sorted(alive, key=lambda rollout: rollout.turn_order, reverse=True):
             fact = self._facts(connection, rollout, picture)
             manifests |= {variant.manifest_sha256 for variant in fact.variants.values()}
             found.append(fact)
@@ -226,6 +226,9 @@ class Reader:
         def age_of(rollout_id: str) -> tuple[float, str]:
             return rollouts[rollout_id].age_order if rollout_id in rollouts else (0.0, "")
 
+        def priority_of(rollout_id: str) -> int:
+            return rollouts[rollout_id].options.priority if rollout_id in rollouts else 0
+
         ledger = Ledger(
             deployments=picture.rows,
             wanted=wanted,
@@ -233,6 +236,7 @@ class Reader:
             standings=picture.standings,
             find=find,
             age_of=age_of,
+            priority_of=priority_of,
         )
         for device_id in newly_removed(connection):
             ledger.forget_device(device_id)
@@ -261,7 +265,7 @@ class Reader:
     def _facts(self, connection: sa.Connection, rollout: facts.Rollout, picture: _Picture) -> facts.Facts:
         rows = [row for row in picture.rows if row.rollout_id == rollout.rollout_id]
         targets: tuple[facts.DeviceFact, ...] = ()
-        if rollout.rollout_id not in picture.standings:
+        if rollout.rollout_id not in picture.standings or rollout.options.join_later:
             meant = parse(rollout.selector)
             targets = tuple(
                 device

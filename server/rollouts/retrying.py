@@ -10,11 +10,12 @@ from edge_agent.protocol.states import DeploymentState
 from server.rollouts import gate
 from server.rollouts.facts import CLOSED_STATES, WAITING, ChoiceFact
 from server.rollouts.going_back import has_it
+from server.rollouts.verify import speaks_against_variant
 from server.rollouts.wording import counted
 from server.windows import text_of_moment
 
 if TYPE_CHECKING:
-    from server.rollouts.facts import Facts, Standing, VariantFact
+    from server.rollouts.facts import Deployment, Facts, Standing, VariantFact
     from server.rollouts.gate import Lane, LaneStop
     from server.rollouts.ledger import Ledger
 
@@ -68,7 +69,7 @@ def try_next_variant(lane: Lane, stop: LaneStop, facts: Facts, ledger: Ledger, *
     rejected = (*standing.lane(lane.profile).rejected, lane.variant_id)
     following = _next_best(facts.choices.get(lane.profile, ChoiceFact()), rejected)
     left = facts.rollout.options.other_variants - len(rejected) + 1
-    if following is None or left <= 0 or not any(row.state == DeploymentState.REJECTED for row in rows):
+    if following is None or left <= 0 or not any(_rejects(row) for row in rows):
         return False
     standing.lanes[lane.profile] = replace(standing.lane(lane.profile), rejected=rejected)
     ledger.changed_standings.add(facts.rollout.rollout_id)
@@ -85,6 +86,11 @@ def try_next_variant(lane: Lane, stop: LaneStop, facts: Facts, ledger: Ledger, *
         facts.rollout, "next_variant", sentence, variant_id=lane.variant_id, next=following.variant_id, **numbers
     )
     return True
+
+
+def _rejects(row: Deployment) -> bool:
+    """Whether the variant can't run there, not just for want of room on one device."""
+    return row.state == DeploymentState.REJECTED and speaks_against_variant(row)
 
 
 def _next_best(choice: ChoiceFact, rejected: tuple[str, ...]) -> VariantFact | None:

@@ -98,6 +98,12 @@ class RolloutOptions(RequestDocument):
     other_variants: int = Field(
         default=2, ge=0, le=10, description="how many other variants a lane tries whose devices reject one"
     )
+    priority: int = Field(
+        default=0, ge=-100, le=100, description="while a rollout with a higher one has a device, this one waits for it"
+    )
+    join_later: bool = Field(
+        default=False, description="devices that match later join the wave that is open then; needs a last wave of 100%"
+    )
     approve_waves: tuple[WaveNumber, ...] = Field(
         default=(), max_length=MAX_WAVES, description="waves, from 1, that open only once an operator has approved"
     )
@@ -118,6 +124,12 @@ class RolloutRequest(RequestDocument):
         beyond = [number for number in self.options.approve_waves if number > len(self.waves)]
         if beyond:
             raise ValueError(f"approve_waves names wave {beyond[0]}, but there are {len(self.waves)}")
+        return self
+
+    @model_validator(mode="after")
+    def _who_joins_later_is_known_by_not_being_there(self) -> Self:
+        if self.options.join_later and self.waves[-1].percent != 100:  # noqa: PLR2004  all of them
+            raise ValueError("join_later needs a last wave of 100%: else those that the plan leaves out would join")
         return self
 
 

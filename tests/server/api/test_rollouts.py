@@ -183,6 +183,7 @@ def test_lane_is_commanded_by_its_profile_as_often_as_one_likes(
         ({"options": {"time_zone": "Europe/Berln"}}, 422, "'Europe/Berln' is no time zone"),
         ({"options": {"pace_per_minute": 0}}, 422, "pace_per_minute"),
         ({"options": {"approve_waves": [2]}}, 422, "names wave 2, but there are 1"),
+        ({"waves": [{"count": 1}], "options": {"join_later": True}}, 422, "needs a last wave of 100%"),
     ],
 )
 def test_start_that_cannot_be_is_one_sentence_and_leaves_nothing(

@@ -106,11 +106,13 @@ class Paper:
             generations=dict(self.ledger.generations),
             standings=copy.deepcopy(self.ledger.standings),
             age_of=lambda rollout_id: self.rollouts[rollout_id].age_order,
+            priority_of=lambda rollout_id: self.rollouts[rollout_id].options.priority,
         )
         for device in self.removed:
             if self.ledger.wanted.get(device):
                 self.ledger.forget_device(device)
-        for name in reversed(self.rollouts):  # newest first, as the reader gives them
+        # as the reader gives them
+        for name in sorted(self.rollouts, key=lambda known: self.rollouts[known].turn_order, reverse=True):
             advance(self.facts(name), self.ledger, epoch=EPOCH, now=self.now)
         for device in self.ledger.changed_devices:
             self.ledger.generations[device] = self.ledger.generations.get(device, 0) + 1

@@ -47,6 +47,8 @@ SCHEDULES: list[dict[str, Any]] = [
     {"soak_s": 20.0},
     {"window": "00:10-01:40", "time_zone": "Europe/Berlin"},
     {"approve_waves": (1,)},
+    {"priority": 1},
+    {"priority": -1, "soak_s": 5.0},
     {"max_retries": 2, "max_in_progress": 3},
     {"max_retries": 1, "window": "00:10-01:40", "pace_per_minute": 3, "max_in_progress": 4, "soak_s": 5.0},
 ]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.protocol.states import DeploymentState, Reason
 from server.rollouts import offering
+from server.rollouts.facts import ChoiceFact
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -160,3 +161,66 @@ def test_advance_wave_that_reaches_nobody_new_asks_nobody(make_paper: Make) -> N
     paper.all_run(r)
     assert paper.ledger.standings[r].state is RolloutState.FINISHED
     assert "approval_asked" not in paper.actions
+
+
+def test_advance_device_that_comes_later_joins_the_open_wave_only_where_it_may(make_paper: Make) -> None:
+    paper = make_paper({"d0": "pi", "d1": "pi", "d2": "pi"})
+    joining = paper.start("joining", waves="1,100%", join_later=True)
+    fixed = paper.start("fixed", model="n", waves="1,100%")
+    paper.tick()
+    paper.devices |= {"d3": "pi", "d4": "new"}
+    paper.tick()
+    paper.tick()
+    assert "d3" not in paper.states(fixed)
+    assert "d4" not in paper.states(joining), "nobody knows what it would get"
+    assert (paper.row(joining, "d3").wave, paper.actions.count("joined")) == (0, 1)
+    assert paper.sentence("joined") == "1 device joins later, in wave 1."
+    paper.choices["1"]["new"] = ChoiceFact(refusal="Nothing fits.")
+    for _ in range(3):
+        paper.all_run(joining)
+    assert paper.states(joining) == {**dict.fromkeys(("d0", "d1", "d2", "d3"), "running"), "d4": "no_variant"}
+    assert paper.ledger.standings[joining].state is RolloutState.FINISHED
+    paper.devices["d5"] = "pi"
+    paper.tick()
+    assert "d5" not in paper.states(joining), "it has ended"
+
+
+def test_advance_device_that_comes_later_reaches_no_lane_that_was_ended(make_paper: Make) -> None:
+    paper = make_paper({"d0": "pi", "d1": "zero"})
+    r = paper.start("r", join_later=True)
+    paper.tick()
+    paper.say(r, "abort", "pi")
+    paper.devices["d2"] = "pi"
+    paper.tick()
+    assert "d2" not in paper.states(r)
+
+
+def test_advance_rollout_with_a_higher_priority_goes_first_on_each_device(make_paper: Make) -> None:
+    paper = make_paper(2)
+    low = paper.start("low", model="n")
+    high = paper.start("high", waves="1,100%", priority=1)
+    paper.tick()
+    (first,) = offered(paper, high)
+    assert offered(paper, low) == set()
+    assert "2 devices wait for rollout high, which has a higher priority" in reason(paper, low)
+    paper.report(first)
+    paper.tick()
+    paper.tick()
+    assert offered(paper, low) == {first}, "the other still waits for its second wave"
+    paper.all_run(high)
+    for _ in range(2):
+        paper.all_run(low)
+    assert {paper.ledger.standings[name].state for name in (high, low)} == {RolloutState.FINISHED}
+
+
+def test_advance_older_rollout_of_the_model_with_a_higher_priority_is_not_overtaken(make_paper: Make) -> None:
+    paper = make_paper(2)
+    old = paper.start("old", priority=1)
+    new = paper.start("new", version="2")
+    paper.tick()
+    assert (len(offered(paper, old)), len(offered(paper, new))) == (2, 0)
+    for _ in range(3):
+        paper.all_run(old)
+    paper.all_run(new)
+    assert set(paper.states(new).values()) == {"running"}, "the newest wins once the older is done"
+    assert set(paper.states(old).values()) == {"superseded"}
