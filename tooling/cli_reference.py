@@ -86,7 +86,7 @@ AGENT_MEANINGS = {
     "data_dir": "everything the agent keeps; flag `--data-dir`",
     "listen": "where apps infer: `HOST:PORT`, or `unix` for the models' Unix sockets only; flag `--listen`",
     "transport": "how objects travel: `mqtt` or `https`; flag `--transport`",
-    "max_download_rate_bytes_s": "most that models may take of the network; none: all of it; flag `--max-download-rate`",
+    "max_download_rate_bytes_s": "most that transfers may take of the network; none: all; flag `--max-download-rate`",
     "metered": "every byte costs: nothing is received that was not asked for; flag `--metered`",
     "storage_budget_bytes": "for models; none: the profile's, else half of what is free; flag `--storage-budget`",
     "memory_budget_bytes": "for runners; none: what the machine has left; flag `--memory-budget`",
