@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-THREAD_END_S: Final = 2.0
+THREAD_END_S: Final = 1.5  # of each of two; `up` kills 5 s after it has asked
 
 
 def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> None:

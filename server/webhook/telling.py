@@ -45,7 +45,8 @@ class Teller:
         notice = next_notice(self._database)
         if notice is not None and notice.at < self._clock() - KEPT_S:
             count = skip_older(self._database, self._clock() - KEPT_S)
-            log.warning("webhook: %d decisions are over a day old and are not told any more", count)
+            if count:  # a former leader may have been at it, too
+                log.warning("webhook: %d decisions are over a day old and are not told any more", count)
             notice = next_notice(self._database)
         if notice is None:
             return None

@@ -95,10 +95,16 @@ def test_controller_receiver_that_hangs_delays_no_decision_and_a_kill_loses_none
         wait_for(lambda: hook.taken == decisions(registry))
         process.terminate()
         assert process.wait(10) == 0
-    with ended(start()):
+    process = start()
+    with ended(process):
         registry.start("r2", version="2")
         wait_for(lambda: any(posted.document["rollout_id"] == "r2" for posted in hook.posted))
         wait_for(lambda: hook.taken == decisions(registry))
+        hook.answers.clear()
+        registry.command("r2", "abort")
+        wait_for(lambda: any(posted.document["action"] == "abort" for posted in hook.posted[-1:]))
+        process.terminate()
+        assert process.wait(10) == 0, "a receiver that hangs holds up no end"
     for posted in hook.posted:
         assert posted.path == "/token?key=token"
         assert posted.headers[SIGNATURE_HEADER] == signature_of(posted.body, SECRET)
