@@ -54,6 +54,10 @@ class RegistrySettings(BaseSettings):
 
     mqtt_url: str | None = Field(None, description="mqtt://host:port; none: the embedded Mosquitto")
 
+    # both are secrets: the address of many receivers holds a token
+    webhook_url: SecretStr | None = Field(None, description="http(s)://...: each decision of a rollout is posted there")
+    webhook_secret: SecretStr | None = Field(None, min_length=1, description="signs what is posted (HMAC-SHA256)")
+
     worker_count: int = Field(1, ge=0, le=256, description="job worker processes that `up` starts")
     job_memory_bytes: int = Field(8 * 1024**3, ge=MIN_JOB_MEMORY_BYTES, description="address space of one job")
     job_timeout_s: float = Field(3600.0, gt=0)
@@ -88,6 +92,13 @@ class RegistrySettings(BaseSettings):
     @classmethod
     def _check_mqtt_url(cls, value: str | None) -> str | None:
         return value and _checked_url(value, schemes=("mqtt",), example="mqtt://broker.example:1883")
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _check_webhook_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value and not _is_address(value.get_secret_value(), schemes=("http", "https")):
+            raise ValueError("it is not an address such as https://hooks.example/shoal")
+        return value or None
 
     @field_validator("s3_endpoint")
     @classmethod
@@ -245,11 +256,14 @@ def _one_sentence(
 
 
 def _checked_url(value: str, *, schemes: tuple[str, ...], example: str) -> str:
-    try:
-        parts = urlsplit(value)
-        usable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    if not _is_address(value, schemes=schemes):
         raise ValueError(f"{value!r} is not an address such as {example}")
     return value
+
+
+def _is_address(value: str, *, schemes: tuple[str, ...]) -> bool:
+    try:
+        parts = urlsplit(value)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

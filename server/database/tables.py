@@ -295,6 +295,12 @@ decisions = Table(
     Column("sentence", Text, nullable=False),
     Column("numbers", JSON, nullable=False),
 )
+webhook_cursors = Table(
+    "webhook_cursors",  # one row: up to which decision the operator's webhook has been told
+    catalogue,
+    Column("name", String(32), primary_key=True),
+    Column("decision_id", Integer, nullable=False),
+)
 
 # --- written by every process of the registry, each its own row
 heartbeats = Table(

@@ -29,9 +29,11 @@ from server.rollouts.reading import Reader
 from server.rollouts.writing import Intervals
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
+from server.webhook.receiver import Receiver
+from server.webhook.telling import Teller, keep_telling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from server.schemas.retention import Swept
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SWEEP_END_S: Final = 2.0
+THREAD_END_S: Final = 1.5  # of each of two; `up` kills 5 s after it has asked
 
 
 def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> None:
@@ -50,6 +52,7 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
     """
     if settings.mqtt_url is None:
         raise SettingsError("No MQTT broker is set: give mqtt_url, or run under `up`.")
+    receiver = _receiver_of(settings)
     holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
     database, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
     store = S3ObjectStore.from_settings(settings)
@@ -80,6 +83,7 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
         daemon=True,  # listing a large store must not hold up the end
     )
     sweeping.start()
+    telling = _start_telling(database, receiver, stop, is_due=lambda: controller.leads)
     try:
         with Heart(database, Process.CONTROLLER) as heart:
             controller.run(stop, pulse=heart.pulse)
@@ -87,7 +91,8 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
         stop.set()
         connection.wake()
         link.join()
-        sweeping.join(SWEEP_END_S)
+        for thread in (sweeping, *telling):
+            thread.join(THREAD_END_S)
         store.close()
         database.close()
         telemetry.close()
@@ -100,6 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--lease-s", type=float, default=5.0, help="silence after which another may lead")
     options = parser.parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs whole addresses, and a webhook's may hold a token
     stop = threading.Event()
 
     def stop_soon(_number: int, _frame: FrameType | None) -> None:
@@ -113,6 +119,30 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     return 0
+
+
+def _receiver_of(settings: RegistrySettings) -> Receiver | None:
+    """Whom decisions are told to, if anybody."""
+    if settings.webhook_url is None:
+        return None
+    secret = settings.webhook_secret
+    return Receiver(settings.webhook_url.get_secret_value(), secret.get_secret_value() if secret else None)
+
+
+def _start_telling(
+    database: Database, receiver: Receiver | None, stop: threading.Event, *, is_due: Callable[[], bool]
+) -> tuple[threading.Thread, ...]:
+    if receiver is None:
+        return ()
+    thread = threading.Thread(
+        target=keep_telling,
+        args=(Teller(database, receiver), stop),
+        kwargs={"is_due": is_due},
+        name="webhook",
+        daemon=True,  # a receiver that is slow to answer must not hold up the end
+    )
+    thread.start()
+    return (thread,)
 
 
 def _sweep(database: Database, store: ObjectStore, settings: RegistrySettings) -> Iterator[Swept]:

@@ -215,6 +215,19 @@ class DecisionView(Document):
     numbers: dict[str, float | int | str] = Field(default_factory=dict, description="what caused it")
 
 
+class DecisionNotice(Document):
+    """A decision as a webhook is told of it; the same `id` and `at` once more: the same decision told again."""
+
+    id: int
+    at: float
+    rollout_id: str
+    model: Name
+    version: Name
+    action: str
+    sentence: str
+    numbers: dict[str, float | int | str] = Field(default_factory=dict, description="what caused it")
+
+
 class Rollout(Document):
     """A rollout with its waves."""
 

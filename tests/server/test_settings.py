@@ -70,6 +70,9 @@ def test_load_settings_named_file_may_set_the_data_folder(tmp_path: Path, monkey
         ('worker_count = "many"', "worker_count in"),
         ('mqtt_url = "broker:1883"', "not an address such as mqtt://"),
         ('mqtt_url = "mqtt://broker:99999"', "not an address such as mqtt://"),
+        ('webhook_url = "ftp://hooks"', "webhook_url in .* it is not an address such as https://"),
+        ('webhook_url = "file:///etc/passwd"', "it is not an address such as https://"),
+        ('webhook_secret = ""', "webhook_secret in .* at least 1"),
         ('s3_endpoint = "ftp://s3"', "not an address such as http://"),
         ('s3_endpoint = "http://s3"', "needs s3_access_key and s3_secret_key"),
         ('s3_bucket = "a"', "s3_bucket in"),
@@ -115,8 +118,17 @@ def test_settings_repr_hides_the_secret_key(tmp_path: Path) -> None:
     assert "very-secret" not in repr(settings)
 
 
+def test_settings_webhook_shows_neither_its_secret_nor_its_address(tmp_path: Path) -> None:
+    hook = {"webhook_url": "https://hooks.example/very-secret", "webhook_secret": "very-secret"}
+    assert "very-secret" not in repr(load_settings(tmp_path, overrides=hook))
+    with pytest.raises(SettingsError) as raised:
+        load_settings(tmp_path, overrides={"webhook_url": "hooks.example/very-secret"})
+    assert "very-secret" not in str(raised.value)
+
+
 def test_child_environment_gives_the_same_settings_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = load_settings(tmp_path, overrides={"s3_access_key": "a", "s3_secret_key": "b c", "worker_count": 3})
+    given = {"s3_access_key": "a", "s3_secret_key": "b c", "worker_count": 3, "webhook_url": "https://h/x?y=1"}
+    settings = load_settings(tmp_path, overrides=given)
     for name, value in settings.child_environment().items():
         monkeypatch.setenv(name, value)
     assert load_settings() == settings

@@ -246,6 +246,18 @@ def test_sweep_decisions_keeps_those_of_open_rollouts_whatever_their_age(
     assert sorted(left) == ["finished", *["rolling_back"] * 4, *["running"] * 4]
 
 
+def test_sweep_decisions_never_frees_the_last_number_which_sqlite_would_give_out_again(parts: Parts) -> None:
+    standing = {"rollout_id": "r", "state": "finished", "wave": 0, "reason": "", "last_command_id": 0}
+    insert(parts.catalogue, tables.rollout_states, **standing, updated_at=NOW)
+    decision: dict[str, Any] = {"rollout_id": "r", "at": NOW - 400 * DAY_S, "action": "a", "sentence": "s"}
+    for _ in range(3):
+        insert(parts.catalogue, tables.decisions, **decision, numbers={})
+    assert swept(parts, "decisions", now=NOW).count == 2
+    insert(parts.catalogue, tables.decisions, **decision, numbers={})
+    with parts.catalogue.read() as connection:
+        assert connection.execute(sa.select(tables.decisions.c.decision_id)).scalars().all() == [3, 4]
+
+
 def test_sweep_cache_says_and_then_deletes(parts: Parts) -> None:
     folder = parts.settings.cache_dir
     folder.mkdir()

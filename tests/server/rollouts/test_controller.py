@@ -176,7 +176,7 @@ def test_controller_process_killed_at_any_moment_goes_on_and_decides_nothing_twi
                 process = subprocess.Popen(command, env=environment, stderr=log)
             wait_for(lambda: registry.state("r1") == "finished")
             wait_for(lambda: {row.published_generation for row in registry.rows(tables.desired)} == {1})
-            old = {"rollout_id": "r1", "at": 1.0, "action": "old", "sentence": "", "numbers": {}}
+            old = {"decision_id": 0, "rollout_id": "r1", "at": 1.0, "action": "old", "sentence": "", "numbers": {}}
             with registry.database.write() as connection:
                 connection.execute(sa.insert(tables.decisions).values(old))
             ask_for_sweep(registry.database, now=2.0)

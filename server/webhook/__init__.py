@@ -1,0 +1,1 @@
+"""Decisions of rollouts, told to a program of the operator's: one HTTP POST for each, in order, at least once."""
