@@ -38,6 +38,8 @@ COMMON = {"registry", "as_json", "help", "install_completion", "show_completion"
 JSON_DOCUMENTS = {
     "telemetry": "a list of `TelemetryRow`",
     "gc": "a `SweepReport`",
+    "backup": "the fields of `backup.json` but the lists of files, and the `folder`",
+    "restore": "the fields of `backup.json` but the lists of files, and the `folder`",
     "status": "a `Health`, and the `url` that was asked",
     "profile add": "a list of `DeviceProfile`",
     "profile list": "a list of `DeviceProfile`",
@@ -63,7 +65,7 @@ JSON_DOCUMENTS = {
     "device show": "a `Device`",
     "device label": "a `Device`",
     "device remove": '`{"device_id": ..., "removed": true}`',
-    "rollout start": "a `Rollout`; with `--watch` as it ended",
+    "rollout start": "a `Rollout`; with `--watch` as it ended; with `--dry-run` a `RolloutForecast`",
     "rollout status": "a `Rollout`; with `--watch` as it ended",
     "rollout explain": "a list of `DecisionView`",
     "rollout list": "a list of `Rollout`, without their devices",
@@ -71,6 +73,8 @@ JSON_DOCUMENTS = {
     "rollout resume": "a `Rollout`, as it was when the word was said",
     "rollout abort": "a `Rollout`, as it was when the word was said",
     "rollout rollback": "a `Rollout`, as it was when the word was said",
+    "rollout retry": "a `Rollout`, as it was when the word was said",
+    "rollout approve": "a `Rollout`, as it was when the word was said",
 }
 # What the models themselves do not describe.
 REGISTRY_MEANINGS = {
@@ -86,7 +90,7 @@ AGENT_MEANINGS = {
     "data_dir": "everything the agent keeps; flag `--data-dir`",
     "listen": "where apps infer: `HOST:PORT`, or `unix` for the models' Unix sockets only; flag `--listen`",
     "transport": "how objects travel: `mqtt` or `https`; flag `--transport`",
-    "max_download_rate_bytes_s": "most that transfers may take of the network; none: all; flag `--max-download-rate`",
+    "max_download_rate_bytes_s": "of the network that models may take; none: all; flag `--max-download-rate`",
     "metered": "every byte costs: nothing is received that was not asked for; flag `--metered`",
     "storage_budget_bytes": "for models; none: the profile's, else half of what is free; flag `--storage-budget`",
     "memory_budget_bytes": "for runners; none: what the machine has left; flag `--memory-budget`",
@@ -117,16 +121,16 @@ CLI_PAGE = """\
 
 {generated}
 
-Two programs. `edge-registry up` runs a registry; every other `edge-registry` command is a client of one over HTTP.
-`edge-agent` runs on a device.
+Two programs. `edge-registry up` runs a registry, `backup` and `restore` work on its folder and databases; every other
+`edge-registry` command is a client of one over HTTP. `edge-agent` runs on a device.
 
 Exit codes: 0 done; 1 refused or failed, with one sentence on standard error; 2 the command line or a setting is wrong.
-`edge-registry up` also ends with 3 (no Mosquitto) and 4 (another `up` holds the data folder). More in
-[troubleshooting](../how-to/troubleshooting.md).
+`edge-registry up` also ends with 3 (no Mosquitto), and `up`, `backup` and `restore` with 4 (another `up` holds the
+data folder). More in [troubleshooting](../how-to/troubleshooting.md).
 
 ## `edge-registry`
 
-Every command but `up` takes `--registry URL` (or the environment variable `SHOAL_REGISTRY`). Without it, the registry
+Every client takes `--registry URL` (or the environment variable `SHOAL_REGISTRY`). Without it, the registry
 of this machine is meant: the one whose `up` runs, or last ran, in `SHOAL_DATA_DIR` or in the default folder. Every
 command but `up` takes `--json` too: one JSON document on standard output instead of tables for people; sentences
 and progress stay on standard error, and the exit code is the same. The documents are those of the HTTP API: a running

@@ -184,8 +184,8 @@ def test_inspect_of_data_that_the_metric_says_nothing_of_is_refused(uploads: Pat
         rows = dict(archive)
     np.savez(tmp_path / "liked.npz", **{**rows, "target": np.ones_like(rows["target"])})
     request = inspect_request(uploads / "films.pt2", tmp_path / "liked.npz", task="ranking", metric="auc")
-    said = failure(job("inspect", request), "bad_metric")
-    assert said.startswith("the selection split can't be scored: auc needs rows of both classes")
+    said = failure(job("inspect", request), "bad_data")
+    assert said.startswith("target is 1 in all 120 rows of the selection split")
 
 
 def test_job_on_a_full_disk_says_so(uploads: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
