@@ -97,11 +97,11 @@ def remove_device(database: Database, device_id: str, *, now: float) -> None:
         raise _unknown(device_id)
 
 
-def matching(connection: sa.Connection, selector: Selector) -> list[tuple[str, str]]:
-    """(device id, profile) of the devices that a selector means."""
+def matching(connection: sa.Connection, selector: Selector) -> list[tuple[str, str, dict[str, str]]]:
+    """(device id, profile, labels) of the devices that a selector means."""
     query = sa.select(devices.c.device_id, devices.c.profile, devices.c.labels).where(devices.c.removed_at.is_(None))
     rows = connection.execute(query.order_by(devices.c.device_id)).all()
-    return [(row.device_id, row.profile) for row in rows if selector.matches(row.labels, row.profile, row.device_id)]
+    return [tuple(row) for row in rows if selector.matches(row.labels, row.profile, row.device_id)]
 
 
 def _unknown(device_id: str) -> NotFoundError:

@@ -8,13 +8,11 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.messages import Desired, Status
 from edge_agent.protocol.states import DeploymentState
-from server.catalogue.versions import require_version
-from server.database.tables import choices, desired, device_states, devices, variants
+from server.database.tables import choices, desired, device_states, variants
 from server.fleet.selector import parse
-from server.rollouts.facts import DeviceFact
 from server.rollouts.forecast import Fleet, Offer, forecast
 from server.rollouts.plan import check_growing
-from server.rollouts.requests import nobody_is_meant
+from server.rollouts.requests import targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,15 +33,7 @@ def forecast_rollout(database: Database, request: RolloutRequest, *, now: float)
     selector = parse(request.selector)
     check_growing(request.waves)
     with database.read() as connection:
-        require_version(connection, request.model, request.version)
-        rows = connection.execute(sa.select(devices).where(devices.c.removed_at.is_(None))).all()
-        meant = [
-            DeviceFact(row.device_id, row.profile, row.labels)
-            for row in rows
-            if selector.matches(row.labels, row.profile, row.device_id)
-        ]
-        if not meant:
-            raise nobody_is_meant(selector)
+        meant = targets_of(connection, request, selector)
         offers = dict(_offers(connection, request.model, request.version))
         running = dict(_running(connection, request.model))
     return forecast(request.model_copy(update={"selector": str(selector)}), Fleet(meant, offers, running), now=now)

@@ -13,6 +13,7 @@ from server.errors import ConflictError, InvalidError, NotFoundError
 from server.fleet.devices import matching
 from server.fleet.selector import parse
 from server.rollouts.commands import allowed
+from server.rollouts.facts import DeviceFact
 from server.rollouts.plan import check_growing
 from server.schemas.rollouts import RolloutAction, RolloutState
 
@@ -56,13 +57,25 @@ def start_rollout(database: Database, request: RolloutRequest, *, now: float) ->
         "created_at": now,
     }
     with database.write() as connection:
-        require_version(connection, request.model, request.version)
-        targets = matching(connection, selector)
-        if not targets:
-            raise nobody_is_meant(selector)
-        build_missing(connection, request.model, request.version, {profile for _, profile in targets}, now=now)
+        targets = targets_of(connection, request, selector)
+        profiles = {device.profile for device in targets}
+        build_missing(connection, request.model, request.version, profiles, now=now)
         connection.execute(sa.insert(rollouts).values(row))
     return rollout_id
+
+
+def targets_of(connection: sa.Connection, request: RolloutRequest, selector: Selector) -> list[DeviceFact]:
+    """The devices that a rollout is for.
+
+    Raises:
+        NotFoundError: no such version.
+        InvalidError: the selector means no device.
+    """
+    require_version(connection, request.model, request.version)
+    targets = [DeviceFact(*found) for found in matching(connection, selector)]
+    if not targets:
+        raise _nobody_is_meant(selector)
+    return targets
 
 
 def command_rollout(
@@ -91,7 +104,7 @@ def command_rollout(
         connection.execute(sa.insert(rollout_commands).values(row))
 
 
-def nobody_is_meant(selector: Selector) -> InvalidError:
+def _nobody_is_meant(selector: Selector) -> InvalidError:
     """A selector that no device matches."""
     meant = f"The selector {selector} matches no device" if selector.terms else "No device has joined yet"
     return InvalidError(f"{meant}: `edge-registry device list` shows those that are there.")
