@@ -1,6 +1,10 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow check bench lock clean setup
 
+# The installation leaves it to Python to compile what is imported. Where it may not keep that, each of the hundreds of
+# processes that demo and tests start compiles it anew: `import torch` then takes twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 # pytest's own options: make test ARGS="tests/house -k wheel"
