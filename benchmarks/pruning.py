@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import zstandard
-from ai_edge_litert.interpreter import Interpreter
 
+from benchmarks.compressing.turns import milliseconds
 from compressors.contract import Task
 from compressors.data.evaluation_rows import Split
 from compressors.errors import NoEffectError
@@ -52,7 +52,6 @@ TRAINING = FitOptions(epochs=5, batch_size=128, learning_rate=2e-3, weight_decay
 TOP1 = METRICS["top1"]
 SHARE, SPARSITY = 0.5, 0.8  # of the multiply-accumulates that stay; of the weights that go
 MOST_LOST, LEAST_FASTER, MOST_APART = 0.01, 1.4, 0.003
-RUNS = 40  # of each file in a turn
 
 
 def split_of(inputs: np.ndarray[Any, Any], classes: np.ndarray[Any, Any]) -> Split:
@@ -110,23 +109,6 @@ def accuracy(model: Model, split: Split) -> float:
 def litert(model: Model, context: Context) -> bytes:
     """The network as a LiteRT file."""
     return content_of(EXPORT.apply(model, context, EXPORT.parameters()).model)
-
-
-def milliseconds(files: dict[str, bytes], rounds: int) -> dict[str, float]:
-    """The median over rounds of the median latency of one picture, one thread; files take turns within a round."""
-    interpreters = {name: Interpreter(model_content=content, num_threads=1) for name, content in files.items()}
-    for interpreter in interpreters.values():
-        interpreter.allocate_tensors()
-    taken: dict[str, list[float]] = {name: [] for name in files}
-    for _ in range(rounds):
-        for name, interpreter in interpreters.items():
-            runs = []
-            for _ in range(RUNS):
-                began_s = time.perf_counter()
-                interpreter.invoke()
-                runs.append((time.perf_counter() - began_s) * 1e3)
-            taken[name].append(float(np.median(runs)))
-    return {name: float(np.median(times)) for name, times in taken.items()}
 
 
 def wire_bytes(content: bytes) -> int:
