@@ -12,6 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 LOG=$PWD/.setup.log
 # command -> Debian package that brings it
 DEBIAN_COMMANDS=(mosquitto:mosquitto ip:iproute2)
+TESTS_DEBIAN_COMMANDS=(strace:strace faketime:faketime)
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
@@ -50,7 +51,7 @@ apt_install() {
 
 install_debian_packages() {
   local missing=() pair
-  for pair in "${DEBIAN_COMMANDS[@]}"; do
+  for pair in "$@"; do
     has_command "${pair%%:*}" || missing+=("${pair#*:}")
   done
   [ ${#missing[@]} -eq 0 ] || apt_install "${missing[@]}"
@@ -122,7 +123,11 @@ main() {
   exec 9>.setup.lock
   flock -n 9 || { say "another set-up is under way: waiting for it"; flock 9; }
   : >"$LOG"
-  [ "${1:-}" = --python ] || install_debian_packages
+  case ${1:-} in
+    --python) ;;
+    --demo) install_debian_packages "${DEBIAN_COMMANDS[@]}" ;;
+    *) install_debian_packages "${DEBIAN_COMMANDS[@]}" "${TESTS_DEBIAN_COMMANDS[@]}" ;;
+  esac
   local python lock=requirements/dev.txt
   python=$(find_python)
   # An environment that holds everything holds what the demo needs.

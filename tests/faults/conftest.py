@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def scene() -> Iterator[Scene]:
     if shutil.which("strace") is None:
-        pytest.skip("there is no strace: apt-get install strace")
+        pytest.fail("the command `strace` is missing, which `make setup` installs: apt-get install strace")
     if subprocess.run(["strace", "-o", "/dev/null", "true"], check=False, capture_output=True).returncode:
         pytest.skip("strace may not trace here: ptrace is not permitted")
     folder = Path(tempfile.mkdtemp(prefix="shoal-"))  # short: Unix socket paths end at 107 bytes

@@ -91,7 +91,7 @@ def test_agent_that_believes_it_is_1970_serves_updates_and_is_believed_when_its_
 ) -> None:
     library = next(iter(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None)
     if library is None:
-        pytest.skip("there is no libfaketime: apt-get install libfaketime")
+        pytest.fail("libfaketime is missing, which `make setup` installs: apt-get install faketime")
     registry.want(1, {"d1": variant_of()})
     device.start()
     registry.expect_serving("d1")
