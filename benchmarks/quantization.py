@@ -51,16 +51,21 @@ ROUNDS = 7  # of latency
 LEAST_AGREEMENT, MOST_LATENCY, MOST_SECONDS = 0.965, 0.55, 60.0
 DEFAULT = "per channel, best calibration"
 EXPORT = StepSpec(step="export-litert")
-REPAIRS = tuple(StepSpec(step=name) for name in ("fold-batch-norm", "equalize-layers", "correct-biases"))
+PER_TENSOR = {"calibration": "min-max", "granularity": "tensor"}
+
+
+def repairs(**parameters: Any) -> tuple[StepSpec, ...]:  # noqa: ANN401  a step's parameters are of its own types
+    """The three repairs, simulated as the network will be quantized."""
+    measured = (StepSpec(step=name, parameters=parameters) for name in ("equalize-layers", "correct-biases"))
+    return (StepSpec(step="fold-batch-norm"), *measured)
+
+
 WAYS = {
     "per channel, min-max": (EXPORT, StepSpec(step="static-int8", parameters={"calibration": "min-max"})),
     DEFAULT: (EXPORT, StepSpec(step="static-int8")),
-    "per channel, repaired": (*REPAIRS, EXPORT, StepSpec(step="static-int8")),
-    "per tensor, min-max": (
-        EXPORT,
-        StepSpec(step="static-int8", parameters={"calibration": "min-max", "granularity": "tensor"}),
-    ),
-    "per tensor, repaired": (*REPAIRS, EXPORT, StepSpec(step="static-int8", parameters={"granularity": "tensor"})),
+    "per channel, repaired": (*repairs(), EXPORT, StepSpec(step="static-int8")),
+    "per tensor, min-max": (EXPORT, StepSpec(step="static-int8", parameters=PER_TENSOR)),
+    "per tensor, repaired": (*repairs(per_channel=False), EXPORT, StepSpec(step="static-int8", parameters=PER_TENSOR)),
 }
 PEER = "litert-quantizer static_wi8_ai8"
 

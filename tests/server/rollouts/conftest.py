@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from server.database.connect import Database
+    from server.rollouts.health import Measured
     from server.storage import S3ObjectStore
 
 EPOCH = 1
@@ -67,6 +68,8 @@ class Paper:
     heard: dict[str, Heard] = field(default_factory=dict)
     removed: set[str] = field(default_factory=set)
     time_zones: dict[str, str] = field(default_factory=dict)
+    measured: dict[str, Measured] = field(default_factory=dict)  # by deployment
+    in_use: set[str] = field(default_factory=set)  # deployments that answer inferences
     commands: dict[str, list[Command]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     sentences: list[tuple[str, str]] = field(default_factory=list)
@@ -123,6 +126,7 @@ class Paper:
     def facts(self, name: str) -> Facts:
         rollout = self.rollouts[name]
         choices = self.choices.get(rollout.version, {})
+        own = {row.deployment_id for row in self.ledger.rows_of(name)}
         return Facts(
             rollout=rollout,
             targets=tuple(
@@ -138,6 +142,8 @@ class Paper:
             },
             build_failures=self.build_failures,
             heard=self.heard,
+            measured={one: self.measured[one] for one in own if one in self.measured},
+            expected=frozenset(own & self.in_use - set(self.measured)),
             commands=tuple(self.commands.get(name, ())),
             time_zones=self.time_zones,
             status_interval_s=self.status_interval_s,

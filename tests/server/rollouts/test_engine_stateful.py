@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,8 @@ from hypothesis.stateful import (
 
 from edge_agent.protocol.states import DeploymentState, Reason
 from server.rollouts import gate, offering
-from server.rollouts.facts import ChoiceFact
+from server.rollouts.facts import RUNNING, ChoiceFact
+from server.rollouts.health import Measured, Sample
 from server.rollouts.ledger import WITHDRAWN
 from server.rollouts.reading import OPEN_STATES
 from server.schemas.rollouts import RolloutState
@@ -51,7 +53,14 @@ SCHEDULES: list[dict[str, Any]] = [
     {"priority": -1, "soak_s": 5.0},
     {"max_retries": 2, "max_in_progress": 3},
     {"max_retries": 1, "window": "00:10-01:40", "pace_per_minute": 3, "max_in_progress": 4, "soak_s": 5.0},
+    {"join_later": True},
+    {"join_later": True, "max_retries": 1, "approve_waves": (1,), "max_in_progress": 3},
+    {"gate_deadline_s": 60.0, "quorum": 0.5},
+    {"gate_deadline_s": 60.0, "join_later": True, "pace_per_minute": 2},
 ]
+GOOD = Sample(attempts=200, failures=1, p95_ms=10.0)
+SAMPLES = [GOOD, Sample(attempts=200, failures=200, p95_ms=None), Sample(attempts=200, failures=1, p95_ms=30.0)]
+MOST_DEVICES = 12
 LANE_WORDS = ["pause", "resume", "abort", "rollback", "retry"]
 
 SETTLED = {
@@ -60,18 +69,24 @@ SETTLED = {
 }
 
 
-# of 40 steps each
+LEAST_STEPS = {100: 1_000, 400: 10_000}
+
+
+# of 40 steps at most each
 @pytest.mark.parametrize("examples", [100, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine made for its fixture
     make_paper: Callable[..., Paper], examples: int
 ) -> None:
+    steps = itertools.count()
+
     class Story(RuleBasedStateMachine):
         def __init__(self) -> None:
             super().__init__()
             self.paper = make_paper({f"d{i}": "pi" if i % 3 else "zero" for i in range(9)})
             self.best_wave: dict[str, int] = {}
             self.generations: dict[str, int] = {}
-            self.opened: dict[str, float] = {}
+            self.planned: dict[str, frozenset[str]] = {}
+            self.stopped: dict[tuple[str, str, str], float] = {}
 
         @initialize(
             waves=st.sampled_from(["100%", "1,100%", "20%,50%,100%"]),
@@ -109,22 +124,48 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
         def tick(self, seconds: float) -> None:
             self.paper.tick(seconds)
 
-        @rule(device=st.integers(0, 8), what=st.sampled_from(REPORTED), model=st.sampled_from("mmn"))
+        @rule(device=st.integers(0, MOST_DEVICES - 1), what=st.sampled_from(REPORTED), model=st.sampled_from("mmn"))
         def trouble(self, device: int, what: tuple[DeploymentState, Reason], model: str) -> None:
             if self.paper.wanted(f"d{device}", model):
                 self.paper.report(f"d{device}", what[0], reason=what[1], model=model)
 
-        @rule(first=st.integers(0, 8), count=st.integers(1, 9), model=st.sampled_from("mmn"))
+        @rule(first=st.integers(0, MOST_DEVICES - 1), count=st.integers(1, MOST_DEVICES), model=st.sampled_from("mmn"))
         def success(self, first: int, count: int, model: str) -> None:
-            for device in range(first, min(9, first + count)):
+            for device in range(first, min(MOST_DEVICES, first + count)):
                 if self.paper.wanted(f"d{device}", model):
                     self.paper.report(f"d{device}", model=model)
 
-        @rule(device=st.integers(0, 8))
+        @rule(device=st.integers(0, MOST_DEVICES - 1))
         def alive(self, device: int) -> None:
             self.paper.seen(f"d{device}")
 
-        @rule(device=st.integers(0, 8))
+        @precondition(lambda self: len(self.paper.devices) < MOST_DEVICES)
+        @rule(profile=st.sampled_from(["pi", "zero"]))
+        def join(self, profile: str) -> None:
+            self.paper.devices[f"d{len(self.paper.devices)}"] = profile
+
+        @rule(
+            first=st.integers(0, MOST_DEVICES - 1),
+            count=st.integers(1, MOST_DEVICES),
+            sample=st.sampled_from(SAMPLES),
+            model=st.sampled_from("mmn"),
+        )
+        def measure(self, first: int, count: int, sample: Sample, model: str) -> None:
+            """A sample is what a device measured first: it never changes."""
+            for deployment_id in self.running(range(first, first + count), model):
+                self.paper.measured.setdefault(deployment_id, Measured(sample, GOOD))
+
+        @rule(first=st.integers(0, MOST_DEVICES - 1), count=st.integers(1, 4), model=st.sampled_from("mmn"))
+        def use(self, first: int, count: int, model: str) -> None:
+            self.paper.in_use.update(self.running(range(first, first + count), model))
+
+        def running(self, numbers: range, model: str) -> list[str]:
+            """The deployments that are known to run on some devices."""
+            wanted = (self.paper.wanted(f"d{number}", model) for number in numbers)
+            rows = (self.paper.ledger.deployments[entry.deployment_id] for entry in wanted if entry is not None)
+            return [row.deployment_id for row in rows if row.state == RUNNING]
+
+        @rule(device=st.integers(0, MOST_DEVICES - 1))
         def remove(self, device: int) -> None:
             if len(self.paper.removed) < 2:
                 self.paper.removed.add(f"d{device}")
@@ -197,7 +238,26 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                     assert sum(offering.takes_place(row) for row in rows) <= options.max_in_progress
 
         @invariant()
+        def who_joins_later_is_in_no_plan_that_does_not_let_it(self) -> None:
+            for name in self.paper.ledger.standings:
+                rows = self.paper.ledger.rows_of(name)
+                devices = frozenset(row.device_id for row in rows)
+                assert len(devices) == len(rows)
+                planned = self.planned.setdefault(name, devices)
+                assert devices == planned or self.paper.rollouts[name].options.join_later
+
+        @invariant()
+        def nobody_is_given_what_measurements_have_stopped(self) -> None:
+            for name, standing in self.paper.ledger.standings.items():
+                for stop in standing.gate_stops:
+                    since = self.stopped.setdefault((name, stop.profile, stop.variant_id), self.paper.now)
+                    for row in self.paper.ledger.rows_of(name):
+                        if (row.profile, row.variant_id) == (stop.profile, stop.variant_id):
+                            assert row.opened_at is None or row.opened_at < since
+
+        @invariant()
         def generations_only_grow(self) -> None:
+            next(steps)
             for device, generation in self.paper.ledger.generations.items():
                 assert generation >= self.generations.get(device, 0)
                 self.generations[device] = generation
@@ -207,9 +267,10 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             for name in self.paper.rollouts:
                 for profile in (None, "pi", "zero"):
                     self.paper.say(name, "resume", profile)
-            for number in range(400):
+            for number in range(800):  # three waves, each in a night of its own
                 for name in self.paper.rollouts:
                     self.paper.say(name, "approve")
+                    self.paper.say(name, "resume")  # too little measured has paused it
                 for device, models in self.paper.ledger.wanted.items():
                     self.paper.takes_up(device)
                     for model in models:
@@ -218,7 +279,7 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                 waiting = [s.reason for s in self.paper.ledger.standings.values() if s.state in OPEN_STATES]
                 if number > 12 and not waiting:
                     break
-            assert waiting == []
+            assert waiting == [], self.paper.sentences[-12:]
             self.paper.commands.clear()
             self.paper.tick(1)
             assert not self.paper.ledger.changed
@@ -233,3 +294,5 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             suppress_health_check=list(HealthCheck),
         ),
     )
+    taken = next(steps)
+    assert taken >= LEAST_STEPS[examples]

@@ -13,7 +13,6 @@ from server.schemas.rollouts import RolloutState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from server.rollouts.facts import Facts
     from tests.server.rollouts.conftest import Paper
 
     Make = Callable[..., Paper]
@@ -23,25 +22,12 @@ SLOW = Sample(attempts=200, failures=1, p95_ms=20.0)
 BROKEN = Sample(attempts=200, failures=200, p95_ms=None)
 
 
-def measure(
-    paper: Paper, monkeypatch: pytest.MonkeyPatch, samples: dict[str, Measured], expected: tuple[str, ...] = ()
-) -> None:
+def measure(paper: Paper, samples: dict[str, Measured], expected: tuple[str, ...] = ()) -> None:
     """From now on these devices have measured this of the newest rollout, and these others are in use."""
     newest = next(reversed(paper.rollouts))
-    plain = type(paper).facts
-
-    def facts(self: Paper, name: str) -> Facts:
-        found = plain(self, name)
-        if name != newest:
-            return found
-        ids = {row.device_id: row.deployment_id for row in self.ledger.rows_of(name)}
-        return replace(
-            found,
-            measured={ids[device]: sample for device, sample in samples.items() if device in ids},
-            expected=frozenset(ids[device] for device in expected if device in ids),
-        )
-
-    monkeypatch.setattr(type(paper), "facts", facts)
+    ids = {row.device_id: row.deployment_id for row in paper.ledger.rows_of(newest)}
+    paper.measured = {ids[device]: sample for device, sample in samples.items() if device in ids}
+    paper.in_use = {ids[device] for device in expected if device in ids}
 
 
 def updated(make_paper: Make, *, gate_deadline_s: float = 600, quorum: float = 0) -> tuple[Paper, str]:
@@ -60,7 +46,7 @@ def updated(make_paper: Make, *, gate_deadline_s: float = 600, quorum: float = 0
 
 @pytest.mark.parametrize(("sample", "said"), [(SLOW, "the p95 is at least"), (BROKEN, "of inferences fail on 6")])
 def test_look_variant_proves_bad_after_commit_lane_stops_and_its_devices_go_back(
-    make_paper: Make, monkeypatch: pytest.MonkeyPatch, sample: Sample, said: str
+    make_paper: Make, sample: Sample, said: str
 ) -> None:
     paper, new = updated(make_paper)
     first = [row.device_id for row in paper.ledger.rows_of(new) if row.wave == 0]
@@ -68,7 +54,7 @@ def test_look_variant_proves_bad_after_commit_lane_stops_and_its_devices_go_back
         device: Measured(replace(sample, p95_ms=sample.p95_ms and sample.p95_ms * (1 + number / 100)), GOOD)
         for number, device in enumerate(first)
     }
-    measure(paper, monkeypatch, noisy, expected=tuple(first))
+    measure(paper, noisy, expected=tuple(first))
     paper.tick()  # they run
     paper.tick()
     assert paper.ledger.standings[new].state is RolloutState.STOPPED
@@ -80,26 +66,22 @@ def test_look_variant_proves_bad_after_commit_lane_stops_and_its_devices_go_back
     assert paper.actions.count("gate_failed") == 1, "said once"
 
 
-def test_look_first_version_proves_bad_has_nothing_to_go_back_to_and_stays(
-    make_paper: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_look_first_version_proves_bad_has_nothing_to_go_back_to_and_stays(make_paper: Make) -> None:
     paper = make_paper()
     r = paper.start("r")
     paper.tick()
     paper.all_run(r)
     assert paper.ledger.standings[r].state is RolloutState.FINISHED
-    measure(paper, monkeypatch, {device: Measured(BROKEN) for device in paper.devices})
+    measure(paper, {device: Measured(BROKEN) for device in paper.devices})
     paper.tick()
     assert "10 have nothing to go back to and keep it" in paper.sentence("gate_failed")
     assert all(paper.wanted(device) for device in paper.devices)
     assert "Since then: Lane pi" in paper.ledger.standings[r].reason
 
 
-def test_look_healthy_devices_stop_nothing_and_the_lane_is_told(
-    make_paper: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_look_healthy_devices_stop_nothing_and_the_lane_is_told(make_paper: Make) -> None:
     paper, new = updated(make_paper)
-    measure(paper, monkeypatch, dict.fromkeys(paper.devices, Measured(GOOD, GOOD)))
+    measure(paper, dict.fromkeys(paper.devices, Measured(GOOD, GOOD)))
     paper.tick()
     paper.all_run(new)
     assert paper.ledger.standings[new].state is RolloutState.FINISHED
@@ -109,10 +91,10 @@ def test_look_healthy_devices_stop_nothing_and_the_lane_is_told(
 
 @pytest.mark.parametrize(("quorum", "state"), [(0.0, RolloutState.RUNNING), (0.5, RolloutState.PAUSED)])
 def test_is_held_too_little_measured_waits_until_the_deadline_then_the_quorum_decides(
-    make_paper: Make, monkeypatch: pytest.MonkeyPatch, quorum: float, state: RolloutState
+    make_paper: Make, quorum: float, state: RolloutState
 ) -> None:
     paper, new = updated(make_paper, gate_deadline_s=100, quorum=quorum)
-    measure(paper, monkeypatch, {}, expected=tuple(paper.devices))
+    measure(paper, {}, expected=tuple(paper.devices))
     paper.tick()
     paper.tick(99)
     assert paper.ledger.standings[new].wave == 0
