@@ -151,7 +151,9 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             model=st.sampled_from("mmn"),
         )
         def measure(self, first: int, count: int, sample: Sample, model: str) -> None:
-            """A sample is what a device measured first: it never changes."""
+            """Some come to run it and measure it; a sample is what a device measured first: it never changes."""
+            self.success(first, count, model)
+            self.paper.tick(1.0)
             for deployment_id in self.running(range(first, first + count), model):
                 self.paper.measured.setdefault(deployment_id, Measured(sample, GOOD))
 
