@@ -76,6 +76,10 @@ class Layout:
         """The Unix socket on which a model answers the inference protocol."""
         return self.run_dir / f"{model}.sock"
 
+    def shadow_socket(self, deployment_id: str) -> Path:
+        """The Unix socket on which a shadow gets copies of requests; `_` begins no model's name."""
+        return self.run_dir / f"_shadow.{deployment_id}.sock"
+
     def active_pointer(self, model: str) -> Path:
         """The pointer to a model's active variant."""
         return self.root / "active" / f"{model}.json"

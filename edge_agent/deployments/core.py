@@ -53,7 +53,9 @@ class DeviceCore:
     @property
     def next_due_s(self) -> float | None:
         """When a `Tick` is wanted, on the monotonic clock; None: nothing waits."""
-        return min([*self._acquisition.retry_at.values(), *self._serving.restart_at.values()], default=None)
+        serving = self._serving
+        due_s = [*self._acquisition.retry_at.values(), *serving.restart_at.values(), *serving.shadows.until.values()]
+        return min(due_s, default=None)
 
     def start(self, moment: ev.Moment) -> list[ev.Action]:
         """Take up everything where the last process left it."""
@@ -78,6 +80,7 @@ class DeviceCore:
             case ev.Tick():
                 self._acquisition.retry_due()
                 self._serving.restart_due()
+                self._serving.shadows.pass_deadlines()
             case ev.RunnerBeat():
                 self._serving.beat(event.deployment_id, event.inferences)
                 return self._ledger.take()
@@ -144,6 +147,7 @@ class DeviceCore:
             bytes_total=record.bytes_total,
             bytes_received=record.bytes_received + progress.received_bytes,
             self_test=record.self_test,
+            shadow=self._serving.shadows.report_of(record),
             serving=run is not None and run.serving,
             file_sha256=record.file_sha256,
             inferences=record.inferences + (run.inferences if run is not None else 0),
@@ -183,7 +187,8 @@ class DeviceCore:
         | ev.RunnerRefused
         | ev.RunnerNotStarted
         | ev.RunnerExited
-        | ev.RunnerHung,
+        | ev.RunnerHung
+        | ev.ShadowCompared,
     ) -> None:
         serving = self._serving
         match event:
@@ -199,6 +204,8 @@ class DeviceCore:
                 serving.gone(event.deployment_id, Reason.RUNNER_CRASHED, event.detail)
             case ev.RunnerHung():
                 serving.gone(event.deployment_id, Reason.RUNNER_HUNG, event.detail)
+            case ev.ShadowCompared():
+                serving.compared(event.deployment_id, event.report)
             case _:
                 assert_never(event)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import Desired, SelfTestReport
     from edge_agent.protocol.profile import Limits
+    from edge_agent.protocol.shadow import ShadowPlan, ShadowReport
     from edge_agent.protocol.states import Reason
 
 
@@ -152,6 +153,14 @@ class RunnerBeat:
 
 
 @dataclass(frozen=True, slots=True)
+class ShadowCompared:
+    """What a runner has found as a shadow so far."""
+
+    deployment_id: str
+    report: ShadowReport
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -171,6 +180,7 @@ Event = (
     | RunnerExited
     | RunnerHung
     | RunnerBeat
+    | ShadowCompared
     | Tick
 )
 
@@ -222,6 +232,7 @@ class StartRunner:
     """Start a runner for an installed variant.
 
     `proving`: the whole self-test within `limits`; otherwise it was proven here before and only has to come up.
+    `shadow`: what it does then, until it is activated or stopped.
     """
 
     deployment_id: str
@@ -229,6 +240,14 @@ class StartRunner:
     manifest: VariantManifest
     limits: Limits
     proving: bool
+    shadow: ShadowPlan | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """Let whoever answers for its model copy requests to the proven runner of this deployment, as long as it lives."""
+
+    deployment_id: str
 
 
 class Leave(Enum):
@@ -291,6 +310,7 @@ Action = (
     | CancelTransfer
     | Unpack
     | StartRunner
+    | Shadow
     | StopRunner
     | Activate
     | Deactivate

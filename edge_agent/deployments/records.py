@@ -8,6 +8,7 @@ from pydantic import Field
 
 from edge_agent.protocol.base import Bytes, Count, Name, Seconds, Sha256, Wire
 from edge_agent.protocol.messages import DesiredDeployment, SelfTestReport, UnixTime
+from edge_agent.protocol.shadow import ShadowReport
 from edge_agent.protocol.states import DeploymentState, Reason
 
 # Trying again can't change these: the publisher must send something else.
@@ -21,6 +22,8 @@ FINAL_REASONS = frozenset(
         Reason.MEMORY_LIMIT,
         Reason.GOLDEN_MISMATCH,
         Reason.LATENCY_LIMIT,
+        Reason.SHADOW_DISAGREES,
+        Reason.SHADOW_FAILED,
         Reason.UNSUPPORTED_VERSION,
     }
 )
@@ -31,7 +34,14 @@ NETWORK_REASONS = frozenset({Reason.TRANSFER_FAILED, Reason.OBJECT_NOT_FOUND})
 FETCHING = frozenset({DeploymentState.QUEUED, DeploymentState.DOWNLOADING, DeploymentState.VERIFYING})
 
 # Its files are here and are still to be proven in these.
-TO_TEST = frozenset({DeploymentState.STAGED, DeploymentState.ALREADY_INSTALLED, DeploymentState.SELF_TESTING})
+TO_TEST = frozenset(
+    {
+        DeploymentState.STAGED,
+        DeploymentState.ALREADY_INSTALLED,
+        DeploymentState.SELF_TESTING,
+        DeploymentState.SHADOWING,
+    }
+)
 
 UNFINISHED = FETCHING | TO_TEST
 
@@ -48,6 +58,8 @@ class DeploymentRecord(Wire):
     bytes_total: Bytes = 0
     bytes_received: Bytes = 0
     self_test: SelfTestReport | None = None
+    shadows: Count = 0  # shadows begun: a counter breaks loops
+    shadow: ShadowReport | None = None
     file_sha256: Sha256 | None = None
     inferences: Count = 0  # by runners that have left; the living one counts its own
     changed_at: UnixTime = 0.0

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from edge_agent.deployments.events import Activate, Deactivate, Leave, StartRunner, StopRunner
+from edge_agent.deployments.events import Activate, Deactivate, Leave, Shadow, StartRunner, StopRunner
 from edge_agent.deployments.records import FINAL_REASONS, TO_TEST, ModelSlot
+from edge_agent.deployments.shadowing import NO_ROOM, REFUSING, Shadows, skipped, why_not
 from edge_agent.protocol.profile import Limits
+from edge_agent.protocol.shadow import ShadowOutcome, ShadowReport
 from edge_agent.protocol.states import DeploymentState, Reason
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Running:
     serving: bool = False
     hurried: bool = False
     inferences: int = 0
+    no_shadow: str = ""  # why it is not to run as one, where that was asked for
 
 
 class Serving:
@@ -50,12 +53,16 @@ class Serving:
         self._chance = chance
         self._crashes: dict[str, list[float]] = {}
         self._unstarted: dict[str, int] = {}  # how often in a row the device had no room for its process
+        self.shadows = Shadows(self.ledger)
         self._room: dict[str, str] = {}  # a deployment under test -> the active one that was stopped to make room
 
     def advance(self) -> None:
         """Start what should run: the active deployment of each model, then one self-test at a time."""
         for slot in list(self.ledger.slots.values()):
             self._ensure_active(slot)
+        for record in list(self.ledger.records.values()):
+            if record.state is DeploymentState.SHADOWING and record.deployment_id in self.running:
+                self._conclude(record)
         if any(run.phase is Phase.STARTING for run in self.running.values()):
             return  # two at once would spoil each other's latency and memory
         if any(deployment_id not in self.running for deployment_id in self._room):
@@ -74,7 +81,7 @@ class Serving:
         self._unstarted.pop(deployment_id, None)
         self._room.pop(deployment_id, None)
         if record.state is DeploymentState.SELF_TESTING:
-            self._swap(record, report)
+            self._swap_or_shadow(record, report, no_shadow=run.no_shadow)
         elif self.ledger.is_active(record):
             if record.state is DeploymentState.ALREADY_INSTALLED:
                 record = self.ledger.move(record, DeploymentState.ACTIVE, self_test=record.self_test or report)
@@ -128,6 +135,8 @@ class Serving:
         elif record.state is DeploymentState.SELF_TESTING:
             final = record.tests >= self._rules.self_test_limit
             self._acquisition.fail(record, reason, detail, final=final)
+        elif record.state is DeploymentState.SHADOWING:
+            self._shadow_lost(record, reason, detail)
         elif self.ledger.is_active(record):
             self._failed_again(record, Reason.CRASH_LOOP, "ended", detail)
 
@@ -139,6 +148,11 @@ class Serving:
         if inferences and not run.inferences:
             self.ledger.report()
         run.inferences = inferences
+
+    def compared(self, deployment_id: str, report: ShadowReport) -> None:
+        """What a shadow has found so far; the first of it is news, the rest waits for the next report."""
+        if self.shadows.tell(deployment_id, report):
+            self.ledger.report()
 
     def serves(self, deployment_id: str) -> None:
         """A runner accepts connections."""
@@ -160,10 +174,8 @@ class Serving:
         self._crashes.pop(deployment_id, None)
         self._unstarted.pop(deployment_id, None)
         self._room.pop(deployment_id, None)
-        run = self.running.get(deployment_id)
-        if run is not None and run.phase is not Phase.LEAVING:
-            self._leave(run)
-            self.ledger.act(StopRunner(deployment_id, after))
+        self.shadows.forget(deployment_id)
+        self._stop(deployment_id, after)
 
     def _manifest(self, record: DeploymentRecord) -> VariantManifest | None:
         return self._acquisition.installed.get(record.wanted.manifest_sha256)
@@ -199,7 +211,8 @@ class Serving:
             detail = f"{record.tests} self-tests began and none ended"
             self._acquisition.fail(record, Reason.RUNNER_CRASHED, detail, final=True)
             return False
-        record = self.ledger.move(record, DeploymentState.SELF_TESTING, tests=record.tests + 1)
+        begun = record.state is not DeploymentState.SHADOWING  # the last one of a shadow has ended well
+        record = self.ledger.move(record, DeploymentState.SELF_TESTING, tests=record.tests + begun)
         old = self.ledger.slot_of(record).active
         run = self.running.get(old) if old is not None else None
         if old is not None and run is not None and not self._room_for_both(manifest):
@@ -212,9 +225,64 @@ class Serving:
         return True
 
     def _start_test(self, record: DeploymentRecord, manifest: VariantManifest) -> None:
-        self.running[record.deployment_id] = Running()
-        sha256, limits = record.wanted.manifest_sha256, record.wanted.limits
-        self.ledger.act(StartRunner(record.deployment_id, sha256, manifest, limits, proving=True))
+        no_shadow = "" if record.wanted.shadow is None else self._why_no_shadow(record, manifest)
+        self.running[record.deployment_id] = Running(no_shadow=no_shadow)
+        sha256, limits, plan = record.wanted.manifest_sha256, record.wanted.limits, record.wanted.shadow
+        plan = None if no_shadow else plan
+        self.ledger.act(StartRunner(record.deployment_id, sha256, manifest, limits, proving=True, shadow=plan))
+
+    def _why_no_shadow(self, record: DeploymentRecord, manifest: VariantManifest) -> str:
+        if record.deployment_id in self._room:
+            return NO_ROOM
+        old = self.ledger.records.get(self.ledger.slot_of(record).active or "")
+        return why_not(record, manifest, None if old is None else self._manifest(old))
+
+    def _swap_or_shadow(self, record: DeploymentRecord, report: SelfTestReport, *, no_shadow: str) -> None:
+        """Let a proven variant answer, or run beside the active one first if that is asked for and can be."""
+        plan = record.wanted.shadow
+        if plan is None or no_shadow:
+            self._swap(record, report, shadow=skipped(no_shadow) if no_shadow else None)
+            return
+        self.shadows.begin(record.deployment_id, plan)
+        begun = record.shadows + 1
+        self.ledger.move(record, DeploymentState.SHADOWING, self_test=report, shadow=ShadowReport(), shadows=begun)
+        self.ledger.act(Shadow(record.deployment_id))
+
+    def _conclude(self, record: DeploymentRecord) -> None:
+        """End a shadow if enough is known of it, or if nothing answers any more that it could wait for."""
+        found = self.shadows.verdict(record)
+        if found is None and self.ledger.slot_of(record).active is None:
+            known = self.shadows.report_of(record) or ShadowReport()
+            detail = "shadow: the active version has failed for good, so this one answers"
+            found = known.model_copy(update={"outcome": ShadowOutcome.INCONCLUSIVE, "detail": detail})
+        if found is None:
+            return
+        self.shadows.forget(record.deployment_id)
+        reason = REFUSING.get(found.outcome)
+        if reason is None and record.self_test is not None:
+            self._swap(record, record.self_test, shadow=found)
+            return
+        self.ledger.move(
+            record, DeploymentState.REJECTED, reason=reason or Reason.INTERNAL, detail=found.detail, shadow=found
+        )
+        self._stop(record.deployment_id, Leave.NOTHING)
+
+    def _shadow_lost(self, record: DeploymentRecord, reason: Reason, detail: str) -> None:
+        """A shadow's runner has ended by itself: nobody was without an answer, but it died of something."""
+        known = self.shadows.report_of(record) or ShadowReport()
+        self.shadows.forget(record.deployment_id)
+        detail = f"while it ran as a shadow: {detail}"
+        record = record.model_copy(
+            update={"shadow": known.model_copy(update={"outcome": ShadowOutcome.FAILED, "detail": detail})}
+        )
+        final = record.tests >= self._rules.self_test_limit
+        self._acquisition.fail(record, reason, detail, final=final)
+
+    def _stop(self, deployment_id: str, after: Leave) -> None:
+        run = self.running.get(deployment_id)
+        if run is not None and run.phase is not Phase.LEAVING:
+            self._leave(run)
+            self.ledger.act(StopRunner(deployment_id, after))
 
     def _room_for_both(self, manifest: VariantManifest) -> bool:
         available = self.ledger.moment.memory_available_bytes
@@ -231,7 +299,7 @@ class Serving:
                 continue
             self._start_test(record, manifest)
 
-    def _swap(self, record: DeploymentRecord, report: SelfTestReport) -> None:
+    def _swap(self, record: DeploymentRecord, report: SelfTestReport, *, shadow: ShadowReport | None = None) -> None:
         slot = self.ledger.slot_of(record)
         old = self.ledger.records.get(slot.active) if slot.active else None
         previous = slot.previous
@@ -241,7 +309,7 @@ class Serving:
                 previous = old.deployment_id
         if previous == record.deployment_id:
             previous = None
-        record = self.ledger.move(record, DeploymentState.ACTIVE, self_test=report)
+        record = self.ledger.move(record, DeploymentState.ACTIVE, self_test=report, shadow=shadow, shadows=0)
         slot = ModelSlot(model=record.model, active=record.deployment_id, previous=previous)
         self.ledger.set_slot(slot, model=record.model)
         retire = None

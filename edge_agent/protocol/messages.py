@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from edge_agent.protocol.base import PROTOCOL_VERSION, Bytes, Count, Detail, Milliseconds, Name, Seconds, Sha256, Wire
 from edge_agent.protocol.profile import Delegate, Limits, RuntimeName
+from edge_agent.protocol.shadow import ShadowPlan, ShadowReport
 from edge_agent.protocol.states import DeploymentState, Reason
 from edge_agent.protocol.topics import MAX_PAYLOAD_BYTES, DeviceTopic
 
@@ -54,6 +55,7 @@ class DesiredDeployment(Wire):
     manifest_sha256: Sha256
     manifest_bytes: Annotated[Bytes, Field(le=16 << 20)]
     limits: Limits = Limits()
+    shadow: ShadowPlan | None = None  # beside the active one first; an agent that does not know it activates at once
 
 
 class Desired(Message):
@@ -104,6 +106,7 @@ class DeploymentStatus(Wire):
     bytes_total: Bytes = 0
     bytes_received: Bytes = 0  # over the network, blocks received twice included
     self_test: SelfTestReport | None = None
+    shadow: ShadowReport | None = None  # None: none was asked for, or its turn has not come
     serving: bool = False  # a runner with this file answers now
     file_sha256: Sha256 | None = None  # of the file that the runner has loaded
     inferences: Count = 0  # answered by this deployment since it became active, golden probes not counted

@@ -13,6 +13,7 @@ class DeploymentState(StrEnum):
     VERIFYING = "verifying"
     STAGED = "staged"
     SELF_TESTING = "self_testing"
+    SHADOWING = "shadowing"
     ACTIVE = "active"
     FAILED = "failed"
     REJECTED = "rejected"
@@ -39,6 +40,8 @@ class Reason(StrEnum):
     MEMORY_LIMIT = "memory_limit"
     GOLDEN_MISMATCH = "golden_mismatch"
     LATENCY_LIMIT = "latency_limit"
+    SHADOW_DISAGREES = "shadow_disagrees"
+    SHADOW_FAILED = "shadow_failed"
     CRASH_LOOP = "crash_loop"
     UNSUPPORTED_VERSION = "unsupported_version"
     INTERNAL = "internal"
@@ -71,7 +74,23 @@ TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
         {DeploymentState.SELF_TESTING, DeploymentState.FAILED, DeploymentState.REJECTED, DeploymentState.SUPERSEDED}
     ),
     DeploymentState.SELF_TESTING: frozenset(
-        {DeploymentState.ACTIVE, DeploymentState.FAILED, DeploymentState.REJECTED, DeploymentState.SUPERSEDED}
+        {
+            DeploymentState.SHADOWING,
+            DeploymentState.ACTIVE,
+            DeploymentState.FAILED,
+            DeploymentState.REJECTED,
+            DeploymentState.SUPERSEDED,
+        }
+    ),
+    # proven, and its runner is fed with copies of what the active one answers; after a restart it is proven again
+    DeploymentState.SHADOWING: frozenset(
+        {
+            DeploymentState.SELF_TESTING,
+            DeploymentState.ACTIVE,
+            DeploymentState.FAILED,
+            DeploymentState.REJECTED,
+            DeploymentState.SUPERSEDED,
+        }
     ),
     DeploymentState.ACTIVE: frozenset({DeploymentState.ROLLED_BACK, DeploymentState.SUPERSEDED}),
     # bytes on disk, runner to be started and proven again

@@ -8,6 +8,7 @@ handed to another process is 421, so that the client connects again.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,9 @@ if TYPE_CHECKING:
     from edge_agent.runner.engine import Engine, Outcome
     from edge_agent.runner.http import Headers, ModelPath, Receive, Scope, Send
     from edge_agent.runner.listener import Gate
+    from edge_agent.runner.shadow.tap import Tap
     from edge_agent.runner.windows import WindowMeter
+    from edge_agent.runtimes.base import Array
 
 MAX_SAMPLES = 1024
 BATCH_LIMIT_S = 30.0  # by the median of the self-test; one invoke of the interpreter is always allowed
@@ -69,6 +72,7 @@ class RunnerApp:
     def __init__(self, manifest: VariantManifest, engine: Engine, meter: WindowMeter) -> None:
         self.statistics = Statistics()
         self.meter = meter
+        self.tap: Tap | None = None  # while a shadow listens
         self._manifest, self._engine = manifest, engine
         self._codec = TensorCodec(manifest.signature)
         in_time = engine.samples_within(BATCH_LIMIT_S * 1e3)
@@ -137,6 +141,8 @@ class RunnerApp:
         invoked_s = time.perf_counter()
         model, version = self._manifest.model, self._manifest.version
         answer = self._codec.encode(request, outcome.outputs, model=model, version=version)
+        if self.tap is not None:  # once this answer has left
+            asyncio.get_running_loop().call_soon(self._copy, request.arrays, outcome.outputs, outcome.invoke_ms)
         self._count(outcome, rows, (decoded_s - began_s) * 1e3, (time.perf_counter() - invoked_s) * 1e3)
         return answer
 
@@ -146,6 +152,10 @@ class RunnerApp:
             self.meter.note("nonfinite_output")
         durations = (outcome.queue_ms, input_ms, outcome.invoke_ms, output_ms)
         self.statistics.succeed(samples=rows, durations=durations, unix_s=time.time())
+
+    def _copy(self, inputs: dict[str, Array], outputs: dict[str, Array], invoke_ms: float) -> None:
+        if self.tap is not None:
+            self.tap.answered(inputs, outputs, invoke_ms)
 
     def _failed(self, kind: str, began_s: float) -> None:
         self.meter.fail(kind)

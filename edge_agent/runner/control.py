@@ -4,6 +4,9 @@ The runner is started with a `RunnerSpec` as its first line. It loads the file, 
 or `Refused` (then it exits). It accepts nobody before `Serve`. `Beat` comes every second: its silence is a hang.
 `Drain` stops accepting; open connections are answered with `Connection: close`; `Drained` is its last word.
 
+With a `ShadowSpec` it compares itself, once proven, with the runner that answers, which `Mirror` has told where copies
+of its requests shall go, and says `Compared`; `Serve` ends that.
+
 The front process gets `Routes` instead of a spec, and answers `Serving`, `Beat` and `Drained` as a runner does. A
 control socket that ends means that the supervisor is gone: leave at once.
 """
@@ -19,10 +22,18 @@ from edge_agent.protocol.base import Bytes, Count, Milliseconds, Name, Seconds, 
 from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.messages import SelfTestReport, TelemetryReport
 from edge_agent.protocol.profile import Limits
+from edge_agent.protocol.shadow import ShadowPlan, ShadowReport
 from edge_agent.protocol.states import Reason
 
 ANSWER_S = 10.0  # for requests that run when the deadline of a drain is over
 BEAT_INTERVAL_S = 1.0
+
+
+class ShadowSpec(Wire):
+    """Once proven, compare with the active runner, which connects to this inherited listening descriptor."""
+
+    plan: ShadowPlan
+    descriptor: int
 
 
 class RunnerSpec(Wire):
@@ -40,6 +51,7 @@ class RunnerSpec(Wire):
     probe_runs: Annotated[int, Field(ge=1, le=10_000)] = 30  # latency runs of the self-test
     probe_budget_s: Seconds = 5.0  # and the time after which it stops counting them
     serving: bool = True  # False: a self-test only, then exit
+    shadow: ShadowSpec | None = None
 
 
 class Serve(Wire):
@@ -70,6 +82,13 @@ class Routes(Wire):
     sockets: dict[Name, Path]
 
 
+class Mirror(Wire):
+    """To the runner that answers: copy requests to the shadow that listens on this Unix socket, as long as it does."""
+
+    kind: Literal["mirror"] = "mirror"
+    socket: Path
+
+
 class SetWindow(Wire):
     """Cut telemetry into windows of this length."""
 
@@ -91,6 +110,13 @@ class Refused(Wire):
     reason: Reason
     detail: str = ""
     report: SelfTestReport | None = None
+
+
+class Compared(Wire):
+    """What a shadow has found so far."""
+
+    kind: Literal["compared"] = "compared"
+    report: ShadowReport
 
 
 class Serving(Wire):
@@ -123,9 +149,9 @@ class Drained(Wire):
     kind: Literal["drained"] = "drained"
 
 
-ToRunner = Annotated[RunnerSpec | Serve | StopAccepting | Drain | SetWindow, Field(discriminator="kind")]
+ToRunner = Annotated[RunnerSpec | Serve | StopAccepting | Mirror | Drain | SetWindow, Field(discriminator="kind")]
 ToFront = Annotated[Routes | Serve | StopAccepting | Drain, Field(discriminator="kind")]
-FromRunner = Annotated[Proven | Refused | Serving | Beat | Window | Drained, Field(discriminator="kind")]
+FromRunner = Annotated[Proven | Refused | Compared | Serving | Beat | Window | Drained, Field(discriminator="kind")]
 _LATE = ConfigDict(defer_build=True)  # each process reads one of them
 TO_RUNNER: TypeAdapter[ToRunner] = TypeAdapter(ToRunner, config=_LATE)
 TO_FRONT: TypeAdapter[ToFront] = TypeAdapter(ToFront, config=_LATE)

@@ -16,8 +16,10 @@ from edge_agent.runner.control import (
     BEAT_INTERVAL_S,
     TO_RUNNER,
     Beat,
+    Compared,
     Drain,
     Drained,
+    Mirror,
     Proven,
     Refused,
     RunnerSpec,
@@ -30,9 +32,11 @@ from edge_agent.runner.control import (
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from pathlib import Path
 
+    from edge_agent.protocol.shadow import ShadowReport
     from edge_agent.runner.app import RunnerApp
-    from edge_agent.runner.control import ToRunner
+    from edge_agent.runner.control import ShadowSpec, ToRunner
     from edge_agent.runner.engine import Engine, Worker
     from edge_agent.runner.journal import Journal
     from edge_agent.runner.listener import Listener
@@ -109,7 +113,7 @@ class RunnerProcess:
             if spec.serving:
                 serving = ServingRunner(spec, outcome, worker)
                 memory.give_back()
-                await self._serve(serving)
+                await self._serve(serving, spec)
         await self._channel.flush()
 
     def _spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -150,16 +154,22 @@ class RunnerProcess:
             self._inbox.put_nowait(message)
         return proof.result()
 
-    async def _serve(self, serving: ServingRunner) -> None:
+    async def _serve(self, serving: ServingRunner, spec: RunnerSpec) -> None:
         self._serving = serving
         self._spawn(self._cut_windows(serving))
+        shadow = None if spec.shadow is None else self._spawn(self._compare(spec, spec.shadow, serving))
         while True:
             message = await self._inbox.get()
             if isinstance(message, Serve):
+                if shadow is not None:
+                    shadow.cancel()
+                    await asyncio.wait({shadow})
                 await serving.listener.accept(message.descriptors)
                 self._channel.send(Serving())
             elif isinstance(message, StopAccepting):
                 serving.listener.stop(message.descriptors)
+            elif isinstance(message, Mirror):
+                self._spawn(self._mirror(serving, spec.deployment_id, message.socket))
             elif isinstance(message, SetWindow):
                 self._window_s = message.window_s
                 self._window_changed.set()
@@ -169,6 +179,26 @@ class RunnerProcess:
         self._send_window(serving)
         self._channel.send(self._sign_of_life())  # what it answered while it left counts too
         self._channel.send(Drained())
+
+    async def _compare(self, spec: RunnerSpec, shadow: ShadowSpec, serving: ServingRunner) -> None:
+        from edge_agent.runner.shadow.comparer import Comparer  # noqa: PLC0415  few runners are ever a shadow
+
+        def tell(report: ShadowReport) -> None:
+            self._channel.send(Compared(report=report))
+
+        await Comparer(shadow.plan, spec.manifest.signature, serving.engine, tell).run(shadow.descriptor)
+
+    async def _mirror(self, serving: ServingRunner, deployment_id: str, path: Path) -> None:
+        from edge_agent.runner.shadow.tap import Tap  # noqa: PLC0415  few runners ever have a shadow
+
+        app = serving.app
+
+        def lost(tap: Tap) -> None:
+            if app.tap is tap:  # not one that has followed it
+                app.tap = None
+
+        with contextlib.suppress(OSError):  # the shadow has gone already
+            app.tap = await Tap.open(path, deployment_id, lost)
 
     async def _cut_windows(self, serving: ServingRunner) -> None:
         while True:

@@ -74,10 +74,14 @@ class Actions:
             case _:
                 self._to_runner(action)
 
-    def _to_runner(self, action: ev.StartRunner | ev.StopRunner | ev.Activate | ev.Deactivate | ev.SetWindow) -> None:
+    def _to_runner(
+        self, action: ev.StartRunner | ev.Shadow | ev.StopRunner | ev.Activate | ev.Deactivate | ev.SetWindow
+    ) -> None:
         match action:
             case ev.StartRunner():
                 self._runners.start(action)
+            case ev.Shadow():
+                self._runners.shadow(action.deployment_id)
             case ev.StopRunner():
                 self._runners.stop(action.deployment_id, action.after)
             case ev.Activate():

@@ -22,28 +22,34 @@ from edge_agent.deployments.events import (
     RunnerProven,
     RunnerRefused,
     RunnerServing,
+    ShadowCompared,
 )
 from edge_agent.runner.control import (
     ANSWER_S,
     FROM_RUNNER,
     Beat,
+    Compared,
     Drain,
     FromRunner,
+    Mirror,
     Proven,
     Refused,
     RunnerSpec,
     Serve,
     Serving,
     SetWindow,
+    ShadowSpec,
     StopAccepting,
     Window,
 )
 from edge_agent.supervisor.child import STOP_PATIENCE_S, Child
 from edge_agent.supervisor.front import Front
+from edge_agent.supervisor.listeners import listen_unix
 from edge_agent.supervisor.programs import environment, own_program
 from edge_agent.telemetry import board
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from edge_agent.deployments.events import Activate, StartRunner
@@ -69,13 +75,14 @@ def address_space_for(file_bytes: int, *, memory_bytes: int) -> int:
 
 
 class _Runner:
-    def __init__(self, child: Child, action: StartRunner) -> None:
+    def __init__(self, child: Child, action: StartRunner, copies: socket.socket | None) -> None:
         self.child, self.deployment_id, self.model = child, action.deployment_id, action.manifest.model
         self.proven = self.serving = self.leaving = False
         self.refused: Refused | None = None
         self.hung = ""
         self.retire: str | None = None  # the one that leaves once this one serves
         self.descriptors: tuple[int, ...] = ()
+        self.copies = copies  # where a shadow gets copies of requests
 
 
 class Runners:
@@ -112,6 +119,7 @@ class Runners:
         self._watch, self._unwatch, self._deliver, self._on_window = watch, unwatch, deliver, on_window
         self._runners: dict[str, _Runner] = {}
         self._served: dict[str, str] = {}  # model -> the deployment that answers
+        self._shadows: dict[str, str] = {}  # model -> the deployment that gets copies of its requests
         self._unannounced: set[str] = set()  # runners that serve, but not yet on the shared port
         self.window_s = 10.0  # of telemetry
 
@@ -130,18 +138,23 @@ class Runners:
 
     def start(self, action: StartRunner) -> None:
         """Start a runner; `RunnerProven`, `RunnerRefused` or an end follows."""
-        manifest = action.manifest
+        manifest, copies = action.manifest, None
         command = self._settings.runner_command or own_program("edge_agent.runner")
         try:
             descriptors = [self._listeners.unix(manifest.model).fileno()]
             if self._listeners.tcp is not None:
                 descriptors.append(self._listeners.tcp.fileno())
+            if action.shadow is not None:
+                copies = listen_unix(self._layout.shadow_socket(action.deployment_id))
+                descriptors.append(copies.fileno())
             child = Child(command, descriptors=descriptors, environment=self._environment, now_s=time.monotonic())
         except OSError as exc:
+            if copies is not None:
+                copies.close()
             log.warning("the runner of %s can't be started: %s", action.deployment_id, exc)
             self._deliver(RunnerNotStarted(action.deployment_id, f"its runner can't be started: {exc.strerror}"))
             return
-        runner = _Runner(child, action)
+        runner = _Runner(child, action, copies)
         self._runners[action.deployment_id] = runner
         self._watch(child.control.fileno(), lambda: self._readable(runner))
         spec = RunnerSpec(
@@ -161,13 +174,27 @@ class Runners:
         )
         if not action.proving:
             spec = spec.model_copy(update={"probe_runs": RESTART_PROBE_RUNS})
+        if action.shadow is not None and copies is not None:
+            shadow = ShadowSpec(plan=action.shadow, descriptor=copies.fileno())
+            spec = spec.model_copy(update={"shadow": shadow})
         child.send(spec)
+
+    def shadow(self, deployment_id: str) -> None:
+        """Let whoever answers copy requests to this proven runner; whoever follows that one, too."""
+        runner = self._runners.get(deployment_id)
+        if runner is None:
+            return
+        self._shadows[runner.model] = deployment_id
+        answering = self._runners.get(self._served.get(runner.model, ""))
+        if answering is not None and answering.proven and not answering.leaving:
+            self._mirror(answering)
 
     def activate(self, action: Activate) -> None:
         """Let a proven runner accept; the old one leaves once it does."""
         runner = self._runners.get(action.deployment_id)
         if runner is None:
             return
+        self._end_shadow(runner)
         runner.retire = action.retire
         self._served[runner.model] = runner.deployment_id
         self._arrange()
@@ -225,6 +252,8 @@ class Runners:
         for child in children:
             child.kill()
             child.reap()
+        for runner in self._runners.values():
+            self._end_shadow(runner)
         self._runners.clear()
         self._front.forget()
 
@@ -260,6 +289,8 @@ class Runners:
                 runner.refused = message
             case Serving():
                 self._serves(runner)
+            case Compared():
+                self._deliver(ShadowCompared(runner.deployment_id, message.report))
             case Beat():
                 self._deliver(RunnerBeat(runner.deployment_id, message.inferences))
             case Window():
@@ -276,6 +307,7 @@ class Runners:
             self.stop(old.deployment_id, Leave.CONNECTIONS)
         if first:
             self._unannounced.add(runner.deployment_id)
+            self._mirror(runner)
         self._arrange()
         self._announce()
 
@@ -290,6 +322,7 @@ class Runners:
     def _gone(self, runner: _Runner) -> None:
         self._unwatch(runner.child.control.fileno())
         detail = runner.child.reap()
+        self._end_shadow(runner)
         if self._runners.get(runner.deployment_id) is runner:
             del self._runners[runner.deployment_id]
         if runner.retire is not None:  # it ended before it served: the old one may go all the same
@@ -302,6 +335,22 @@ class Runners:
             self._deliver(RunnerHung(runner.deployment_id, runner.hung))
         else:
             self._deliver(RunnerExited(runner.deployment_id, detail))
+
+    def _mirror(self, runner: _Runner) -> None:
+        """Tell one that answers where a shadow listens, if there is one; it copies until that one is gone."""
+        shadow = self._shadows.get(runner.model)
+        if shadow is not None and shadow != runner.deployment_id:
+            runner.child.send(Mirror(socket=self._layout.shadow_socket(shadow)))
+
+    def _end_shadow(self, runner: _Runner) -> None:
+        """It gets no more copies: it answers from now on, or has ended."""
+        if runner.copies is None:
+            return
+        runner.copies.close()
+        runner.copies = None
+        self._layout.shadow_socket(runner.deployment_id).unlink(missing_ok=True)
+        if self._shadows.get(runner.model) == runner.deployment_id:
+            del self._shadows[runner.model]
 
     def _drain(self, runner: _Runner, deadline_s: float) -> None:
         runner.child.send(Drain(deadline_s=deadline_s))

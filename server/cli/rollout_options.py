@@ -33,6 +33,25 @@ MaxErrorRise = Annotated[
     float, typer.Option("--max-error-rise", help="How far it may be above that of the version before.")
 ]
 MaxSlowdown = Annotated[float, typer.Option("--max-slowdown", help="Share by which p95 may be longer than before.")]
+ShadowTime = Annotated[
+    float, typer.Option("--shadow-s", min=0.0, help="Run beside the active version so long at most, answering nobody.")
+]
+ShadowCpu = Annotated[float, typer.Option("--shadow-cpu", help="Share of one core that a shadow may take.")]
+ShadowSamples = Annotated[
+    int, typer.Option("--shadow-samples", min=1, help="Answers to compare; a shadow that has so many ends.")
+]
+ShadowAgreement = Annotated[
+    float, typer.Option("--shadow-agreement", help="Share of them that must agree with the active version's.")
+]
+ShadowTolerance = Annotated[
+    float, typer.Option("--shadow-tolerance", help="Share of their range by which numbers that agree may differ.")
+]
+ShadowMaxSlowdown = Annotated[
+    float, typer.Option("--shadow-max-slowdown", help="Share by which a lane's shadows may be slower.")
+]
+ShadowHold = Annotated[
+    bool, typer.Option("--shadow-hold", help="With too little to compare wait on; else a device goes on and says so.")
+]
 GateDeadline = Annotated[
     float, typer.Option("--gate-deadline-s", min=0.0, help="The next wave waits so long for measurements.")
 ]

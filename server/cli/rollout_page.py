@@ -6,7 +6,7 @@ from server.cli.output import say, show_table, text_of_bytes, text_of_time
 
 if TYPE_CHECKING:
     from server.client import RegistryClient
-    from server.schemas.rollouts import DeviceForecast, Rollout, RolloutForecast, WaveForecast
+    from server.schemas.rollouts import DeploymentView, DeviceForecast, Rollout, RolloutForecast, WaveForecast
 
 GOOD_END: Final = "finished"
 ENDS: Final = frozenset({GOOD_END, "stopped", "aborted", "rolled_back"})
@@ -42,7 +42,7 @@ def show_rollout(rollout: "Rollout") -> None:
             str(deployment.wave + 1),
             deployment.variant_id or "-",
             deployment.state,
-            deployment.detail or ("" if deployment.reason == "none" else deployment.reason),
+            _why(deployment),
         )
         for deployment in rollout.deployments
     ]
@@ -50,6 +50,12 @@ def show_rollout(rollout: "Rollout") -> None:
         show_table(("device", "profile", "wave", "variant", "state", "why"), rows)
     for decision in rollout.decisions:
         say(f"{text_of_time(decision.at)}  {decision.sentence}")
+
+
+def _why(deployment: "DeploymentView") -> str:
+    if deployment.detail or deployment.reason != "none":
+        return deployment.detail or deployment.reason
+    return deployment.shadow.detail if deployment.shadow is not None else ""
 
 
 def show_reasons(client: "RegistryClient", rollout: "Rollout") -> None:

@@ -268,6 +268,7 @@ deployments = Table(
     Column("retries", Integer, nullable=False, default=0, server_default=text("0")),  # of them with the same variant
     Column("retry_at", Float),  # it has failed, and waits until then
     Column("takes_place", Boolean, nullable=False, default=True, server_default=true()),  # among those in progress
+    Column("shadow", JSON),  # edge_agent.protocol.shadow.ShadowReport, once the shadow has ended
     Column("updated_at", Float, nullable=False),
     UniqueConstraint("rollout_id", "device_id"),
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, going_back, retrying, stopping, watching, waves
+from server.rollouts import commands, going_back, retrying, shadows, stopping, watching, waves
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
@@ -136,7 +136,8 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             epoch=epoch,
             now=now,
         )
-        since = retrying_since(row, heard.deployments.get(row.deployment_id) if heard else None, now=now)
+        status = heard.deployments.get(row.deployment_id) if heard else None
+        since = retrying_since(row, status, now=now)
         if since != row.retrying_since:
             row.retrying_since = since
             ledger.changed_deployments.add(row.deployment_id)
@@ -146,6 +147,7 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             ledger.changed_deployments.add(row.deployment_id)
         if found.state == RUNNING and row.running_at is None:
             row.running_at = now
+        shadows.note(row, status, ledger)
         if row.canary and proven_on_device(row, heard):
             _clear_canaries(ledger, row)
             sentence = f"{row.device_id} passed the self-test: {row.variant_id} may go on in lane {row.profile}."

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edge_agent.protocol.messages import DeploymentStatus, DesiredDeployment
+    from edge_agent.protocol.shadow import ShadowReport
     from server.rollouts.health import Measured
     from server.schemas.rollouts import RolloutOptions, Wave
 
@@ -134,6 +135,8 @@ class Rollout:
     seed: int
     options: RolloutOptions
     created_at: float
+    scores: bool = False
+    """Its outputs are scores of classes: a shadow is compared by the highest."""
 
     @property
     def age_order(self) -> tuple[float, str]:
@@ -234,6 +237,8 @@ class Deployment:
     """It waits until then, because it has failed."""
     takes_place: bool = True
     """False in the penalty box: who has failed or timed out once takes no place among those in progress any more."""
+    shadow: ShadowReport | None = None
+    """What its shadow found, once that has ended."""
     changed_at: float | None = None
     """When its row was last written: since then its device has said the same."""
 

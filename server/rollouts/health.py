@@ -10,11 +10,14 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from server.rollouts import shadows as of_shadows
 from server.rollouts.evidence import evidence_of_share, mean_at_least, share_at_least
+from server.rollouts.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from edge_agent.protocol.shadow import ShadowReport
     from server.schemas.rollouts import RolloutOptions
 
 # A healthy rollout is stopped by mistake with this probability at most, all gates, lanes and looks taken together.
@@ -59,35 +62,51 @@ class LaneHealth:
     cause: str = ""
     """Half a sentence that says why the lane may not go on; empty while it may."""
     figures: Mapping[str, float | int | str] = field(default_factory=dict)
+    shadows: Sequence[ShadowReport] = ()
+    """Of its devices."""
 
     def told(self) -> str:
         """Half a sentence with its figures."""
+        return ", ".join([*self._measured(), *of_shadows.told(self.shadows)]) or "nothing measured yet"
+
+    def _measured(self) -> list[str]:
         if not self.measured:
-            return "nothing measured yet"
-        said = [f"{self.measured} measured", f"{_percent(self.figures['failure_share'])} of inferences fail"]
+            return []
+        said = [f"{self.measured} measured", f"{percent(self.figures['failure_share'])} of inferences fail"]
         if "failure_share_before" in self.figures:
-            said[-1] += f" (before: {_percent(self.figures['failure_share_before'])})"
+            said[-1] += f" (before: {percent(self.figures['failure_share_before'])})"
         if "slowdown" in self.figures:
             change = float(self.figures["slowdown"])
-            said.append(f"p95 {_percent(abs(change))} {'slower' if change >= 0 else 'faster'} than before")
-        return ", ".join(said)
+            said.append(f"p95 {percent(abs(change))} {'slower' if change >= 0 else 'faster'} than before")
+        return said
 
 
-def examine(devices: Sequence[Measured], options: RolloutOptions, *, lanes: int) -> LaneHealth:
+def examine(
+    devices: Sequence[Measured], options: RolloutOptions, *, lanes: int, shadows: Sequence[ShadowReport] = ()
+) -> LaneHealth:
     """Judge a lane by the devices that have measured enough.
 
     Args:
         devices: of this lane, all waves together.
         options: what is allowed.
         lanes: how many the rollout has; they share the budget of false alarms.
+        shadows: what its devices found before the variant answered anyone, where that was asked for.
     """
-    alpha = FALSE_ALARM_BUDGET / (GATES * max(1, lanes))
-    figures = _figures(devices)
-    for gate in (_failing, _failing_more, _slower, _over_limit):
-        cause, bound = gate(devices, options, alpha)
+    gates = GATES + (of_shadows.GATES if options.shadow_s else 0)
+    alpha = FALSE_ALARM_BUDGET / (gates * max(1, lanes))
+    figures = _figures(devices) | of_shadows.figures(shadows)
+    findings = {
+        "failing": _failing(devices, options, alpha),
+        "failing_more": _failing_more(devices, options, alpha),
+        "slower": _slower(devices, options, alpha),
+        "over_limit": _over_limit(devices, options, alpha),
+        "disagrees": of_shadows.disagrees(shadows, options, alpha),
+        "slower_as_shadow": of_shadows.slower_as_shadow(shadows, options, alpha),
+    }
+    for gate, (cause, bound) in findings.items():
         if cause:
-            return LaneHealth(len(devices), cause, {**figures, "gate": gate.__name__[1:], "at_least": bound})
-    return LaneHealth(len(devices), "", figures)
+            return LaneHealth(len(devices), cause, {**figures, "gate": gate, "at_least": bound}, shadows)
+    return LaneHealth(len(devices), "", figures, shadows)
 
 
 def _failing(devices: Sequence[Measured], options: RolloutOptions, alpha: float) -> tuple[str, float]:
@@ -100,7 +119,7 @@ def _failing(devices: Sequence[Measured], options: RolloutOptions, alpha: float)
     if not 0 < allowed < 1 or evidence_of_share(shares, allowed=allowed) < 1 / alpha:
         return "", 0.0
     bound = share_at_least(shares, alpha=alpha)
-    return f"at least {_percent(bound)} of inferences fail on {len(shares)} devices, {_percent(allowed)} may", bound
+    return f"at least {percent(bound)} of inferences fail on {len(shares)} devices, {percent(allowed)} may", bound
 
 
 def _failing_more(devices: Sequence[Measured], options: RolloutOptions, alpha: float) -> tuple[str, float]:
@@ -119,8 +138,8 @@ def _slower(devices: Sequence[Measured], options: RolloutOptions, alpha: float) 
     bound = math.expm1(min(700.0, mean_at_least(ratios, alpha=alpha)))
     if bound <= options.max_slowdown:
         return "", bound
-    said = f"the p95 is at least {_percent(bound)} longer than before on {len(ratios)} devices"
-    return f"{said}, {_percent(options.max_slowdown)} may be", bound
+    said = f"the p95 is at least {percent(bound)} longer than before on {len(ratios)} devices"
+    return f"{said}, {percent(options.max_slowdown)} may be", bound
 
 
 def _over_limit(devices: Sequence[Measured], _options: RolloutOptions, alpha: float) -> tuple[str, float]:
@@ -129,8 +148,8 @@ def _over_limit(devices: Sequence[Measured], _options: RolloutOptions, alpha: fl
     if not shares or evidence_of_share(shares, allowed=P95_SHARE) < 1 / alpha:
         return "", 0.0
     bound = share_at_least(shares, alpha=alpha)
-    said = f"at least {_percent(bound)} of answers take longer than the profile's p95 limit on {len(shares)} devices"
-    return f"{said}, {_percent(P95_SHARE)} may", bound
+    said = f"at least {percent(bound)} of answers take longer than the profile's p95 limit on {len(shares)} devices"
+    return f"{said}, {percent(P95_SHARE)} may", bound
 
 
 def _figures(devices: Sequence[Measured]) -> dict[str, float | int | str]:
@@ -155,7 +174,3 @@ def _log_ratios(devices: Sequence[Measured]) -> list[float]:
         for device in devices
         if device.before is not None and device.now.p95_ms and device.before.p95_ms
     ]
-
-
-def _percent(share: float | str) -> str:
-    return f"{100 * float(share):.2g} %" if abs(float(share)) < 1 else f"{100 * float(share):.0f} %"

@@ -30,6 +30,8 @@ from server.schemas.rollouts import RolloutState
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from edge_agent.protocol.shadow import ShadowPlan
+
 MAX_MODELS = 64  # of one device, by the wire contract (`Desired.deployments`)
 MAX_CHAIN = 64  # of rollouts that were rolled back one after the other
 WITHDRAWN = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK})
@@ -117,8 +119,15 @@ class Ledger:
         entry = self.wanted.get(row.device_id, {}).get(row.model)
         return entry is not None and entry.deployment_id == row.deployment_id
 
-    def offer(self, row: Deployment, variant: VariantFact, *, now: float) -> bool:
+    def asks_for_shadow(self, row: Deployment) -> bool:
+        """Whether the device's desired state asks for a shadow of this deployment."""
+        entry = self.wanted.get(row.device_id, {}).get(row.model)
+        return entry is not None and entry.deployment_id == row.deployment_id and entry.shadow is not None
+
+    def offer(self, row: Deployment, variant: VariantFact, *, shadow: ShadowPlan | None = None, now: float) -> bool:
         """Put a deployment into the device's desired state, in the place of an older one of the same model.
+
+        What it replaces is kept without its shadow: who goes back shall answer at once.
 
         Returns:
             False when that can't be: a newer rollout of the model has this device, or it has as many models as it may.
@@ -149,6 +158,7 @@ class Ledger:
             manifest_sha256=variant.manifest_sha256,
             manifest_bytes=variant.manifest_bytes,
             limits=variant.limits,
+            shadow=shadow,
         )
         self.wanted.setdefault(row.device_id, {})[row.model] = entry
         self.changed_devices.add(row.device_id)
@@ -179,7 +189,7 @@ class Ledger:
         row.attempt += 1
         row.deployment_id = deployment_id_of(row.rollout_id, row.device_id, attempt=row.attempt)
         row.variant_id, row.previous, row.offered_generation = None, None, None
-        row.running_at, row.retrying_since, row.retry_at = None, None, retry_at
+        row.running_at, row.retrying_since, row.retry_at, row.shadow = None, None, retry_at, None
         row.canary, row.takes_place = False, False
         self.add(row)
         self.set_state(row, WAITING, detail=why)
@@ -227,6 +237,8 @@ class Ledger:
     @staticmethod
     def _what_ran(replaced: DesiredDeployment | None, before: Deployment | None) -> DesiredDeployment | None:
         """What the device ran before an offer: what that replaces, or, if it never ran, what came before it."""
+        if replaced is not None:
+            replaced = replaced.model_copy(update={"shadow": None})
         if before is None:
             return replaced
         ran = before.state not in FAILED_STATES and (

@@ -13,6 +13,7 @@ from server.rollouts import gate
 from server.rollouts.facts import FAILED_STATES, WAITING
 from server.rollouts.plan import in_plan_order
 from server.rollouts.retrying import variant_of_lane
+from server.rollouts.shadows import plan_of
 from server.rollouts.verify import proven_on_device
 from server.rollouts.wording import counted, listed
 from server.windows import is_open, next_opening, parse_window, text_of_moment, zone_of
@@ -76,14 +77,14 @@ class _Turn:
 def offer_due(facts: Facts, ledger: Ledger, *, now: float) -> Waits:
     """Offer the version to everyone whose turn has come."""
     rows = ledger.rows_of(facts.rollout.rollout_id)
-    waits = Waits()
+    waits, shadow = Waits(), plan_of(facts.rollout)
     pace, places = _room(facts, ledger, rows, now=now)
     for turn in _turns(facts, ledger, rows, waits, now=now):
         if pace <= 0:
             waits.pace += 1
         elif places <= 0 and turn.row.takes_place:
             waits.places += 1
-        elif ledger.offer(turn.row, turn.variant, now=now):
+        elif ledger.offer(turn.row, turn.variant, shadow=shadow, now=now):
             pace, places = pace - 1, places - turn.row.takes_place
             _note_canary(turn, facts, ledger)
     return waits

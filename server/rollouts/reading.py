@@ -26,7 +26,7 @@ from server.rollouts.rows import (
     newly_removed,
     pending_commands,
 )
-from server.schemas.catalogue import Verdict
+from server.schemas.catalogue import Task, Verdict
 from server.schemas.rollouts import RolloutOptions, RolloutState, Wave
 from server.windows import ZONE_LABEL
 
@@ -158,7 +158,10 @@ class Reader:
 
     def _plans(self, connection: sa.Connection) -> Iterator[tuple[str, facts.Rollout]]:
         """Every rollout that can be read; a row that can't be is named once and holds up no other."""
-        for row in connection.execute(sa.select(tables.rollouts)):
+        versions = tables.model_versions.c
+        of_version = sa.and_(versions.model == tables.rollouts.c.model, versions.version == tables.rollouts.c.version)
+        known = tables.rollouts.outerjoin(tables.model_versions, of_version)
+        for row in connection.execute(sa.select(*tables.rollouts.c, versions.task).select_from(known)):
             rollout_id = row.rollout_id
             if rollout_id not in self._rollouts and rollout_id not in self._refused:
                 try:
@@ -172,6 +175,7 @@ class Reader:
                         seed=row.seed,
                         options=RolloutOptions.model_validate(row.options),
                         created_at=row.created_at,
+                        scores=row.task == Task.CLASSIFICATION,
                     )
                 except (ValidationError, SelectorError):
                     log.exception("rollout %s can't be read and is left alone", rollout_id)

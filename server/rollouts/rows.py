@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import sqlalchemy as sa
 
 from edge_agent.protocol.messages import DesiredDeployment
+from edge_agent.protocol.shadow import ShadowReport
 from server.database import tables
 from server.rollouts import facts
 
@@ -121,6 +122,7 @@ def deployment_of(row: sa.Row[Any]) -> facts.Deployment:
         retries=row.retries,
         retry_at=row.retry_at,
         takes_place=row.takes_place,
+        shadow=ShadowReport.model_validate(row.shadow) if row.shadow else None,
         changed_at=row.updated_at,
     )
 

@@ -59,7 +59,10 @@ def judge(
             return found  # it is the registry that can't go on
         if found.state == RETRYING:
             return found  # it has a patience of its own
+        if found.state == DeploymentState.SHADOWING and options.shadow_hold:
+            return found  # it waits as long as it takes, as was asked
         patience_s = max(options.progress_deadline_s, 2 * status_interval_s)
+        patience_s += options.shadow_s if found.state == DeploymentState.SHADOWING else 0
         return _stuck(row, found, took=took, patience_s=patience_s, now=now) or found
     if took:
         # before two intervals are over it need not have said anything, and to be lost is a failure

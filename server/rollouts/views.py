@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from edge_agent.protocol.shadow import ShadowReport
 from server.database.tables import decisions, deployments, rollout_states, rollouts
 from server.rollouts.facts import Deployment
 from server.rollouts.gate import Lane, LaneStop, count_alike, stopped_lanes
@@ -187,6 +188,7 @@ def _deployment_view(row: sa.Row[Any]) -> DeploymentView:
         attempt=row.attempt,
         opened_at=row.opened_at,
         running_at=row.running_at,
+        shadow=ShadowReport.model_validate(row.shadow) if row.shadow else None,
     )
 
 

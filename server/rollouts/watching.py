@@ -51,21 +51,23 @@ def look(facts: Facts, ledger: Ledger, *, now: float) -> None:
 
 
 def lane_health(facts: Facts, ledger: Ledger) -> dict[Lane, LaneHealth]:
-    """Every lane of which something was measured."""
-    if not facts.measured:
+    """Every lane of which something was measured, by those who run the variant or by shadows."""
+    rows = ledger.rows_of(facts.rollout.rollout_id)
+    if not facts.measured and not any(row.shadow is not None for row in rows):
         return {}
     lanes: dict[Lane, list[Deployment]] = {}
-    for row in ledger.rows_of(facts.rollout.rollout_id):
+    for row in rows:
         if row.variant_id is not None:
             lanes.setdefault(gate.lane_of(row), []).append(row)
-    profiles = {row.profile for row in ledger.rows_of(facts.rollout.rollout_id)}
+    profiles = {row.profile for row in rows}
     return {
         lane: health.examine(
-            [facts.measured[row.deployment_id] for row in rows if row.deployment_id in facts.measured],
+            [facts.measured[row.deployment_id] for row in members if row.deployment_id in facts.measured],
             facts.rollout.options,
             lanes=max(len(profiles), len(lanes)),
+            shadows=[row.shadow for row in members if row.shadow is not None],
         )
-        for lane, rows in sorted(lanes.items())
+        for lane, members in sorted(lanes.items())
     }
 
 
@@ -119,7 +121,7 @@ def tell_lanes(facts: Facts, ledger: Ledger) -> None:
     """Record what is known of each lane, before a wave opens on it."""
     standing = ledger.standings[facts.rollout.rollout_id]
     for lane, found in lane_health(facts, ledger).items():
-        if found.measured and standing.stop_of(lane) is None:
+        if (found.measured or found.shadows) and standing.stop_of(lane) is None:
             sentence = f"Lane {lane.profile} after wave {standing.wave + 1}: {found.told()}."
             ledger.decide(
                 facts.rollout,

@@ -34,3 +34,12 @@ def listed(parts: Sequence[str]) -> str:
     'one, two and three'
     """
     return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
+
+
+def percent(share: float | str) -> str:
+    """A share as people read it.
+
+    >>> percent(0.0123), percent(1.5)
+    ('1.2 %', '150 %')
+    """
+    return f"{100 * float(share):.2g} %" if abs(float(share)) < 1 else f"{100 * float(share):.0f} %"

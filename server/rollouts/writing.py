@@ -113,6 +113,7 @@ def _deployment_rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
                 "retries": row.retries,
                 "retry_at": row.retry_at,
                 "takes_place": row.takes_place,
+                "shadow": row.shadow.model_dump(mode="json") if row.shadow else None,
                 "updated_at": now,
             }
         )

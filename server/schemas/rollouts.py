@@ -8,6 +8,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from edge_agent.protocol.base import Name
+from edge_agent.protocol.shadow import MAX_SAMPLES, ShadowReport
 from server.schemas.common import Document, RequestDocument
 from server.windows import check_zone, parse_window
 
@@ -65,6 +66,30 @@ class RolloutOptions(RequestDocument):
     )
     max_slowdown: float = Field(
         default=0.1, ge=0, le=100, description="share by which p95 may be longer than the previous version's"
+    )
+    shadow_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=30 * 86400,
+        description="longest time that a device runs it beside the active version before it answers anyone; 0: none",
+    )
+    shadow_cpu: float = Field(
+        default=0.2, ge=0.01, le=1, description="share of one core that a shadow may take, on average"
+    )
+    shadow_samples: int = Field(
+        default=200, ge=1, le=MAX_SAMPLES, description="answers to compare; a shadow that has so many ends"
+    )
+    shadow_agreement: float = Field(
+        default=0.98, gt=0, le=1, description="share of them that must agree with the active version's"
+    )
+    shadow_tolerance: float = Field(
+        default=0.05, ge=0, le=1, description="difference at which numbers still agree, as a share of their range"
+    )
+    shadow_max_slowdown: float = Field(
+        default=0.5, ge=0, le=100, description="share by which a lane's shadows may be slower on the same requests"
+    )
+    shadow_hold: bool = Field(
+        default=False, description="with too little to compare wait on; without it the device goes on and says so"
     )
     gate_deadline_s: float = Field(
         default=600.0, ge=0, description="how long the next wave waits for devices in use to be measured"
@@ -171,6 +196,7 @@ class DeploymentView(Document):
     attempt: int = 0  # from 0; each has a deployment id of its own
     opened_at: float | None = None
     running_at: float | None = None
+    shadow: ShadowReport | None = None  # what it found beside the active version, once that has ended
 
 
 class WaveView(Document):

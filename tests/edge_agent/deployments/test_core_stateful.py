@@ -18,6 +18,7 @@ from edge_agent.deployments.core import DeviceCore
 from edge_agent.deployments.records import Snapshot
 from edge_agent.protocol.messages import Desired, SelfTestReport
 from edge_agent.protocol.profile import Delegate, RuntimeName
+from edge_agent.protocol.shadow import ShadowPlan, ShadowReport
 from edge_agent.protocol.states import DeploymentState, Reason
 from tests.edge_agent.surroundings.toy_variant import make_variant
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 PROOF = SelfTestReport(passed=True, runtime=RuntimeName.LITERT, delegate=Delegate.NONE)
 VARIANTS = [make_variant(model=model, version=version) for model in ("net", "other") for version in "123"]
 BY_MANIFEST = {variant.manifest_sha256: variant for variant in VARIANTS}
+SHADOWS = [None, ShadowPlan(deadline_s=300), ShadowPlan(deadline_s=600, samples=10)]
+AGREED = ShadowReport(requests=50, sampled=10, samples=10, agreed=10)
 TROUBLE = [Reason.TRANSFER_FAILED, Reason.DISK_FULL, Reason.INTERNAL]
 
 
@@ -95,12 +98,16 @@ class World(RuleBasedStateMachine):
             case _:
                 self._do_runner(action)
 
-    def _do_runner(self, action: ev.StartRunner | ev.StopRunner | ev.Activate | ev.Deactivate) -> None:
+    def _do_runner(self, action: ev.StartRunner | ev.Shadow | ev.StopRunner | ev.Activate | ev.Deactivate) -> None:
         match action:
             case ev.StartRunner():
                 assert action.manifest_sha256 in self.disk, "a runner needs its files"
                 assert action.deployment_id not in self.runners, "one runner for each deployment"
                 self.runners[action.deployment_id] = "starting"
+            case ev.Shadow():
+                assert self.runners[action.deployment_id] == "proven", "only what is proven may run as a shadow"
+                persisted = {r.deployment_id: r for r in self.snapshot.records}[action.deployment_id]
+                assert persisted.state is DeploymentState.SHADOWING, "the state is on disk before the act"
             case ev.StopRunner():
                 self.runners[action.deployment_id] = "leaving"
             case ev.Activate():
@@ -128,7 +135,12 @@ class World(RuleBasedStateMachine):
                 name = f"{variant.manifest.variant_id}" + ("" if again else f"-{self.generation}")
                 chosen[name] = variant
         desired = Desired(
-            epoch=1, generation=self.generation, deployments=tuple(v.wanted(n) for n, v in chosen.items())
+            epoch=1,
+            generation=self.generation,
+            deployments=tuple(
+                v.wanted(n).model_copy(update={"shadow": data.draw(st.sampled_from(SHADOWS))})
+                for n, v in chosen.items()
+            ),
         )
         self.sent.append(desired)
 
@@ -181,6 +193,12 @@ class World(RuleBasedStateMachine):
         name = self._pick(sorted(self.runners))
         del self.runners[name]
         self._tell(ev.RunnerExited(name, "crash"), dies_after=dies_after)
+
+    @precondition(lambda self: "proven" in self.runners.values())
+    @rule(dies_after=st.one_of(st.none(), st.integers(0, 5)))
+    def shadow_has_compared(self, dies_after: int | None) -> None:
+        name = self._pick([n for n, phase in self.runners.items() if phase == "proven"])
+        self._tell(ev.ShadowCompared(name, AGREED), dies_after=dies_after)
 
     @rule(seconds=st.floats(0, 1000))
     def time_passes(self, seconds: float) -> None:

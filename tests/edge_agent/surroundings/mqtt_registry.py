@@ -32,6 +32,7 @@ from tests.edge_agent.surroundings.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_agent.protocol.shadow import ShadowPlan
     from tests.edge_agent.surroundings.toy_variant import ToyVariant
 
 
@@ -65,10 +66,19 @@ class MqttRegistry:
         for variant in variants:
             self.variants[variant.manifest_sha256] = variant
 
-    def want(self, generation: int, deployments: dict[str, ToyVariant], *, epoch: int = 1) -> None:
+    def want(
+        self,
+        generation: int,
+        deployments: dict[str, ToyVariant],
+        *,
+        epoch: int = 1,
+        shadow: ShadowPlan | None = None,
+    ) -> None:
         """Publish a desired state as the retained doorbell."""
         self.offer(*deployments.values())
-        wanted = tuple(variant.wanted(name) for name, variant in deployments.items())
+        wanted = tuple(
+            variant.wanted(name).model_copy(update={"shadow": shadow}) for name, variant in deployments.items()
+        )
         desired = Desired(
             epoch=epoch, generation=generation, deployments=wanted, status_interval_s=1.0, telemetry_window_s=1.0
         )

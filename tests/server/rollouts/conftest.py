@@ -34,6 +34,7 @@ from server.schemas.rollouts import RolloutOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edge_agent.protocol.shadow import ShadowReport
     from server.database.connect import Database
     from server.rollouts.health import Measured
     from server.storage import S3ObjectStore
@@ -359,7 +360,7 @@ class Registry:
         with self.database.read() as connection:
             return list(connection.execute(sa.select(table)))
 
-    def runs(self, device: str, desired: Desired) -> None:
+    def runs(self, device: str, desired: Desired, *, shadow: ShadowReport | None = None) -> None:
         """The device does as it is told, and the ingest has written its report."""
         self.sequence += 1
         deployments = tuple(
@@ -372,6 +373,7 @@ class Registry:
                 serving=True,
                 file_sha256=self.files[entry.variant_id],
                 self_test=self_test(),
+                shadow=shadow,
             )
             for entry in desired.deployments
         )
