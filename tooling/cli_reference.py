@@ -96,6 +96,7 @@ AGENT_MEANINGS = {
     "memory_budget_bytes": "for runners; none: what the machine has left; flag `--memory-budget`",
     "spool_limit_bytes": "telemetry kept while nobody acknowledges it; then the oldest goes",
     "spool_limit_age_s": "older telemetry is dropped",
+    "log_limit_bytes": "of the agent's own log on the disk; then the oldest lines go",
     "keepalive_s": "MQTT keep-alive",
     "will_delay_s": "the broker waits this long before it publishes the last will",
     "session_expiry_s": "the broker keeps the session this long; longer than the will delay",
