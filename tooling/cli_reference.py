@@ -64,6 +64,8 @@ JSON_DOCUMENTS = {
     "device list": "a list of `Device`",
     "device show": "a `Device`",
     "device label": "a `Device`",
+    "device logs": "a `LogTail`; with `--follow` a `LogLine` a line",
+    "device diagnose": '`{"file": ..., "size_bytes": ..., "answered": ...}`',
     "device remove": '`{"device_id": ..., "removed": true}`',
     "rollout start": "a `Rollout`; with `--watch` as it ended; with `--dry-run` a `RolloutForecast`",
     "rollout status": "a `Rollout`; with `--watch` as it ended",

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli import inquiries
 from server.cli.options import JsonOption, RegistryOption, split_labels
 from server.cli.output import say, show_documents, show_json, show_pairs, show_table, text_of_labels, text_of_time
 from server.cli.session import connected
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from server.schemas.fleet import Device
 
 app = typer.Typer(help="Devices that joined.", no_args_is_help=True)
+app.command("logs")(inquiries.logs)
+app.command("diagnose")(inquiries.diagnose)
 
 
 @app.command("list")

@@ -14,6 +14,7 @@ from edge_agent.protocol.profile import DeviceProfile
 from server.client.checking import checked
 from server.client.errors import RegistryClientError
 from server.client.export import export_module
+from server.client.inquiries import InquiryCalls
 from server.client.outages import through_outages
 from server.client.pages import unpack_pages
 from server.client.paths import digest_segment, proof, version_path
@@ -72,7 +73,7 @@ _SWEEP: Final = TypeAdapter(SweepReport)
 _TELEMETRY: Final = TypeAdapter(list[TelemetryRow])
 
 
-class RegistryClient(RolloutCalls):
+class RegistryClient(RolloutCalls, InquiryCalls):
     """A registry at a URL. Every method raises RegistryClientError with the registry's own sentence."""
 
     def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:

@@ -115,6 +115,36 @@ sweep_requests = Table(
     Column("created_at", Float, nullable=False),
 )
 
+inquiries = Table(
+    "inquiries",  # what a device is asked: for its log, or for a diagnosis; what became of it stands in inquiry_answers
+    catalogue,
+    Column("inquiry_id", String(32), primary_key=True),
+    Column("device_id", NAME, nullable=False, index=True),
+    Column("request", JSON, nullable=False),  # edge_agent.protocol.inquiry.Inquiry
+    Column("created_at", Float, nullable=False, index=True),
+    Column("expires_at", Float, nullable=False, index=True),
+)
+
+# --- written by the delivery
+inquiry_answers = Table(
+    "inquiry_answers",
+    catalogue,
+    Column("inquiry_id", String(32), primary_key=True),
+    Column("state", String(16), nullable=False),  # asked | answered | refused
+    Column("active_at", Float, nullable=False),  # when it was asked last, or something came
+    Column("detail", Text, nullable=False),  # of a refusal, in the device's words
+    Column("content", LargeBinary),  # a document as it travelled; edge_agent.protocol.inquiry.unpack checks it
+)
+inquiry_parts = Table(
+    "inquiry_parts",  # of answers that are not whole yet
+    catalogue,
+    Column("inquiry_id", String(32), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("parts", Integer, nullable=False),
+    Column("sha256", SHA256, nullable=False),  # of the whole answer
+    Column("content", LargeBinary, nullable=False),
+)
+
 # --- written by the job workers
 job_runs = Table(
     "job_runs",

@@ -58,7 +58,7 @@ def get_device(database: Database, device_id: str, *, now: float, interval_s: fl
     with database.read() as connection:
         row = connection.execute(query.where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))).first()
     if row is None:
-        raise _unknown(device_id)
+        raise unknown_device(device_id)
     return _view(row, now=now, interval_s=interval_s)
 
 
@@ -73,7 +73,7 @@ def change_labels(database: Database, device_id: str, changes: Mapping[str, str 
         query = sa.select(devices.c.labels).where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))
         row = connection.execute(query).first()
         if row is None:
-            raise _unknown(device_id)
+            raise unknown_device(device_id)
         merged = {**row.labels, **changes}
         labels = {key: value for key, value in merged.items() if value is not None}
         if len(labels) > MAX_LABELS:
@@ -94,7 +94,7 @@ def remove_device(database: Database, device_id: str, *, now: float) -> None:
             .values(removed_at=now)
         )
     if found.rowcount == 0:
-        raise _unknown(device_id)
+        raise unknown_device(device_id)
 
 
 def matching(connection: sa.Connection, selector: Selector) -> list[tuple[str, str, dict[str, str]]]:
@@ -104,7 +104,8 @@ def matching(connection: sa.Connection, selector: Selector) -> list[tuple[str, s
     return [tuple(row) for row in rows if selector.matches(row.labels, row.profile, row.device_id)]
 
 
-def _unknown(device_id: str) -> NotFoundError:
+def unknown_device(device_id: str) -> NotFoundError:
+    """No device has this id, or it was removed."""
     return NotFoundError(f"There is no device {device_id}: `edge-registry device list` shows those that joined.")
 
 
