@@ -66,7 +66,7 @@ JSON_DOCUMENTS = {
     "device label": "a `Device`",
     "device logs": "a `LogTail`; with `--follow` a `LogLine` a line",
     "device diagnose": '`{"file": ..., "size_bytes": ..., "answered": ...}`',
-    "device remove": '`{"device_id": ..., "removed": true}`',
+    "device retire": '`{"device_id": ..., "retired": true}`',
     "rollout start": "a `Rollout`; with `--watch` as it ended; with `--dry-run` a `RolloutForecast`",
     "rollout status": "a `Rollout`; with `--watch` as it ended",
     "rollout explain": "a list of `DecisionView`",

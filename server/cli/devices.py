@@ -22,11 +22,12 @@ def list_(
     selector: Annotated[str, typer.Option("--selector", "--to", help="For example site=berlin,ring!=stable.")] = "",
     registry: RegistryOption = None,
     *,
+    retired: Annotated[bool, typer.Option("--retired", help="Those that were taken out of use.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """The devices that a selector means; without one, all."""
     with connected(registry) as client:
-        found = client.list_devices(selector)
+        found = client.list_devices(selector, retired=retired)
     if as_json:
         show_documents(found)
         return
@@ -35,7 +36,7 @@ def list_(
             device.device_id,
             device.profile,
             text_of_labels(device.labels),
-            device.presence,
+            f"retired {text_of_time(device.retired_at)}" if device.retired_at else device.presence,
             text_of_time(device.last_seen_at),
             ", ".join(_models(device)) or "-",
         )
@@ -97,14 +98,20 @@ def label(
 
 
 @app.command()
-def remove(device_id: str, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
-    """Take a device's key away; to come back it joins with a new token."""
+def retire(
+    device_id: str,
+    registry: RegistryOption = None,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Also while a rollout is at work on it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a device out of use: its key is worth nothing from now on; to come back it joins with a new token."""
     with connected(registry) as client:
-        client.remove_device(device_id)
+        client.retire_device(device_id, force=force)
     if as_json:
-        show_json({"device_id": device_id, "removed": True})
+        show_json({"device_id": device_id, "retired": True})
     else:
-        say(f"device {device_id} is removed")
+        say(f"device {device_id} is retired")
 
 
 def _models(device: "Device") -> list[str]:

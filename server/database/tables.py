@@ -72,7 +72,7 @@ devices = Table(
     Column("key_sha256", SHA256, nullable=False),
     Column("facts", JSON, nullable=False),  # what the agent said of itself when it joined
     Column("joined_at", Float, nullable=False, index=True),
-    Column("removed_at", Float, index=True),  # the controller then clears its retained topics
+    Column("removed_at", Float, index=True),  # retired; the controller then clears its retained topics
 )
 jobs = Table(
     "jobs",  # what shall be done; what became of it stands in job_runs

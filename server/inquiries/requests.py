@@ -55,7 +55,7 @@ def ask(database: Database, device_id: str, form: InquiryForm, *, now: float) ->
     with database.write() as connection:
         there = sa.select(devices.c.device_id).where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))
         if connection.execute(there).first() is None:
-            raise unknown_device(device_id)
+            raise unknown_device(connection, device_id)
         if _open_count(connection, device_id, now) >= OPEN_LIMIT:
             raise BusyError(f"Device {device_id} has {OPEN_LIMIT} open questions already: wait for their answers.")
         connection.execute(sa.delete(inquiries).where(inquiries.c.created_at < now - KEPT_S))

@@ -42,7 +42,7 @@ OPERATIONS = [
     "list_devices",
     "get_device",
     "label_device",
-    "remove_device",
+    "retire_device",
     "ask_device",
     "get_inquiry",
     "get_device_log",
