@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _json(infer)
     infer.set_defaults(command=_infer)
 
+    _add_diagnose(commands)
     probe = commands.add_parser("probe", help="write a profile of this machine")
     probe.add_argument("-o", "--output", type=Path, metavar="FILE", help="by default to standard output")
     probe.add_argument("--name", help="the profile's name")
@@ -112,6 +113,15 @@ def _parser() -> argparse.ArgumentParser:
     _json(profiles)
     profiles.set_defaults(command=_profiles)
     return parser
+
+
+def _add_diagnose(commands: argparse._SubParsersAction[_Command]) -> None:
+    diagnose = commands.add_parser("diagnose", help="write all that helps to find a fault here into one file")
+    diagnose.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="a .tar.gz; no keys in it")
+    diagnose.add_argument("--lines", type=_count, default=2000, metavar="N", help="of the log at most")
+    _data_dir(diagnose)
+    _json(diagnose)
+    diagnose.set_defaults(command=_diagnose)
 
 
 def _data_dir(parser: argparse.ArgumentParser) -> None:
@@ -239,6 +249,28 @@ def _infer(options: argparse.Namespace) -> int:
     return 0
 
 
+def _diagnose(options: argparse.Namespace) -> int:
+    from edge_agent.diagnosis.gather import gather  # noqa: PLC0415
+    from edge_agent.layout import Layout, default_data_dir  # noqa: PLC0415
+    from edge_agent.protocol.bundle import archive, device_files  # noqa: PLC0415
+
+    root = (options.data_dir or default_data_dir()).absolute()
+    if not root.is_dir():
+        raise UsageError(f"there is no folder {root}: give the agent's with --data-dir")
+    diagnosis = gather(Layout(root), lines=options.lines)
+    files = device_files(diagnosis)
+    content = archive(files, device_id=diagnosis.device_id, taken_at=diagnosis.taken_at)
+    try:
+        options.output.write_bytes(content)
+    except OSError as exc:
+        raise UsageError(f"can't write {options.output}: {exc.strerror}") from exc
+    if options.json:
+        _say_json({"file": str(options.output), "size_bytes": len(content), "files": sorted(files)})
+    else:
+        _say(f"wrote {options.output}: {len(files)} files, {len(content)} bytes, without keys or tokens")
+    return 0
+
+
 def _probe(options: argparse.Namespace) -> int:
     from edge_agent.layout import default_data_dir  # noqa: PLC0415
     from edge_agent.probe.read import probe  # noqa: PLC0415
@@ -294,6 +326,14 @@ def _pair(text: str, flag: str) -> tuple[str, str]:
     if not key or not equals:
         raise UsageError(f"{flag} is {text!r}: write KEY=VALUE")
     return key, value
+
+
+def _count(text: str) -> int:
+    from edge_agent.protocol.inquiry import MAX_LINES  # noqa: PLC0415  only where it is given
+
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_LINES:
+        raise argparse.ArgumentTypeError(f"{text!r} is no count: write 1 to {MAX_LINES}")
+    return int(text)
 
 
 def _size(text: str) -> int:

@@ -48,6 +48,11 @@ class Layout:
         return self.root / "spool.db"
 
     @property
+    def log_dir(self) -> Path:
+        """What the agent has logged lately: two files that take turns."""
+        return self.root / "log"
+
+    @property
     def run_dir(self) -> Path:
         """Sockets; gone after a reboot, made again at start."""
         return self.root / "run"

@@ -31,6 +31,7 @@ class AgentSettings(StrictWire):
     memory_budget_bytes: Annotated[Bytes | None, Field(gt=0)] = None  # None: what the machine has left
     spool_limit_bytes: Bytes = 16 << 20
     spool_limit_age_s: Seconds = 14 * 86400.0
+    log_limit_bytes: Annotated[Bytes, Field(ge=16 << 10, le=4 << 20)] = 512 << 10  # of its own log on disk
     keepalive_s: Annotated[int, Field(ge=5, le=3600)] = 60
     will_delay_s: Annotated[int, Field(ge=0, le=3600)] = 30
     session_expiry_s: Annotated[int, Field(ge=60)] = 86400  # longer than the will delay: no false offline

@@ -93,7 +93,7 @@ class Connection:
         self._session = event.session
         self._asks.connected = True
         self._failures = 0
-        for kind in (DeviceTopic.DESIRED, DeviceTopic.REPLY, DeviceTopic.ACK):
+        for kind in (DeviceTopic.DESIRED, DeviceTopic.REPLY, DeviceTopic.ACK, DeviceTopic.INQUIRY):
             self._link.subscribe(device_topic(self._device_id, kind), qos=1)
         self._link.subscribe(topics.private_blocks(self._device_id), qos=0)
         self._say_presence(event.session, online=True, unix_s=moment.unix_s)

@@ -19,6 +19,8 @@ class DeviceTopic(StrEnum):
     ACK = "ack"
     ASK = "ask"
     REPLY = "reply"
+    INQUIRY = "inquiry"
+    ANSWER = "answer"
 
 
 # Payload caps in bytes: larger ones are refused before anything parses them. Blocks carry up to 1 MiB by the manifest.
@@ -30,6 +32,8 @@ MAX_PAYLOAD_BYTES: dict[DeviceTopic, int] = {
     DeviceTopic.ACK: 256 * 1024,
     DeviceTopic.ASK: 64 * 1024,
     DeviceTopic.REPLY: 900 * 1024,
+    DeviceTopic.INQUIRY: 4 * 1024,
+    DeviceTopic.ANSWER: 96 * 1024,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 import selectors
@@ -23,7 +24,9 @@ from edge_agent.storage.variants import VariantFolders
 from edge_agent.supervisor.actions import Actions
 from edge_agent.supervisor.complaints import Complaints
 from edge_agent.supervisor.control import ControlServer
+from edge_agent.supervisor.history import History
 from edge_agent.supervisor.incoming import Incoming
+from edge_agent.supervisor.inquiries import Inquiries
 from edge_agent.supervisor.line import Line
 from edge_agent.supervisor.listeners import Listeners, listen_unix
 from edge_agent.supervisor.memory import remember
@@ -97,8 +100,16 @@ class Agent:
             on_window=self._windows.take,
         )
         self._core = self._make_core(runtimes, chance)
+        self._inquiries = Inquiries(
+            settings, layout=layout, publish=self._line.say_answer, watch=self._watch, unwatch=self._unwatch
+        )
         self._incoming = Incoming(
-            identity.device_id, core=self._core, line=self._line, complaints=self._complaints, deliver=deliver
+            identity.device_id,
+            core=self._core,
+            line=self._line,
+            inquiries=self._inquiries,
+            complaints=self._complaints,
+            deliver=deliver,
         )
         self._actions = Actions(
             layout,
@@ -124,6 +135,7 @@ class Agent:
         )
         installed = self._folders.installed()
         snapshot = remember(self._store, self._folders, installed=installed)
+        self._history = History(snapshot.records)
         return DeviceCore(snapshot, installed=installed, rules=rules, chance=chance)
 
     def run(self) -> int:
@@ -151,9 +163,10 @@ class Agent:
         self._inbox.wake()
 
     def describe(self) -> dict[str, object]:
-        """Everything that is known, for `edge-agent status`."""
+        """Everything that is known, for `edge-agent status` and `diagnose`; nothing secret."""
         accepted = self._core.accepted
-        statuses = self._core.statuses(self._line.transfers.progress())
+        progress = self._line.transfers.progress()
+        statuses = self._core.statuses(progress)
         return {
             "device_id": self._identity.device_id,
             "profile": self._identity.profile,
@@ -179,6 +192,10 @@ class Agent:
             "wrong_blocks": self._line.transfers.wrong_blocks,
             "complaints": dict(self._complaints.counts),
             "pids": self._runners.pids,
+            "rss_bytes": {name: board.rss_bytes(pid) for name, pid in self._runners.pids.items()},
+            "settings": self._settings.model_dump(mode="json"),
+            "transfers": {sha256: dataclasses.asdict(one) for sha256, one in progress.items()},
+            "history": self._history.describe(),
         }
 
     def _turn(self, timeout_s: float) -> None:
@@ -187,6 +204,7 @@ class Agent:
             callback()
         moment = self._moment()
         self._events += self._line.tick(moment)
+        self._inquiries.tick(moment.now_s)
         self._runners.check(moment.now_s)
         due_s = self._core.next_due_s
         if due_s is not None and moment.now_s >= due_s:
@@ -201,7 +219,9 @@ class Agent:
         while self._events:  # carrying out an action may bring the next event
             moment, event = self._moment(), self._events.pop(0)
             self._incoming.remark(event)
+            self._history.happened(event, moment.unix_s)
             for action in self._core.handle(event, moment):
+                self._history.decided(action, moment.unix_s)
                 self._actions.carry_out(action, moment)
 
     def _say_status(self, moment: ev.Moment) -> None:
@@ -242,7 +262,7 @@ class Agent:
             return 0.0
         wait_s = BUSY_TICK_S if self._line.transfers.busy else TICK_S
         now_s = time.monotonic()
-        due = (self._core.next_due_s, self._line.connection.due_s)
+        due = (self._core.next_due_s, self._line.connection.due_s, self._inquiries.due_s)
         return max(0.0, min([wait_s, *(due_s - now_s for due_s in due if due_s is not None)]))
 
     def _watch(self, descriptor: int, callback: Callable[[], None]) -> None:
@@ -270,6 +290,7 @@ class Agent:
         )
         self._inbox.refuse()
         self._line.close(moment)
+        self._inquiries.forget()
         self._unpackings.close()
         self._listeners.close()
         self._reports.close()

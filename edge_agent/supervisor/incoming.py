@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edge_agent.deployments.events import DesiredReceived, Event, Moment
 from edge_agent.link.mqtt import Connected, Disconnected, Received
 from edge_agent.protocol import topics
+from edge_agent.protocol.inquiry import Inquiry
 from edge_agent.protocol.messages import (
     Ack,
     AskKind,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from edge_agent.deployments.core import DeviceCore
     from edge_agent.supervisor.complaints import Complaints
+    from edge_agent.supervisor.inquiries import Inquiries
     from edge_agent.supervisor.line import Line
 
 DATAGRAMS_AT_ONCE = 64
@@ -44,12 +46,13 @@ class Incoming:
         *,
         core: DeviceCore,
         line: Line,
+        inquiries: Inquiries,
         complaints: Complaints,
         deliver: Callable[[Event], None],
     ) -> None:
         self._device_id, self._core, self._complaints, self._deliver = device_id, core, complaints, deliver
         self._asks, self._connection = line.asks, line.connection
-        self._manifests, self._transfers = line.manifests, line.transfers
+        self._manifests, self._transfers, self._inquiries = line.manifests, line.transfers, inquiries
 
     def take(self, item: object, moment: Moment) -> None:
         """One thing from the inbox."""
@@ -68,6 +71,7 @@ class Incoming:
                 self._manifests.connected(moment.now_s)
             case Disconnected():
                 self._connection.went_down(item, moment)
+                self._inquiries.forget()
             case _:
                 self._complaints.add("internal", f"the inbox held a {type(item).__name__}")
 
@@ -129,6 +133,8 @@ class Incoming:
                 self._connection.acknowledged(decode(Ack, message.payload), moment)
             case DeviceTopic.REPLY:
                 self._reply(decode(Reply, message.payload), message.correlation, moment)
+            case DeviceTopic.INQUIRY:
+                self._inquiries.take(decode(Inquiry, message.payload))
             case _:
                 self._complaints.add(f"mqtt.{kind}", f"a message came on {kind}, on which only devices speak")
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from edge_agent.link.asks import Asks
 from edge_agent.link.connection import Connection
 from edge_agent.link.mqtt import MqttLink, parse_url
+from edge_agent.protocol.messages import encode
+from edge_agent.protocol.topics import DeviceTopic, device_topic
 from edge_agent.settings import Transport
 from edge_agent.transfer.manifests import ManifestFetches
 from edge_agent.transfer.transfers import Transfers
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from edge_agent.deployments.events import Event, Moment
     from edge_agent.link.identity import Identity
     from edge_agent.link.inbox import Inbox
+    from edge_agent.protocol.inquiry import AnswerPart
     from edge_agent.protocol.profile import RuntimeName
     from edge_agent.settings import AgentSettings
     from edge_agent.storage.store import StateStore
@@ -60,6 +63,7 @@ class Line:
             session_expiry_s=settings.session_expiry_s,
             inbox=inbox,
         )
+        self._answer_topic = device_topic(identity.device_id, DeviceTopic.ANSWER)
         self.asks = asks = Asks(link, identity.device_id)
         self.connection = Connection(
             settings,
@@ -99,6 +103,10 @@ class Line:
         """Do what is due now, and tell what has come of it."""
         self.connection.tick(moment)
         return [*self.manifests.tick(moment.now_s), *self.transfers.tick(moment.now_s)]
+
+    def say_answer(self, part: AnswerPart) -> None:
+        """Send a part of an answer to what the registry has asked."""
+        self._link.publish(self._answer_topic, encode(part), qos=1)
 
     def close(self, moment: Moment) -> None:
         """Leave in good order; what still comes in is lost, and the transfers go on after the next start."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from edge_agent.errors import EdgeAgentError
 from edge_agent.layout import Layout
 from edge_agent.link import identity as identities
+from edge_agent.logbook.handler import RingHandler
+from edge_agent.logbook.ring import LogRing
 from edge_agent.runtimes.registry import installed_runtimes
 from edge_agent.supervisor.agent import Agent
 
@@ -48,6 +50,7 @@ def start(
         with _needing_the_disk(layout):
             stack.enter_context(identities.lock(layout))
             runtimes = installed_runtimes()
+            ring = LogRing(layout.log_dir, limit_bytes=settings.log_limit_bytes)
             identity = identities.load(layout)
             facts: Mapping[str, str] = {}
             if identity is None:
@@ -65,6 +68,7 @@ def start(
                 facts=facts,
             )
             os.umask(0o022)
+            logging.getLogger().addHandler(RingHandler(ring, secrets=(identity.key, token or "")))
             known = None if settings.runner_command else runtimes  # another Python's runner speaks for itself
             agent = Agent(settings, identity, runtimes=known)
         return agent.run()  # from here on a disk that takes nothing is survived

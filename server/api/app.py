@@ -10,7 +10,7 @@ from server.api.errors import install_error_answers
 from server.api.health import HealthCheck
 from server.api.limits import BodyLimit
 from server.api.ports import Ports
-from server.api.routes import device, fleet, models, profiles, reports, retention, rollouts, telemetry
+from server.api.routes import device, fleet, inquiries, models, profiles, reports, retention, rollouts, telemetry
 from server.api.slots import UploadSlots
 from server.schemas.common import ErrorDocument, Health
 
@@ -24,6 +24,7 @@ _STATUSES: Final = {
     409: "It exists already, and differently; or it can't be done now",
     413: "Too many bytes",
     422: "What was sent does not fit",
+    502: "What a device has answered can't be used",
     503: "The database, S3, the broker or the disk is down or full, or too many push at once: try again",
 }
 
@@ -51,7 +52,7 @@ def create_app(ports: Ports) -> FastAPI:
     app.state.upload_slots = UploadSlots()
     install_error_answers(app)
     app.add_middleware(BodyLimit)
-    for module in (profiles, models, reports, fleet, device, rollouts, telemetry, retention):
+    for module in (profiles, models, reports, fleet, inquiries, device, rollouts, telemetry, retention):
         app.include_router(module.router)
 
     @app.get("/v1/health", operation_id="get_health", tags=["health"])

@@ -31,6 +31,7 @@ STATUS_OF: Final[dict[str, HTTPStatus]] = {
     "storage_refused": HTTPStatus.SERVICE_UNAVAILABLE,
     "database_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "broker_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
+    "bad_answer": HTTPStatus.BAD_GATEWAY,
     "busy": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from server.cli import inquiries
 from server.cli.options import JsonOption, RegistryOption, split_labels
 from server.cli.output import say, show_documents, show_json, show_pairs, show_table, text_of_labels, text_of_time
 from server.cli.session import connected
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from server.schemas.fleet import Device
 
 app = typer.Typer(help="Devices that joined.", no_args_is_help=True)
+app.command("logs")(inquiries.logs)
+app.command("diagnose")(inquiries.diagnose)
 
 
 @app.command("list")
@@ -19,11 +22,12 @@ def list_(
     selector: Annotated[str, typer.Option("--selector", "--to", help="For example site=berlin,ring!=stable.")] = "",
     registry: RegistryOption = None,
     *,
+    retired: Annotated[bool, typer.Option("--retired", help="Those that were taken out of use.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """The devices that a selector means; without one, all."""
     with connected(registry) as client:
-        found = client.list_devices(selector)
+        found = client.list_devices(selector, retired=retired)
     if as_json:
         show_documents(found)
         return
@@ -32,7 +36,7 @@ def list_(
             device.device_id,
             device.profile,
             text_of_labels(device.labels),
-            device.presence,
+            f"retired {text_of_time(device.retired_at)}" if device.retired_at else device.presence,
             text_of_time(device.last_seen_at),
             ", ".join(_models(device)) or "-",
         )
@@ -94,14 +98,20 @@ def label(
 
 
 @app.command()
-def remove(device_id: str, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
-    """Take a device's key away; to come back it joins with a new token."""
+def retire(
+    device_id: str,
+    registry: RegistryOption = None,
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Also while a rollout is at work on it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a device out of use: its key is worth nothing from now on; to come back it joins with a new token."""
     with connected(registry) as client:
-        client.remove_device(device_id)
+        client.retire_device(device_id, force=force)
     if as_json:
-        show_json({"device_id": device_id, "removed": True})
+        show_json({"device_id": device_id, "retired": True})
     else:
-        say(f"device {device_id} is removed")
+        say(f"device {device_id} is retired")
 
 
 def _models(device: "Device") -> list[str]:

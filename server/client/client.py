@@ -14,6 +14,7 @@ from edge_agent.protocol.profile import DeviceProfile
 from server.client.checking import checked
 from server.client.errors import RegistryClientError
 from server.client.export import export_module
+from server.client.inquiries import InquiryCalls
 from server.client.outages import through_outages
 from server.client.pages import unpack_pages
 from server.client.paths import digest_segment, proof, version_path
@@ -72,7 +73,7 @@ _SWEEP: Final = TypeAdapter(SweepReport)
 _TELEMETRY: Final = TypeAdapter(list[TelemetryRow])
 
 
-class RegistryClient(RolloutCalls):
+class RegistryClient(RolloutCalls, InquiryCalls):
     """A registry at a URL. Every method raises RegistryClientError with the registry's own sentence."""
 
     def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -328,9 +329,10 @@ class RegistryClient(RolloutCalls):
         """Join as a device (agents do this themselves)."""
         return self._transport.ask("POST", "/v1/join", json=request.model_dump(mode="json"), answer=_JOINED)
 
-    def list_devices(self, selector: str = "") -> list[Device]:
-        """The devices that a selector means; without one, all."""
-        return self._transport.ask("GET", "/v1/devices", params={"selector": selector}, answer=_DEVICES)
+    def list_devices(self, selector: str = "", *, retired: bool = False) -> list[Device]:
+        """The devices that a selector means; without one, all; `retired`: those that were taken out of use."""
+        parameters = given({"selector": selector, "retired": "true" if retired else None})
+        return self._transport.ask("GET", "/v1/devices", params=parameters, answer=_DEVICES)
 
     def get_device(self, device_id: str) -> Device:
         """One device."""
@@ -342,9 +344,10 @@ class RegistryClient(RolloutCalls):
         path = f"/v1/devices/{segment(device_id, 'the device')}"
         return self._transport.ask("PATCH", path, json=body, answer=_DEVICE)
 
-    def remove_device(self, device_id: str) -> None:
-        """Take a device's key away."""
-        self._transport.ask("DELETE", f"/v1/devices/{segment(device_id, 'the device')}")
+    def retire_device(self, device_id: str, *, force: bool = False) -> None:
+        """Take a device's key away; `force`: also while a rollout is at work on it."""
+        parameters = given({"force": "true" if force else None})
+        self._transport.ask("DELETE", f"/v1/devices/{segment(device_id, 'the device')}", params=parameters)
 
     # --- as a device
     def get_desired(self, device_id: str, key: str) -> Desired:

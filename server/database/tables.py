@@ -72,7 +72,7 @@ devices = Table(
     Column("key_sha256", SHA256, nullable=False),
     Column("facts", JSON, nullable=False),  # what the agent said of itself when it joined
     Column("joined_at", Float, nullable=False, index=True),
-    Column("removed_at", Float, index=True),  # the controller then clears its retained topics
+    Column("removed_at", Float, index=True),  # retired; the controller then clears its retained topics
 )
 jobs = Table(
     "jobs",  # what shall be done; what became of it stands in job_runs
@@ -113,6 +113,36 @@ sweep_requests = Table(
     catalogue,
     Column("request_id", Integer, primary_key=True, autoincrement=True),
     Column("created_at", Float, nullable=False),
+)
+
+inquiries = Table(
+    "inquiries",  # what a device is asked: for its log, or for a diagnosis; what became of it stands in inquiry_answers
+    catalogue,
+    Column("inquiry_id", String(32), primary_key=True),
+    Column("device_id", NAME, nullable=False, index=True),
+    Column("request", JSON, nullable=False),  # edge_agent.protocol.inquiry.Inquiry
+    Column("created_at", Float, nullable=False, index=True),
+    Column("expires_at", Float, nullable=False, index=True),
+)
+
+# --- written by the delivery
+inquiry_answers = Table(
+    "inquiry_answers",
+    catalogue,
+    Column("inquiry_id", String(32), primary_key=True),
+    Column("state", String(16), nullable=False),  # asked | answered | refused
+    Column("active_at", Float, nullable=False),  # when it was asked last, or something came
+    Column("detail", Text, nullable=False),  # of a refusal, in the device's words
+    Column("content", LargeBinary),  # a document as it travelled; edge_agent.protocol.inquiry.unpack checks it
+)
+inquiry_parts = Table(
+    "inquiry_parts",  # of answers that are not whole yet
+    catalogue,
+    Column("inquiry_id", String(32), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("parts", Integer, nullable=False),
+    Column("sha256", SHA256, nullable=False),  # of the whole answer
+    Column("content", LargeBinary, nullable=False),
 )
 
 # --- written by the job workers

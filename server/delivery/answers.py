@@ -41,7 +41,7 @@ MANIFEST_BYTES = MAX_PAYLOAD_BYTES[DeviceTopic.REPLY] * 3 // 4
 
 
 class DeviceGoneError(RegistryError):
-    """The device was removed."""
+    """The device was retired."""
 
     code = "device_removed"
 
@@ -101,7 +101,7 @@ class Answers:
             # it joined another registry, or this one after the backup that it was restored from
             raise NotFoundError(f"No device {device} has joined this registry: join again with a new token.")
         if row.removed_at is not None:
-            raise DeviceGoneError(f"Device {device} was removed from this registry: join again with a new token.")
+            raise DeviceGoneError(f"Device {device} was retired in this registry: join again with a new token.")
 
     def _manifest(self, device: str, ask: Ask) -> Reply:
         wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).deployments}

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from server.delivery.answers import Answers
     from server.delivery.sender import BlockSender
+    from server.inquiries.inquirer import Inquirer
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +41,13 @@ IDLE_S = 1.0
 
 
 def connect(mqtt_url: str, name: str) -> tuple[BrokerConnection, queue.SimpleQueue[Incoming]]:
-    """The link, and the queue that it fills: nothing is done in its own thread.
+    """The link, and the queue that it fills with asks and answers: nothing is done in its own thread.
 
-    The broker has at most `RECEIVE_MAXIMUM` asks under way to us, and so has the queue.
+    The broker has at most `RECEIVE_MAXIMUM` of them under way to us, and so has the queue.
     """
     asks: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
-    subscription = Subscription(every_device(DeviceTopic.ASK, share=SHARE))
-    return BrokerConnection(mqtt_url, name, (subscription,), asks.put, receive_maximum=RECEIVE_MAXIMUM), asks
+    subscriptions = [Subscription(every_device(kind, share=SHARE)) for kind in (DeviceTopic.ASK, DeviceTopic.ANSWER)]
+    return BrokerConnection(mqtt_url, name, subscriptions, asks.put, receive_maximum=RECEIVE_MAXIMUM), asks
 
 
 class Delivery:
@@ -58,8 +59,10 @@ class Delivery:
         asks: queue.SimpleQueue[Incoming],
         answers: Answers,
         sender: BlockSender,
+        inquirer: Inquirer,
     ) -> None:
         self._connection = connection
+        self._inquirer = inquirer
         self._asks = asks
         self._answers = answers
         self._sender = sender
@@ -76,6 +79,7 @@ class Delivery:
         try:
             while not stop.is_set():
                 pulse()
+                self._inquirer.tick()
                 self.serve_one(IDLE_S)
         finally:
             stop.set()
@@ -85,7 +89,7 @@ class Delivery:
                 thread.join()
 
     def serve_one(self, timeout_s: float) -> None:
-        """Answer the next ask, if one comes in time; only then the broker may forget it."""
+        """Handle the next ask or answer, if one comes in time; only then the broker may forget it."""
         self.refusals.tick(time.monotonic())
         try:
             message = self._asks.get(timeout=timeout_s)
@@ -99,8 +103,12 @@ class Delivery:
 
     def _handle(self, message: Incoming) -> None:
         parsed = parse(message.topic)
-        if not isinstance(parsed, ParsedDeviceTopic) or parsed.kind is not DeviceTopic.ASK:
+        if not isinstance(parsed, ParsedDeviceTopic) or parsed.kind not in (DeviceTopic.ASK, DeviceTopic.ANSWER):
             self.refusals.add(Refused("", "foreign topic", message.topic[:200]))
+            return
+        if parsed.kind is DeviceTopic.ANSWER:
+            if (refused := self._inquirer.take(parsed.device, message.payload)) is not None:
+                self.refusals.add(refused)
             return
         try:
             ask = decode(Ask, message.payload)

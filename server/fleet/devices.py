@@ -27,6 +27,7 @@ _COLUMNS: Final[tuple[sa.ColumnElement[Any], ...]] = (
     devices.c.profile,
     devices.c.labels,
     devices.c.joined_at,
+    devices.c.removed_at,
     device_states.c.session_id,
     device_states.c.online,
     device_states.c.last_seen_at,
@@ -36,9 +37,12 @@ _COLUMNS: Final[tuple[sa.ColumnElement[Any], ...]] = (
 )
 
 
-def list_devices(database: Database, selector: Selector, *, now: float, interval_s: float) -> list[Device]:
-    """The devices that a selector means, by id."""
-    query = sa.select(*_COLUMNS).select_from(_ALL).where(devices.c.removed_at.is_(None)).order_by(devices.c.device_id)
+def list_devices(
+    database: Database, selector: Selector, *, now: float, interval_s: float, retired: bool = False
+) -> list[Device]:
+    """The devices that a selector means, by id; `retired`: those that were taken out of use."""
+    meant = devices.c.removed_at.is_not(None) if retired else devices.c.removed_at.is_(None)
+    query = sa.select(*_COLUMNS).select_from(_ALL).where(meant).order_by(devices.c.device_id)
     with database.read() as connection:
         rows = connection.execute(query).all()
     return [
@@ -52,13 +56,13 @@ def get_device(database: Database, device_id: str, *, now: float, interval_s: fl
     """One device.
 
     Raises:
-        NotFoundError: there is none with this id, or it was removed.
+        NotFoundError: there is none with this id, or it is retired.
     """
     query = sa.select(*_COLUMNS).select_from(_ALL)
     with database.read() as connection:
         row = connection.execute(query.where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))).first()
-    if row is None:
-        raise _unknown(device_id)
+        if row is None:
+            raise unknown_device(connection, device_id)
     return _view(row, now=now, interval_s=interval_s)
 
 
@@ -73,28 +77,12 @@ def change_labels(database: Database, device_id: str, changes: Mapping[str, str 
         query = sa.select(devices.c.labels).where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))
         row = connection.execute(query).first()
         if row is None:
-            raise _unknown(device_id)
+            raise unknown_device(connection, device_id)
         merged = {**row.labels, **changes}
         labels = {key: value for key, value in merged.items() if value is not None}
         if len(labels) > MAX_LABELS:
             raise InvalidError(f"A device has at most {MAX_LABELS} labels, {device_id} would have {len(labels)}.")
         connection.execute(sa.update(devices).where(devices.c.device_id == device_id).values(labels=labels))
-
-
-def remove_device(database: Database, device_id: str, *, now: float) -> None:
-    """Take its key away at once; the controller then clears its retained topics.
-
-    Raises:
-        NotFoundError: no such device.
-    """
-    with database.write() as connection:
-        found = connection.execute(
-            sa.update(devices)
-            .where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))
-            .values(removed_at=now)
-        )
-    if found.rowcount == 0:
-        raise _unknown(device_id)
 
 
 def matching(connection: sa.Connection, selector: Selector) -> list[tuple[str, str, dict[str, str]]]:
@@ -104,7 +92,14 @@ def matching(connection: sa.Connection, selector: Selector) -> list[tuple[str, s
     return [tuple(row) for row in rows if selector.matches(row.labels, row.profile, row.device_id)]
 
 
-def _unknown(device_id: str) -> NotFoundError:
+def unknown_device(connection: sa.Connection, device_id: str) -> NotFoundError:
+    """No device has this id, or it is retired."""
+    retired = sa.select(devices.c.removed_at).where(devices.c.device_id == device_id)
+    if connection.execute(retired).first() is not None:
+        return NotFoundError(
+            f"Device {device_id} is retired (`edge-registry device list --retired`): to come back it joins with a new "
+            "token."
+        )
     return NotFoundError(f"There is no device {device_id}: `edge-registry device list` shows those that joined.")
 
 
@@ -116,6 +111,7 @@ def _view(row: sa.Row[Any], *, now: float, interval_s: float) -> Device:
         presence=presence_of(row._asdict(), now=now, interval=interval_s),
         last_seen_at=row.last_seen_at,
         joined_at=row.joined_at,
+        retired_at=row.removed_at,
         observed_generation=row.observed_generation,
         wanted_generation=row.generation,
         status=Status.model_validate(row.status) if row.status else None,

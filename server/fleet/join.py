@@ -138,5 +138,5 @@ def _insert_device(
 
 def _taken(device_id: str) -> ConflictError:
     return ConflictError(
-        f"A device {device_id} exists already: choose another id, or remove it with `edge-registry device remove`."
+        f"A device {device_id} exists already: choose another id, or retire it with `edge-registry device retire`."
     )

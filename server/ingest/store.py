@@ -1,7 +1,7 @@
 """One batch into the databases: reports into the telemetry's, states and figures into the catalogue.
 
 Everything here may be done twice: reports are unique by key, states take only what is newer. A device that is not
-known, or was removed, is dropped: its messages would fill the queue for ever if they waited for it.
+known, or is retired, is dropped: its messages would fill the queue for ever if they waited for it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,7 +58,7 @@ class IngestStore:
         known = self._known({item.device for item in items})
         for item in items:
             if item.device not in known:
-                outcome.refused.append(Refused(item.device, "unknown device", "it never joined, or was removed"))
+                outcome.refused.append(Refused(item.device, "unknown device", "it never joined, or is retired"))
             elif isinstance(item, Report) or not item.retained:
                 outcome.heard.add(item.device)
         self._commit_reports(

@@ -20,6 +20,7 @@ from server.delivery.sender import BlockSender
 from server.delivery.service import Delivery, connect
 from server.errors import RegistryError, SettingsError
 from server.heartbeats import Heart, Process
+from server.inquiries.inquirer import Inquirer
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
 
@@ -42,9 +43,10 @@ def serve(settings: RegistrySettings, stop: threading.Event) -> None:
     schedule = Schedule(DeliveryRules(rate_bytes_s=settings.block_rate_bytes_s))
     sender = BlockSender(schedule, BlockCache(store), connection)
     answers = Answers(database, store, sender, presign_expiry_s=settings.presign_expiry_s, clock=time.monotonic)
+    inquirer = Inquirer(database, connection, clock=time.time)
     try:
         with Heart(database, Process.DELIVERY) as heart:
-            Delivery(connection, asks, answers, sender).run(stop, pulse=heart.pulse)
+            Delivery(connection, asks, answers, sender, inquirer).run(stop, pulse=heart.pulse)
     finally:
         store.close()
         database.close()

@@ -98,6 +98,7 @@ class Device(Document):
     presence: str  # online | offline | unknown | never
     last_seen_at: float | None = None
     joined_at: float
+    retired_at: float | None = None
     observed_generation: int | None = None
     wanted_generation: int | None = None
     status: Status | None = None

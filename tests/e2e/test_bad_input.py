@@ -329,7 +329,7 @@ def test_messages_of_a_device_that_never_joined_count_nothing(fleet: Fleet) -> N
     with fleet.registry.client() as client:
         assert [device.device_id for device in client.list_devices()] == ["till-1"]
     told = (fleet.registry.data_dir / "logs" / "ingest.log").read_text()
-    assert told.count("from device nobody-1: unknown device: it never joined, or was removed") == 1
+    assert told.count("from device nobody-1: unknown device: it never joined, or is retired") == 1
 
 
 def test_desired_state_of_another_device_is_not_obeyed(fleet: Fleet) -> None:

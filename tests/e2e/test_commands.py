@@ -61,7 +61,7 @@ def test_rollout_is_paused_resumed_rolled_back_and_aborted_and_a_device_is_remov
     assert other.serves("tiny", "1")
 
     # a removed device is refused, and what runs on it goes on
-    assert said("device", "remove", other.device_id).returncode == 0
+    assert said("device", "retire", other.device_id).returncode == 0
     listed = json.loads(said("device", "list", "--json").stdout)
     assert [device["device_id"] for device in listed] == [kept.device_id]
     assert other.serves("tiny", "1")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.faults.record import Call
 
 FORGOTTEN = ("-shm",)  # mapped memory of SQLite, which is made anew from the log
-SOCKETS = "run"  # of no use after a reboot
+SPARED = ("run", "log")  # sockets are of no use after a reboot; lines of the log may be lost, and are never fsynced
 
 
 class Cut(StrEnum):
@@ -84,7 +84,7 @@ class Disk:
     def apply(self, call: Call) -> bool:
         """Do what the process did; whether it concerned this folder."""
         parts = self._parts(call.path)
-        if parts is None or parts[:1] == [SOCKETS] or call.path.endswith(FORGOTTEN):
+        if parts is None or (parts and parts[0] in SPARED) or call.path.endswith(FORGOTTEN):
             return False
         if call.name == "openat":
             return self._open(call, parts)
@@ -189,7 +189,7 @@ def _put(content: bytearray, offset: int, data: bytes) -> None:
 def _read(path: Path) -> _Folder:
     folder = _Folder()
     for entry in path.iterdir():
-        if entry.name == SOCKETS or entry.name.endswith(FORGOTTEN):
+        if entry.name in SPARED or entry.name.endswith(FORGOTTEN):
             continue
         if entry.is_dir():
             folder.now[entry.name] = _read(entry)

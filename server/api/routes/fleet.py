@@ -10,6 +10,7 @@ from server.api.ports import PortsOf
 from server.fleet import devices, tokens
 from server.fleet.join import join
 from server.fleet.selector import MAX_LENGTH, parse
+from server.retiring.devices import retire_device
 from server.schemas.fleet import Device, Joined, JoinRequest, LabelsRequest, Token, TokenRequest, TokenView
 
 router = APIRouter(prefix="/v1", tags=["devices"])
@@ -41,10 +42,13 @@ def join_device(device: JoinRequest, ports: PortsOf) -> Joined:
 
 
 @router.get("/devices", operation_id="list_devices")
-def list_devices(ports: PortsOf, selector: Annotated[str, Query(max_length=MAX_LENGTH)] = "") -> list[Device]:
-    """The devices that a selector means; without one, all."""
+def list_devices(
+    ports: PortsOf, selector: Annotated[str, Query(max_length=MAX_LENGTH)] = "", *, retired: bool = False
+) -> list[Device]:
+    """The devices that a selector means; without one, all; `retired`: those that were taken out of use."""
     interval_s = ports.settings.presence_interval_s
-    return devices.list_devices(ports.catalogue, parse(selector), now=ports.clock(), interval_s=interval_s)
+    meant = parse(selector)
+    return devices.list_devices(ports.catalogue, meant, now=ports.clock(), interval_s=interval_s, retired=retired)
 
 
 @router.get("/devices/{device_id}", operation_id="get_device")
@@ -61,8 +65,8 @@ def label_device(device_id: Name, labels: LabelsRequest, ports: PortsOf) -> Devi
     return get_device(device_id, ports)
 
 
-@router.delete("/devices/{device_id}", operation_id="remove_device", status_code=HTTPStatus.NO_CONTENT)
-def remove_device(device_id: Name, ports: PortsOf) -> Response:
-    """Take a device's key away; its retained topics are cleared soon after."""
-    devices.remove_device(ports.catalogue, device_id, now=ports.clock())
+@router.delete("/devices/{device_id}", operation_id="retire_device", status_code=HTTPStatus.NO_CONTENT)
+def retire(device_id: Name, ports: PortsOf, *, force: bool = False) -> Response:
+    """Take a device's key away, `force`: also while a rollout is at work on it; its retained topics are cleared."""
+    retire_device(ports.catalogue, device_id, force=force, now=ports.clock())
     return Response(status_code=HTTPStatus.NO_CONTENT)

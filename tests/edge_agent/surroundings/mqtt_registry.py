@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import secrets
+from typing import TYPE_CHECKING, Any, cast
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -10,6 +11,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from edge_agent.protocol import bitmap, topics
+from edge_agent.protocol.inquiry import AnswerPart, Inquiry, InquiryKind
 from edge_agent.protocol.messages import (
     Ack,
     AckRange,
@@ -46,6 +48,7 @@ class MqttRegistry:
         self.statuses: list[Status] = []
         self.reports: list[TelemetryReport] = []
         self.asks: list[Ask] = []
+        self.answers: list[AnswerPart] = []
         self.acknowledge = True
         self.lose: Callable[[int], bool] = lambda _index: False  # blocks that never arrive
         self.spoil: Callable[[int], bool] = lambda _index: False  # blocks that arrive wrong
@@ -94,6 +97,17 @@ class MqttRegistry:
             properties.CorrelationData = correlation
         self.client.publish(device_topic(DEVICE, kind), payload, qos=1, retain=retain, properties=properties)
 
+    def inquire(self, kind: InquiryKind, *, timeout_s: float = 30.0, **options: Any) -> list[AnswerPart]:  # noqa: ANN401
+        """Ask the device something; the parts of its answer, or the one that refuses."""
+        inquiry = Inquiry(inquiry_id=secrets.token_hex(16), kind=kind, **options)
+        self.publish(DeviceTopic.INQUIRY, encode(inquiry))
+
+        def mine() -> list[AnswerPart]:
+            return [part for part in self.answers if part.inquiry_id == inquiry.inquiry_id]
+
+        until(lambda: mine() and len(mine()) == mine()[0].parts, timeout_s=timeout_s, what=f"an answer to {kind}")
+        return mine()
+
     def broadcast(self, variant: ToyVariant, blocks: range) -> None:
         """The first pass of an object."""
         for index in blocks:
@@ -136,7 +150,13 @@ class MqttRegistry:
         return self.presences[-1]
 
     def _subscribe(self) -> None:
-        for kind in (DeviceTopic.PRESENCE, DeviceTopic.STATUS, DeviceTopic.TELEMETRY, DeviceTopic.ASK):
+        for kind in (
+            DeviceTopic.PRESENCE,
+            DeviceTopic.STATUS,
+            DeviceTopic.TELEMETRY,
+            DeviceTopic.ASK,
+            DeviceTopic.ANSWER,
+        ):
             self.client.subscribe(topics.every_device(kind), qos=1)
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
@@ -154,6 +174,8 @@ class MqttRegistry:
             if self.acknowledge:
                 ack = AckRange(spool_id=report.spool_id, first=report.sequence, last=report.sequence)
                 self.publish(DeviceTopic.ACK, encode(Ack(ranges=(ack,))))
+        elif parsed.kind is DeviceTopic.ANSWER:
+            self.answers.append(decode(AnswerPart, payload))
         elif parsed.kind is DeviceTopic.ASK:
             ask = decode(Ask, payload)
             self.asks.append(ask)

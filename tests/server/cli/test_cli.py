@@ -313,8 +313,8 @@ def test_devices_are_listed_labelled_and_removed(run: Run, as_json: Callable[...
     assert as_json("device", "list", "--selector", "site=paris") == []
     assert as_json("device", "label", device, "ring=canary", "site-")["labels"] == {"ring": "canary"}
     assert "never" in run("device", "show", device).stdout
-    assert "is removed" in run("device", "remove", device).stdout
-    assert "no device dev-1" in run("device", "show", device, exit_code=1).stderr
+    assert "is retired" in run("device", "retire", device).stdout
+    assert "is retired" in run("device", "show", device, exit_code=1).stderr
     (token,) = as_json("token", "list")
     assert token["device_id"] == device
     run("token", "revoke", token["token_id"])

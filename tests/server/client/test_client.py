@@ -104,7 +104,7 @@ def test_everything_that_a_fleet_needs_goes_through_the_client(all_work: Registr
         assert client.list_rollouts() == []
         assert client.list_models() == []
         assert client.get_telemetry(by=("device",)) == []
-        client.remove_device("dev-1")
+        client.retire_device("dev-1")
         client.revoke_token(token.token_id)
         assert client.list_devices() == []
         assert client.list_tokens() == []

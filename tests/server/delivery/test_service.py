@@ -22,6 +22,7 @@ from server.delivery.schedule import DeliveryRules, Schedule
 from server.delivery.sender import BlockSender
 from server.delivery.service import Delivery, connect
 from server.errors import StorageUnavailableError
+from server.inquiries.inquirer import Inquirer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +67,8 @@ def serving(shelf: Shelf, rules: DeliveryRules | None = None) -> Iterator[tuple[
     connection, asks = connect(shelf.broker, f"delivery-{shelf.salt}")
     sender = BlockSender(Schedule(rules or DeliveryRules()), BlockCache(store), connection)
     answers = Answers(shelf.database, store, sender, presign_expiry_s=60, clock=time.monotonic)
-    delivery = Delivery(connection, asks, answers, sender)
+    inquirer = Inquirer(shelf.database, connection, clock=time.time)
+    delivery = Delivery(connection, asks, answers, sender, inquirer)
     stop = threading.Event()
     thread = threading.Thread(target=delivery.run, args=(stop,))
     thread.start()
