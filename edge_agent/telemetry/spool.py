@@ -6,6 +6,9 @@ dropped is counted, and later reports carry the count.
 A report is known by (spool id, sequence) for ever. A power cut, or a disk that is pulled out, can undo the last commits
 and with them the highest sequence; so every start has an id of its own, and what is left from earlier starts keeps the
 one under which it may have been sent.
+
+A report carries how many its id had dropped by then. Where the last report of an earlier id is dropped itself, what it
+alone would have told goes over to the present id: else a device that starts often while nobody hears it would forget.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge_agent.protocol.messages import Ack, MalformedMessageError, TelemetryReport, encode
 from edge_agent.storage.database import open_database, transaction
@@ -27,12 +30,20 @@ CLOCK_FLOOR = 1_600_000_000.0  # 2020: a clock before it has not been set, and t
 LAST_SEQUENCE = 1 << 62
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS reports (
-  sequence INTEGER PRIMARY KEY AUTOINCREMENT, created REAL NOT NULL, size INTEGER NOT NULL, payload BLOB NOT NULL
+  sequence INTEGER PRIMARY KEY AUTOINCREMENT, created REAL NOT NULL, told INTEGER NOT NULL, size INTEGER NOT NULL,
+  payload BLOB NOT NULL
 );
-CREATE TABLE IF NOT EXISTS spools (first INTEGER PRIMARY KEY, spool_id TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS spools (first INTEGER PRIMARY KEY, spool_id TEXT NOT NULL, heard INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS taken (name TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+
+
+class _Id(NamedTuple):
+    spool_id: str
+    first: int  # sequence
+    last: int
+    heard: int  # drops that the registry has been told of, and has acknowledged
 
 
 class Spool:
@@ -97,38 +108,44 @@ class Spool:
 
     def free(self, ack: Ack) -> int:
         """Forget what the registry has committed; the number of reports freed."""
-        owned = self._owned()
+        owned = {one.spool_id: one for one in self._ids()}
         named = [(r, owned[r.spool_id]) for r in ack.ranges if r.spool_id in owned]
-        ours = [(max(r.first, first), min(r.last, last)) for r, (first, last) in named]
+        ours = [(max(r.first, one.first), min(r.last, one.last), one) for r, one in named]
         if not ours:
             return 0
         before = self.count
         try:
             with transaction(self._connection) as connection:
-                connection.executemany("DELETE FROM reports WHERE sequence BETWEEN ? AND ?", ours)
+                for first, last, one in ours:
+                    query = "SELECT COALESCE(MAX(told), 0) FROM reports WHERE sequence BETWEEN ? AND ?"
+                    (told,) = connection.execute(query, (first, last)).fetchone()
+                    connection.execute("UPDATE spools SET heard = MAX(heard, ?) WHERE first = ?", (told, one.first))
+                    connection.execute("DELETE FROM reports WHERE sequence BETWEEN ? AND ?", (first, last))
         except sqlite3.OperationalError as exc:
             log.warning("telemetry that the registry has can't be freed (%s): it is sent again later", exc)
             return 0
         self._measure()
         return before - self.count
 
-    def _owned(self) -> dict[str, tuple[int, int]]:
-        """The first and the last sequence of each id; an ack may name later ones, whose commits were undone."""
-        spools = self._connection.execute("SELECT first, spool_id FROM spools ORDER BY first").fetchall()
-        lasts = [*(first - 1 for first, _ in spools[1:]), LAST_SEQUENCE]
-        return {str(spool_id): (int(first), last) for (first, spool_id), last in zip(spools, lasts, strict=False)}
+    def _ids(self) -> list[_Id]:
+        """What each id has; an ack may name later sequences, whose commits were undone."""
+        rows = self._connection.execute("SELECT first, spool_id, heard FROM spools ORDER BY first").fetchall()
+        lasts = [*(first - 1 for first, _, _ in rows[1:]), LAST_SEQUENCE]
+        return [_Id(spool_id, first, last, heard) for (first, spool_id, heard), last in zip(rows, lasts, strict=False)]
 
     def _keep_id(self, connection: sqlite3.Connection) -> None:
         """From the next sequence on the id is ours; ids of which no report is left are forgotten."""
         query = "SELECT COALESCE(MAX(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'reports'"
         (first,) = connection.execute(query).fetchone()
-        connection.execute("INSERT OR REPLACE INTO spools VALUES (?, ?)", (first, self.spool_id))
+        connection.execute("INSERT OR REPLACE INTO spools (first, spool_id) VALUES (?, ?)", (first, self.spool_id))
         (oldest,) = connection.execute("SELECT COALESCE(MIN(sequence), ?) FROM reports", (first,)).fetchone()
         (kept,) = connection.execute("SELECT MAX(first) FROM spools WHERE first <= ?", (oldest,)).fetchone()
         connection.execute("DELETE FROM spools WHERE first < ?", (kept,))
 
     def _insert(self, connection: sqlite3.Connection, report: TelemetryReport, unix_s: float) -> None:
-        row = connection.execute("INSERT INTO reports (created, size, payload) VALUES (?, 0, x'')", (unix_s,))
+        row = connection.execute(
+            "INSERT INTO reports (created, told, size, payload) VALUES (?, ?, 0, x'')", (unix_s, self.dropped)
+        )
         sequence = int(row.lastrowid or 0)
         numbered = report.model_copy(
             update={"spool_id": self.spool_id, "sequence": sequence, "dropped_reports": self.dropped}
@@ -163,17 +180,30 @@ class Spool:
 
     def _drop(self, sequences: Iterable[int]) -> None:
         rows = [(sequence,) for sequence in sequences]
-        untold = self._untold + len(rows)
         try:
             with transaction(self._connection) as connection:
+                before = self._still_to_tell(connection)
                 connection.executemany("DELETE FROM reports WHERE sequence = ?", rows)
+                after = self._still_to_tell(connection)
+                count = len(rows) + sum(told for spool_id, told in before.items() if spool_id not in after)
+                untold = self._untold + count
                 connection.execute("INSERT OR REPLACE INTO facts VALUES ('untold', ?)", (str(untold),))
         except sqlite3.OperationalError as exc:
             log.warning("the telemetry spool is full or old, and can't be trimmed: %s", exc)
             return
-        self.dropped, self._untold = self.dropped + len(rows), untold
+        self.dropped, self._untold = self.dropped + count, untold
         self._measure()
         log.warning("the telemetry spool is full or old: %d reports were dropped", len(rows))
+
+    def _still_to_tell(self, connection: sqlite3.Connection) -> dict[str, int]:
+        """By earlier id: the drops that its reports tell and the registry has not heard; none once all have gone."""
+        query = "SELECT MAX(told) FROM reports WHERE sequence BETWEEN ? AND ?"
+        found = {}
+        for one in self._ids():
+            (told,) = connection.execute(query, (one.first, one.last)).fetchone()
+            if told is not None and one.spool_id != self.spool_id:
+                found[one.spool_id] = max(0, int(told) - one.heard)
+        return found
 
     def _measure(self) -> None:
         row = self._connection.execute("SELECT COUNT(*), COALESCE(SUM(size), 0) FROM reports").fetchone()
