@@ -166,3 +166,36 @@ def test_spool_on_a_disk_that_takes_nothing_keeps_what_it_has(tmp_path: Path) ->
     spool._connection.execute("PRAGMA query_only = OFF")
     assert spool.free(ack((spool.spool_id, 1, 2))) == 2
     spool.close()
+
+
+def test_spool_started_often_while_nobody_hears_it_still_tells_all_that_it_dropped(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, limit_bytes=4000)
+    for _ in range(5):
+        for _ in range(30):
+            spool.add([report()], unix_s=NOW)
+        spool.close()
+        spool = open_spool(tmp_path, limit_bytes=4000)
+    spool.add([report()], unix_s=NOW)
+    left = [decode(TelemetryReport, payload) for _, payload in spool.pending(after=0, limit=999)]
+    told = {one.spool_id: one.dropped_reports for one in left}  # the last of each start
+    told[spool.spool_id] = spool.dropped
+    assert len(left) + sum(told.values()) == 5 * 30 + 1
+    assert len(left) < 30
+    spool.close()
+
+
+def test_spool_tells_no_drop_again_that_the_registry_has_heard_of(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path, limit_bytes=4000)
+    for _ in range(30):
+        spool.add([report()], unix_s=NOW)
+    left = [decode(TelemetryReport, payload) for _, payload in spool.pending(after=0, limit=999)]
+    spool.free(ack((spool.spool_id, left[0].sequence, left[-2].sequence)))  # all but the last
+    heard, dropped = left[-2].dropped_reports, spool.dropped
+    spool.close()
+    again = open_spool(tmp_path, limit_bytes=4000)
+    for _ in range(60):
+        again.add([report()], unix_s=NOW)
+    assert heard > 0
+    # of its own, the last of the start before, and what no report that was heard has told
+    assert again.dropped + again.count == 60 + 1 + dropped - heard
+    again.close()
