@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BACKLOG = 512
 SUN_PATH_LIMIT = 107
 SOCKET_MODE = 0o660  # to connect is to write: applications in the agent's group may, whatever the umask
+OWN_MODE = 0o600  # only the agent's own processes
 BIND_PATIENCE_S = 5.0  # runners of a supervisor that was killed need a moment to go
 
 
@@ -33,6 +34,8 @@ class Listeners:
     def __init__(self, layout: Layout, address: tuple[str, int] | None) -> None:
         self._layout = layout
         layout.run_dir.mkdir(parents=True, exist_ok=True)
+        for left in layout.run_dir.glob(layout.shadow_socket("*").name):  # by a supervisor that was killed
+            left.unlink(missing_ok=True)
         self.tcp = None if address is None else _listen_tcp(*address)
         self._unix: dict[str, socket.socket] = {}
 
@@ -87,14 +90,14 @@ def _listen_tcp(host: str, port: int) -> socket.socket:
             return listener
 
 
-def listen_unix(path: Path, *, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+def listen_unix(path: Path, *, kind: socket.SocketKind = socket.SOCK_STREAM, mode: int = SOCKET_MODE) -> socket.socket:
     """A bound Unix socket, in place of whatever an earlier process left there."""
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, kind)
     try:
         with short_path(path) as address:
             listener.bind(address)
-        path.chmod(SOCKET_MODE)
+        path.chmod(mode)
         if kind == socket.SOCK_STREAM:
             listener.listen(BACKLOG)
     except BaseException:

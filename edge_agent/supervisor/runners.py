@@ -44,7 +44,7 @@ from edge_agent.runner.control import (
 )
 from edge_agent.supervisor.child import STOP_PATIENCE_S, Child
 from edge_agent.supervisor.front import Front
-from edge_agent.supervisor.listeners import listen_unix
+from edge_agent.supervisor.listeners import OWN_MODE, listen_unix
 from edge_agent.supervisor.programs import environment, own_program
 from edge_agent.telemetry import board
 
@@ -145,7 +145,7 @@ class Runners:
             if self._listeners.tcp is not None:
                 descriptors.append(self._listeners.tcp.fileno())
             if action.shadow is not None:
-                copies = listen_unix(self._layout.shadow_socket(action.deployment_id))
+                copies = listen_unix(self._layout.shadow_socket(action.deployment_id), mode=OWN_MODE)
                 descriptors.append(copies.fileno())
             child = Child(command, descriptors=descriptors, environment=self._environment, now_s=time.monotonic())
         except OSError as exc:

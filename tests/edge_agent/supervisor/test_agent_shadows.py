@@ -147,6 +147,8 @@ def test_agent_told_of_another_version_ends_the_shadow_within_two_seconds(story:
     story.registry.want(2, {"d2": story.version("2")}, shadow=PLAN)
     story.registry.expect_state("d2", "shadowing", timeout_s=40)
 
+    (copies,) = story.device.layout.run_dir.glob("_shadow.*")
+    assert copies.stat().st_mode & 0o777 == 0o600, "only the agent's own processes may give it requests"
     story.registry.want(3, {"d1": story.version("1")})
 
     story.registry.expect_state("d2", "superseded", timeout_s=2)
