@@ -57,19 +57,19 @@ class OlderAgent:
         self.client.disconnect()
         self.client.loop_stop()
 
-    def _on_message(self, _: Client, __: object, message: MQTTMessage) -> None:
-        *_, kind, name, number = message.topic.split("/")
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        *_, kind, name, last = message.topic.split("/")
         if kind in {"a", "block"}:
-            self.blocks.setdefault(name, {})[int(number)] = message.payload
+            self.blocks.setdefault(name, {})[int(last)] = bytes(message.payload)
         else:
             correlation = getattr(message.properties, "CorrelationData", None)
-            self.heard.append((number, correlation, json.loads(message.payload)))
+            self.heard.append((last, correlation, json.loads(message.payload)))
 
     def say(self, topic: str, correlation: bytes | None, payload: Payload) -> None:
         text = json.dumps(payload)
         for then, now in self.today.items():
             text = text.replace(then, now)
-        properties = Properties(PacketTypes.PUBLISH)
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
         if correlation is not None:
             properties.CorrelationData = correlation
         if payload.get("kind") == "blocks":
@@ -122,7 +122,7 @@ def older(fleet: Fleet) -> Iterator[OlderAgent]:
     """It has joined as agents did then."""
     with fleet.registry.client() as client:
         token = client.create_token(profile="bench").token
-    document = {"token": token, "device_id": DEVICE, "profile": None, "labels": {}, "agent_version": "0.1.0"}
+    document: Payload = {"token": token, "device_id": DEVICE, "profile": None, "labels": {}, "agent_version": "0.1.0"}
     document |= {"runtimes": {"litert": "2.3.0"}, "facts": {}}
     answer = httpx.post(f"{fleet.registry.url}/v1/join", json=document, timeout=20)
     assert answer.status_code < 300, answer.text
