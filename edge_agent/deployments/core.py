@@ -146,6 +146,7 @@ class DeviceCore:
             bytes_done=progress.done_bytes,
             bytes_total=record.bytes_total,
             bytes_received=record.bytes_received + progress.received_bytes,
+            fetched=record.fetched,
             self_test=record.self_test,
             shadow=self._serving.shadows.report_of(record),
             serving=run is not None and run.serving,

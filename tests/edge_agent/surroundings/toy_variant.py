@@ -71,11 +71,15 @@ def make_variant(
     *,
     filler_bytes: int = 3000,
     block_bytes: int = 1024,
+    filler_of: ToyVariant | None = None,
 ) -> ToyVariant:
-    """Incompressible filler makes as many blocks as a test wants."""
+    """Incompressible filler makes as many blocks as a test wants; that of another makes a delta from it small."""
     seed = f"{model}{version}{behaviour}".encode()
+    if filler_of is not None:
+        seed = filler_of.manifest.model.encode() + filler_of.manifest.version.encode() + b"serve"
     filler = b"".join(hashlib.sha256(seed + i.to_bytes(4, "big")).digest() for i in range(filler_bytes // 32))
-    content = json.dumps({"behaviour": behaviour}).encode() + b"\n" + filler
+    told = {"behaviour": behaviour} if filler_of is None else {"behaviour": behaviour, "version": version}
+    content = json.dumps(told).encode() + b"\n" + filler
     signature = ModelSignature(
         inputs=(TensorSpec(name="x", shape=(-1, 2)),), outputs=(TensorSpec(name="y", shape=(-1,)),)
     )
