@@ -15,6 +15,7 @@ from edge_agent.deployments.events import (
     TransferFailed,
     Unpack,
 )
+from edge_agent.deployments.ledger import DETAIL_LIMIT
 from edge_agent.deployments.records import FETCHING, FINAL_REASONS, NETWORK_REASONS, UNFINISHED, DeploymentRecord
 from edge_agent.protocol.delta import Fetched
 from edge_agent.protocol.profile import RuntimeName
@@ -279,7 +280,7 @@ class Acquisition:
             changes |= {"delta_sha256": delta.object.sha256, "fetched": Fetched.DELTA}
         elif record.fetched is Fetched.DELTA:
             changes["fetched"] = Fetched.WHOLE_AFTER_DELTA
-        self.ledger.move(record, DeploymentState.DOWNLOADING, detail=record.detail, **changes)
+        self.ledger.move(record, DeploymentState.DOWNLOADING, **changes)
         if travels.sha256 not in self._transfers:
             self.collect()
             self._transfers.add(travels.sha256)
@@ -288,11 +289,14 @@ class Acquisition:
     def _take_whole(self, record: DeploymentRecord, why: str, *, bytes_received: int | None = None) -> None:
         """A delta did not do: fetch the whole object, and never a delta again for this deployment."""
         sha256 = record.wanted.manifest_sha256
-        changes: dict[str, Any] = {"fetched": Fetched.WHOLE_AFTER_DELTA, "delta_sha256": None}
-        if bytes_received is not None:
-            changes["bytes_received"] = bytes_received
-        detail = f"the whole object is fetched, because the delta did not do: {why}"
-        record = self.ledger.move(record, DeploymentState.DOWNLOADING, detail=detail, **changes)
+        told = f"the whole object is fetched, because the delta did not do: {why}"[:DETAIL_LIMIT]
+        changes: dict[str, Any] = {
+            "fetched": Fetched.WHOLE_AFTER_DELTA,
+            "delta_sha256": None,
+            "delta_detail": told,
+            "bytes_received": record.bytes_received if bytes_received is None else bytes_received,
+        }
+        record = self.ledger.move(record, DeploymentState.DOWNLOADING, **changes)
         if sha256 in self.manifests:
             self._proceed(record, self.manifests[sha256])
         else:  # never without it: it is dropped only when the deployment is

@@ -141,7 +141,7 @@ class DeviceCore:
             variant_id=wanted.variant_id,
             state=record.state,
             reason=record.reason,
-            detail=record.detail,
+            detail=record.detail or record.delta_detail,
             attempt=record.attempt,
             bytes_done=progress.done_bytes,
             bytes_total=record.bytes_total,

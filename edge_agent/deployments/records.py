@@ -60,6 +60,7 @@ class DeploymentRecord(Wire):
     bytes_received: Bytes = 0
     delta_sha256: Sha256 | None = None  # the delta's object that is fetched; None: the whole
     fetched: Fetched = Fetched.WHOLE
+    delta_detail: Annotated[str, Field(max_length=512)] = ""  # why a delta did not do
     self_test: SelfTestReport | None = None
     shadows: Count = 0  # shadows begun: a counter breaks loops
     shadow: ShadowReport | None = None
