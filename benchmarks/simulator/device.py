@@ -257,7 +257,7 @@ class SimulatedDevice:
                     self._to_runner(action)
 
     def _begin_transfer(self, action: ev.StartTransfer) -> None:
-        descriptor = action.manifest.object
+        descriptor = action.object
         took_s = self._drawn(TRANSFER_S)
         if self._had(Fault.TRANSFER):
             self._later(took_s, ev.TransferFailed(descriptor.sha256, Reason.TRANSFER_FAILED, "simulated"))

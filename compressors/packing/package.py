@@ -72,18 +72,29 @@ def model_of(content: bytes, described: VariantManifest) -> bytes:
     Raises:
         ReportError: the object is not the one that its manifest describes.
     """
-    payload = b"" if _sha256(content) != described.object.sha256 else _payload_of(content, described)
-    start = 0
+    payload, start = payload_from(content, described), 0
     for part in described.files:
         if part.role is FileRole.MODEL:
-            found = payload[start : start + part.size_bytes]
-            if _sha256(found) == part.sha256:
-                return found
+            break
         start += part.size_bytes
-    raise ReportError(f"the object of {described.variant_id} is not the one of its manifest: build the variant again")
+    return payload[start : start + described.model_file.size_bytes]
 
 
-def _payload_of(content: bytes, described: VariantManifest) -> bytes:
+def payload_from(content: bytes, described: VariantManifest) -> bytes:
+    """The payload of a packed variant, out of its object as it travels.
+
+    Raises:
+        ReportError: the object is not the one that its manifest describes.
+    """
+    payload = b"" if _sha256(content) != described.object.sha256 else _unpacked(content, described)
+    if _sha256(payload) != described.payload_sha256:
+        raise ReportError(
+            f"the object of {described.variant_id} is not the one of its manifest: build the variant again"
+        )
+    return payload
+
+
+def _unpacked(content: bytes, described: VariantManifest) -> bytes:
     if described.object.encoding is Encoding.IDENTITY:
         return content
     unpacked = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content))

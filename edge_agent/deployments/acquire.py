@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.backoff import Backoff
+from edge_agent.deployments.deltas import NOT_THE_DELTAS_FAULT, base_of, chosen, delta_of, object_of
 from edge_agent.deployments.events import (
     CancelTransfer,
     CollectGarbage,
@@ -14,7 +15,9 @@ from edge_agent.deployments.events import (
     TransferFailed,
     Unpack,
 )
+from edge_agent.deployments.ledger import DETAIL_LIMIT
 from edge_agent.deployments.records import FETCHING, FINAL_REASONS, NETWORK_REASONS, UNFINISHED, DeploymentRecord
+from edge_agent.protocol.delta import Fetched
 from edge_agent.protocol.profile import RuntimeName
 from edge_agent.protocol.states import DeploymentState, Reason
 
@@ -102,18 +105,24 @@ class Acquisition:
         self._transfers.discard(object_sha256)
         for record, manifest in self._users(object_sha256, DeploymentState.DOWNLOADING):
             received = record.bytes_received + bytes_received
-            self.ledger.move(record, DeploymentState.VERIFYING, bytes_received=received)
-            sha256 = record.wanted.manifest_sha256
-            if sha256 not in self._unpacking:
+            record = self.ledger.move(record, DeploymentState.VERIFYING, bytes_received=received)  # noqa: PLW2901
+            sha256, delta = record.wanted.manifest_sha256, delta_of(record)
+            base = base_of(delta, self.installed) if delta is not None else None
+            if delta is not None and base is None:
+                self._take_whole(record, "the variant that the delta begins from is gone")
+            elif sha256 not in self._unpacking:
                 self._unpacking.add(sha256)
-                self.ledger.act(Unpack(sha256, manifest))
+                self.ledger.act(Unpack(sha256, manifest, delta, base))
 
     def transfer_failed(self, event: TransferFailed) -> None:
         """The object can't be had now."""
         self._transfers.discard(event.object_sha256)
         for record, _ in self._users(event.object_sha256, DeploymentState.DOWNLOADING):
             received = record.bytes_received + event.bytes_received
-            self.fail(record, event.reason, event.detail, again=event.again, bytes_received=received)
+            if delta_of(record) is not None and event.reason not in NOT_THE_DELTAS_FAULT:
+                self._take_whole(record, event.detail or event.reason, bytes_received=received)
+            else:
+                self.fail(record, event.reason, event.detail, again=event.again, bytes_received=received)
 
     def unpacked(self, sha256: str) -> None:
         """A variant is installed."""
@@ -129,7 +138,11 @@ class Acquisition:
         """An object did not become a variant."""
         self._unpacking.discard(sha256)
         for record in self.ledger.by_manifest(sha256):
-            if record.state is DeploymentState.VERIFYING:
+            if record.state is not DeploymentState.VERIFYING:
+                continue
+            if delta_of(record) is not None and reason not in NOT_THE_DELTAS_FAULT:
+                self._take_whole(record, detail or reason)
+            else:
                 self.fail(record, reason, detail)
 
     def fail(
@@ -194,7 +207,7 @@ class Acquisition:
         manifest = self.manifests.get(record.wanted.manifest_sha256)
         if manifest is None or record.state is not DeploymentState.DOWNLOADING:
             return
-        sha256 = manifest.object.sha256
+        sha256 = object_of(record, manifest).sha256
         others = [r for r, _ in self._users(sha256, DeploymentState.DOWNLOADING) if r is not record]
         others += [
             r for r in self.ledger.by_manifest(record.wanted.manifest_sha256) if r.state is DeploymentState.QUEUED
@@ -221,7 +234,11 @@ class Acquisition:
         if any(sha256 not in self.manifests and sha256 not in self.installed for sha256 in coming):
             keep_objects = None  # a manifest that has not come yet may name an object that is half here
         else:
-            keep_objects = frozenset(self.manifests[s].object.sha256 for s in coming if s in self.manifests)
+            keep_objects = frozenset(
+                object_of(record, self.manifests[record.wanted.manifest_sha256]).sha256
+                for record in needed
+                if record.state in open_states and record.wanted.manifest_sha256 in self.manifests
+            )
         for sha256 in [s for s in self.installed if s not in keep_manifests]:
             del self.installed[sha256]
         for sha256 in [s for s in self.manifests if s not in keep_manifests]:
@@ -234,7 +251,7 @@ class Acquisition:
             for record in list(self.ledger.records.values())
             if record.state is state
             and (manifest := self.manifests.get(record.wanted.manifest_sha256)) is not None
-            and manifest.object.sha256 == object_sha256
+            and object_of(record, manifest).sha256 == object_sha256
         ]
 
     def _proceed(self, record: DeploymentRecord, manifest: VariantManifest) -> None:
@@ -249,19 +266,51 @@ class Acquisition:
         if wanted.manifest_sha256 in self.installed:
             self._found_installed(record, manifest)
             return
-        needed = manifest.payload_bytes + manifest.object.size_bytes
+        delta = chosen(record, manifest, self._kept(), memory_bytes=self._memory_bytes())
+        travels = manifest.object if delta is None else delta.object
+        needed = manifest.payload_bytes + travels.size_bytes
         if needed > self._rules.storage_budget_bytes:
             budget = self._rules.storage_budget_bytes
             detail = f"it needs {needed} bytes while it is unpacked, the storage budget is {budget}"
             self.fail(record, Reason.STORAGE_BUDGET, detail, final=True)
             return
         self.manifests[wanted.manifest_sha256] = manifest
-        total = manifest.object.size_bytes
-        self.ledger.move(record, DeploymentState.DOWNLOADING, bytes_total=total)
-        if manifest.object.sha256 not in self._transfers:
+        changes: dict[str, Any] = {"bytes_total": travels.size_bytes, "delta_sha256": None}
+        if delta is not None:
+            changes |= {"delta_sha256": delta.object.sha256, "fetched": Fetched.DELTA}
+        elif record.fetched is Fetched.DELTA:
+            changes["fetched"] = Fetched.WHOLE_AFTER_DELTA
+        self.ledger.move(record, DeploymentState.DOWNLOADING, **changes)
+        if travels.sha256 not in self._transfers:
             self.collect()
-            self._transfers.add(manifest.object.sha256)
-            self.ledger.act(StartTransfer(wanted.manifest_sha256, manifest))
+            self._transfers.add(travels.sha256)
+            self.ledger.act(StartTransfer(wanted.manifest_sha256, manifest, travels))
+
+    def _take_whole(self, record: DeploymentRecord, why: str, *, bytes_received: int | None = None) -> None:
+        """A delta did not do: fetch the whole object, and never a delta again for this deployment."""
+        sha256 = record.wanted.manifest_sha256
+        told = f"the whole object is fetched, because the delta did not do: {why}"[:DETAIL_LIMIT]
+        changes: dict[str, Any] = {
+            "fetched": Fetched.WHOLE_AFTER_DELTA,
+            "delta_sha256": None,
+            "delta_detail": told,
+            "bytes_received": record.bytes_received if bytes_received is None else bytes_received,
+        }
+        record = self.ledger.move(record, DeploymentState.DOWNLOADING, **changes)
+        if sha256 in self.manifests:
+            self._proceed(record, self.manifests[sha256])
+        else:  # never without it: it is dropped only when the deployment is
+            self.ledger.act(FetchManifest(sha256, record.wanted.manifest_bytes))
+
+    def _kept(self) -> dict[str, VariantManifest]:
+        """The installed variants that garbage collection leaves: active ones, and what would be fallen back to."""
+        names = {name for slot in self.ledger.slots.values() for name in (slot.active, slot.previous)}
+        kept = {self.ledger.records[name].wanted.manifest_sha256 for name in names if name in self.ledger.records}
+        return {sha256: manifest for sha256, manifest in self.installed.items() if sha256 in kept}
+
+    def _memory_bytes(self) -> int | None:
+        available = self.ledger.moment.memory_available_bytes
+        return None if available is None else max(0, available - self._rules.memory_reserve_bytes)
 
     def _found_installed(self, record: DeploymentRecord, manifest: VariantManifest) -> None:
         file_sha256 = manifest.model_file.sha256

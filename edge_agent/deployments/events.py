@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edge_agent.deployments.records import Accepted, DeploymentRecord, ModelSlot
-    from edge_agent.protocol.manifest import VariantManifest
+    from edge_agent.protocol.delta import Delta
+    from edge_agent.protocol.manifest import ObjectDescriptor, VariantManifest
     from edge_agent.protocol.messages import Desired, SelfTestReport
     from edge_agent.protocol.profile import Limits
     from edge_agent.protocol.shadow import ShadowPlan, ShadowReport
@@ -206,10 +207,11 @@ class FetchManifest:
 
 @dataclass(frozen=True, slots=True)
 class StartTransfer:
-    """Fetch an object; what is on disk already is verified and kept."""
+    """Fetch an object, whole or a delta; what is on disk already is verified and kept."""
 
     manifest_sha256: str
     manifest: VariantManifest
+    object: ObjectDescriptor
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +223,15 @@ class CancelTransfer:
 
 @dataclass(frozen=True, slots=True)
 class Unpack:
-    """Turn a complete object into an installed variant."""
+    """Turn a complete object into an installed variant.
+
+    `delta`: what that object is, and `base_sha256` the manifest of the installed variant that it is applied to.
+    """
 
     manifest_sha256: str
     manifest: VariantManifest
+    delta: Delta | None = None
+    base_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from edge_agent.protocol.base import Bytes, Count, Name, Seconds, Sha256, Wire
+from edge_agent.protocol.delta import Fetched
 from edge_agent.protocol.messages import DesiredDeployment, SelfTestReport, UnixTime
 from edge_agent.protocol.shadow import ShadowReport
 from edge_agent.protocol.states import DeploymentState, Reason
@@ -57,6 +58,9 @@ class DeploymentRecord(Wire):
     tests: Count = 0  # self-tests begun: a counter breaks loops
     bytes_total: Bytes = 0
     bytes_received: Bytes = 0
+    delta_sha256: Sha256 | None = None  # the delta's object that is fetched; None: the whole
+    fetched: Fetched = Fetched.WHOLE
+    delta_detail: Annotated[str, Field(max_length=512)] = ""  # why a delta did not do
     self_test: SelfTestReport | None = None
     shadows: Count = 0  # shadows begun: a counter breaks loops
     shadow: ShadowReport | None = None

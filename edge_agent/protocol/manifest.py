@@ -27,6 +27,7 @@ class Encoding(StrEnum):
     IDENTITY = "identity"
     ZSTD = "zstd"
     WORDS_ZSTD = "words+zstd"  # regrouped as `protocol.words` says, then zstd
+    ZSTD_PATCH = "zstd-patch"  # of a delta (`protocol.delta`), never of a whole object
 
 
 class FileRole(StrEnum):
@@ -144,6 +145,8 @@ class VariantManifest(Wire):
     def _complete(self) -> Self:
         if sum(1 for file in self.files if file.role is FileRole.MODEL) != 1:
             raise ValueError("a manifest lists exactly one file of role model")
+        if self.object.encoding is Encoding.ZSTD_PATCH:
+            raise ValueError("the object of a manifest is whole: a delta is offered beside it")
         if self.model_file.format not in (None, FORMAT_OF[self.runtime]):
             raise ValueError(f"the runtime {self.runtime} loads no .{self.model_file.format} file")
         if self.delegate not in DELEGATES_OF[self.runtime]:

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from pydantic import Field, ValidationError
 
 from edge_agent.protocol.base import PROTOCOL_VERSION, Bytes, Count, Detail, Milliseconds, Name, Seconds, Sha256, Wire
+from edge_agent.protocol.delta import Delta, Fetched
 from edge_agent.protocol.profile import Delegate, Limits, RuntimeName
 from edge_agent.protocol.shadow import ShadowPlan, ShadowReport
 from edge_agent.protocol.states import DeploymentState, Reason
@@ -56,6 +57,7 @@ class DesiredDeployment(Wire):
     manifest_bytes: Annotated[Bytes, Field(le=16 << 20)]
     limits: Limits = Limits()
     shadow: ShadowPlan | None = None  # beside the active one first; an agent that does not know it activates at once
+    deltas: Annotated[tuple[Delta, ...], Field(max_length=2)] = ()  # each for those who have its base
 
 
 class Desired(Message):
@@ -105,6 +107,7 @@ class DeploymentStatus(Wire):
     bytes_done: Bytes = 0
     bytes_total: Bytes = 0
     bytes_received: Bytes = 0  # over the network, blocks received twice included
+    fetched: Fetched = Fetched.WHOLE
     self_test: SelfTestReport | None = None
     shadow: ShadowReport | None = None  # None: none was asked for, or its turn has not come
     serving: bool = False  # a runner with this file answers now

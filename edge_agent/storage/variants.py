@@ -92,9 +92,9 @@ class VariantFolders:
             return path.read_bytes()
         return None
 
-    def keep_manifest(self, manifest_sha256: str, manifest: VariantManifest, text: bytes) -> Path:
-        """Keep a manifest beside its object, so that a restart needs no network to go on."""
-        folder = self._layout.transfer_dir(manifest.object.sha256)
+    def keep_manifest(self, manifest_sha256: str, text: bytes, *, object_sha256: str) -> Path:
+        """Keep a manifest beside what is fetched for it, so that a restart needs no network to go on."""
+        folder = self._layout.transfer_dir(object_sha256)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{manifest_sha256}.json"
         if not path.exists():

@@ -108,11 +108,11 @@ class Actions:
         )
 
     def _start_transfer(self, action: ev.StartTransfer, now_s: float) -> None:
-        manifest, sha256 = action.manifest, action.manifest.object.sha256
+        manifest, sha256 = action.manifest, action.object.sha256
         with self._spared("the next attempt writes the manifest"):
             if (text := self._line.manifests.text_of(action.manifest_sha256)) is not None:
-                self._folders.keep_manifest(action.manifest_sha256, manifest, text)
-        needed = manifest.payload_bytes + manifest.object.size_bytes
+                self._folders.keep_manifest(action.manifest_sha256, text, object_sha256=sha256)
+        needed = manifest.payload_bytes + action.object.size_bytes
         used = self._folders.used_bytes(except_object=sha256)
         if used + needed > self._folders.budget_bytes:
             detail = f"{used} of {self._folders.budget_bytes} bytes are in use, and it needs {needed}"
@@ -120,7 +120,7 @@ class Actions:
             return
         try:
             folder = self._layout.transfer_dir(sha256)
-            self._line.transfers.start(folder, action.manifest_sha256, manifest, now_s=now_s)
+            self._line.transfers.start(folder, action.manifest_sha256, action.object, now_s=now_s)
         except DiskFullError as exc:
             self._folders.drop_transfer(sha256)
             self._deliver(ev.TransferFailed(sha256, Reason.DISK_FULL, str(exc)))
@@ -133,12 +133,15 @@ class Actions:
         self._line.manifests.forget_texts(except_of=coming)
 
     def _unpack(self, action: ev.Unpack) -> None:
-        folder = self._layout.transfer_dir(action.manifest.object.sha256)
+        travelled = action.manifest.object if action.delta is None else action.delta.object
+        folder = self._layout.transfer_dir(travelled.sha256)
         self._unpackings.start(
             action.manifest_sha256,
             object_path=folder / "data",
             manifest_path=folder / f"{action.manifest_sha256}.json",
             target=self._layout.variant_dir(action.manifest_sha256),
+            delta=action.delta,
+            base=None if action.base_sha256 is None else self._layout.variant_dir(action.base_sha256),
         )
 
     @contextlib.contextmanager

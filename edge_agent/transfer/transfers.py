@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edge_agent.link.identity import Identity
     from edge_agent.link.inbox import Inbox
     from edge_agent.link.mqtt import MqttLink
-    from edge_agent.protocol.manifest import VariantManifest
+    from edge_agent.protocol.manifest import ObjectDescriptor
     from edge_agent.settings import AgentSettings
 
 PASS_AGAIN = Backoff(first_s=1.0, cap_s=60.0)
@@ -70,15 +70,15 @@ class Transfers:
         self._shared = not (over_https or settings.metered or self._pace.limited)
         self.wrong_blocks = 0
 
-    def start(self, folder: Path, manifest_sha256: str, manifest: VariantManifest, *, now_s: float) -> None:
+    def start(self, folder: Path, manifest_sha256: str, descriptor: ObjectDescriptor, *, now_s: float) -> None:
         """Fetch an object, or what is missing of it. `tick` says how it ends.
 
         Raises:
             DiskFullError: there is no room for it.
         """
-        sha256 = manifest.object.sha256
+        sha256 = descriptor.sha256
         self.cancel(sha256)
-        transfer = _Transfer(manifest_sha256, BlockFile(folder, manifest.object))
+        transfer = _Transfer(manifest_sha256, BlockFile(folder, descriptor))
         self._transfers[sha256] = transfer
         if transfer.blocks.complete:
             return

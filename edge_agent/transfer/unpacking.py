@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from edge_agent.protocol.delta import Delta
+
 log = logging.getLogger(__name__)
 NICENESS = 10  # whoever answers requests meanwhile comes first
 
@@ -34,13 +36,31 @@ class Unpackings:
         self._watch, self._unwatch, self._deliver = watch, unwatch, deliver
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, manifest_sha256: str, *, object_path: Path, manifest_path: Path, target: Path) -> None:
-        """Unpack; `Unpacked` or `UnpackFailed` follows."""
+    def start(
+        self,
+        manifest_sha256: str,
+        *,
+        object_path: Path,
+        manifest_path: Path,
+        target: Path,
+        delta: Delta | None = None,
+        base: Path | None = None,
+    ) -> None:
+        """Unpack; `Unpacked` or `UnpackFailed` follows. `base`: the variant that the object, a delta, is applied to."""
         if manifest_sha256 in self._processes:
             return
-        command = [sys.executable, "-m", "edge_agent.transfer.unpack"]
+        command = [
+            sys.executable,
+            "-m",
+            "edge_agent.transfer.unpack",
+            str(object_path),
+            str(manifest_path),
+            str(target),
+        ]
+        if delta is not None and base is not None:
+            command += [str(base), delta.model_dump_json()]
         process = subprocess.Popen(  # noqa: S603  our own module, no shell
-            [*command, str(object_path), str(manifest_path), str(target)],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             process_group=0,

@@ -86,7 +86,7 @@ class World(RuleBasedStateMachine):
             case ev.FetchManifest():
                 self.manifests.append(action.manifest_sha256)
             case ev.StartTransfer():
-                self.transfers.add(action.manifest.object.sha256)
+                self.transfers.add(action.object.sha256)
             case ev.CancelTransfer():
                 self.transfers.discard(action.object_sha256)
             case ev.Unpack():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ from edge_agent.protocol.signature import Datatype, ModelSignature, TensorSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edge_agent.protocol.delta import Delta
+
 
 @dataclass(frozen=True)
 class ToyVariant:
@@ -33,6 +36,7 @@ class ToyVariant:
 
     manifest: VariantManifest
     travelling: bytes
+    deltas: tuple[Delta, ...] = ()
 
     @property
     def text(self) -> bytes:
@@ -54,6 +58,7 @@ class ToyVariant:
             variant_id=self.manifest.variant_id,
             manifest_sha256=self.manifest_sha256,
             manifest_bytes=len(self.text),
+            deltas=self.deltas,
         )
 
     def laid_out(self, folder: Path) -> tuple[Path, Path, Path]:
@@ -71,11 +76,17 @@ def make_variant(
     *,
     filler_bytes: int = 3000,
     block_bytes: int = 1024,
+    filler_of: ToyVariant | None = None,
+    own_bytes: int = 0,
 ) -> ToyVariant:
-    """Incompressible filler makes as many blocks as a test wants."""
+    """Incompressible filler makes as many blocks as a test wants; a delta from another's is its `own_bytes`."""
     seed = f"{model}{version}{behaviour}".encode()
+    if filler_of is not None:
+        seed = filler_of.manifest.model.encode() + filler_of.manifest.version.encode() + b"serve"
     filler = b"".join(hashlib.sha256(seed + i.to_bytes(4, "big")).digest() for i in range(filler_bytes // 32))
-    content = json.dumps({"behaviour": behaviour}).encode() + b"\n" + filler
+    own = random.Random(seed + version.encode()).randbytes(own_bytes)
+    told = {"behaviour": behaviour} if filler_of is None else {"behaviour": behaviour, "version": version}
+    content = json.dumps(told).encode() + b"\n" + filler + own
     signature = ModelSignature(
         inputs=(TensorSpec(name="x", shape=(-1, 2)),), outputs=(TensorSpec(name="y", shape=(-1,)),)
     )
