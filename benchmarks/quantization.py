@@ -32,6 +32,7 @@ from benchmarks.peers.litert_quantizer_recipes import quantized
 from compressors.contract import StepSpec, Task
 from compressors.data.evaluation_rows import Split
 from compressors.inputs import loading
+from compressors.measuring.fidelity import snr_db
 from compressors.metrics import METRICS
 from compressors.recipes import step_of
 from compressors.step import Context, Model, content_of
@@ -155,9 +156,8 @@ def as_said(values: NDArray[Any], details: dict[str, Any]) -> NDArray[Any]:
 
 def judge(row: Row, outputs: NDArray[Any], expected: NDArray[Any], test: Split) -> None:
     """Hold the answers of a file against the float network's."""
-    noise = np.square(outputs.astype(np.float64) - expected).sum()
     row.agreement = float(np.mean(outputs.argmax(axis=1) == expected.argmax(axis=1)))
-    row.snr_db = float(10 * np.log10(np.square(expected.astype(np.float64)).sum() / noise)) if noise else math.inf
+    row.snr_db = snr_db(expected, outputs)
     row.top1 = float(np.mean(outputs.argmax(axis=1) == test.target))
 
 
