@@ -46,6 +46,7 @@ JSON_DOCUMENTS = {
     "profile show": "a `DeviceProfile`",
     "model push": "a `PushAccepted`, and under `jobs` each `Job` that was waited for",
     "model list": "a list of `ModelVersion`",
+    "model retire": "a list of `ModelVersion`: all that are meant",
     "model show": "a list of `ModelVersion`; with `@VERSION` one",
     "recipe list": "a list of `ReadyRecipe`",
     "recipe show": "a `ReadyRecipe`",

@@ -10,7 +10,18 @@ from server.api.errors import install_error_answers
 from server.api.health import HealthCheck
 from server.api.limits import BodyLimit
 from server.api.ports import Ports
-from server.api.routes import device, fleet, inquiries, models, profiles, reports, retention, rollouts, telemetry
+from server.api.routes import (
+    device,
+    fleet,
+    inquiries,
+    models,
+    profiles,
+    reports,
+    retention,
+    retirement,
+    rollouts,
+    telemetry,
+)
 from server.api.slots import UploadSlots
 from server.schemas.common import ErrorDocument, Health
 
@@ -52,7 +63,7 @@ def create_app(ports: Ports) -> FastAPI:
     app.state.upload_slots = UploadSlots()
     install_error_answers(app)
     app.add_middleware(BodyLimit)
-    for module in (profiles, models, reports, fleet, inquiries, device, rollouts, telemetry, retention):
+    for module in (profiles, models, reports, fleet, inquiries, device, rollouts, telemetry, retention, retirement):
         app.include_router(module.router)
 
     @app.get("/v1/health", operation_id="get_health", tags=["health"])

@@ -19,6 +19,7 @@ from server.backup.document import (
 )
 from server.backup.objects import drop_others, fetch_objects, patiently
 from server.backup.snapshot import copy_databases, open_copy, settle
+from server.retention.merging import DAY_S
 from server.retention.names import named_objects
 from server.stack.alone import reachable_objects
 from server.stack.state import StackState, stack_state
@@ -68,8 +69,9 @@ def _take(
 ) -> BackupDocument:
     for _ in range(SNAPSHOTS):
         taken_at = clock()
+        retired_before = taken_at - settings.objects_grace_days * DAY_S
         snapshot = _fresh_snapshot(settings, folder, told=told)
-        sizes, missing = fetch_objects(store, _named(folder, store), folder, told=told)
+        sizes, missing = fetch_objects(store, _named(folder, store, retired_before=retired_before), folder, told=told)
         if not missing:
             break
     drop_others(folder, sizes)
@@ -103,12 +105,12 @@ def _fresh_snapshot(settings: RegistrySettings, folder: Path, *, told: Told) -> 
     return copy_databases(settings, folder, told=told)
 
 
-def _named(folder: Path, store: ObjectStore) -> Collection[str]:
+def _named(folder: Path, store: ObjectStore, *, retired_before: float) -> Collection[str]:
     """By the copy: it is the moment that the backup tells of, and no reader holds the registry's database meanwhile."""
     catalogue = open_copy(folder / CATALOGUE_NAME)
     try:
         with catalogue.read() as connection:
-            return patiently(lambda: named_objects(connection, store))
+            return patiently(lambda: named_objects(connection, store, retired_before=retired_before))
     finally:
         catalogue.close()
         settle(folder / CATALOGUE_NAME)

@@ -12,7 +12,7 @@ from edge_agent.protocol.profile import Delegate
 from server.catalogue.jobs import WantedJob, enqueue, get_job
 from server.catalogue.profiles import require_profiles
 from server.catalogue.push import put, refuse_no_data
-from server.catalogue.versions import require_version
+from server.catalogue.versions import require_usable
 from server.database.tables import choices, jobs, variant_reports, variants
 from server.errors import ConflictError, NotFoundError
 from server.schemas.catalogue import Job, JobState, Variant
@@ -92,7 +92,7 @@ def get_report(database: Database, job_id: str) -> Report:
 def _wanted(
     connection: sa.Connection, name: tuple[str, str], form: ReportForm, shifted: UploadedFile | None
 ) -> WantedJob:
-    require_version(connection, *name)
+    require_usable(connection, *name)
     require_profiles(connection, (form.profile,))
     rows = _candidates(connection, name, form.profile)
     work = ReportWork(

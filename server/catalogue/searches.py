@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from server.catalogue.jobs import WantedJob, enqueue, get_job
 from server.catalogue.profiles import require_profiles
-from server.catalogue.versions import require_version
+from server.catalogue.versions import require_usable
 from server.database.tables import job_runs, jobs
 from server.errors import ConflictError, InvalidError, NotFoundError
 from server.schemas.catalogue import Job, JobState
@@ -36,7 +36,7 @@ def request_search(
             "job_timeout_s higher."
         )
     with database.write() as connection:
-        require_version(connection, model, version)
+        require_usable(connection, model, version)
         require_profiles(connection, (form.profile,))
         document = SearchWork.model_validate(form.model_dump(exclude={"again"})).model_dump(mode="json")
         wanted = WantedJob(JobKind.SEARCH, model, version, identity=document, request=document)

@@ -10,7 +10,7 @@ from server.catalogue.jobs import WantedJob, enqueue, latest_job
 from server.catalogue.near import no_model, no_version
 from server.catalogue.profiles import profile_names, require_profiles
 from server.catalogue.recipe_book import refuse_taken_names
-from server.database.tables import choices, model_versions, variants
+from server.database.tables import choices, model_versions, retired_versions, variants
 from server.errors import ConflictError, NotFoundError
 from server.schemas.catalogue import Choice, Job, JobState, ModelVersion, Refusal, Variant, Verdict
 from server.schemas.work import BuildWork, JobKind
@@ -22,27 +22,54 @@ if TYPE_CHECKING:
     from server.schemas.catalogue import BuildRequest
 
 _VERDICTS: Final = list(Verdict)  # from the best to the worst
+_ALL: Final[sa.Select[Any]] = sa.select(model_versions.c.document, retired_versions.c.retired_at).outerjoin(
+    retired_versions,
+    sa.and_(retired_versions.c.model == model_versions.c.model, retired_versions.c.version == model_versions.c.version),
+)
 
 
-def list_models(database: Database) -> list[ModelVersion]:
-    """The newest version of each model, by name."""
+def list_models(database: Database, *, retired: bool = False) -> list[ModelVersion]:
+    """The newest version of each model, by name; `retired`: those that are out of use count, too."""
     newest: dict[str, ModelVersion] = {}
     for version in _versions(database):
-        newest.setdefault(version.model, version)
+        if retired or version.retired_at is None:
+            newest.setdefault(version.model, version)
     return [newest[name] for name in sorted(newest)]
 
 
-def list_versions(database: Database, model: str) -> list[ModelVersion]:
-    """All versions of a model, newest first.
+def list_versions(database: Database, model: str, *, retired: bool = False) -> list[ModelVersion]:
+    """All versions of a model, newest first; `retired`: with those that are out of use.
 
     Raises:
         NotFoundError: the model has none.
     """
-    found = _versions(database, model_versions.c.model == model)
-    if not found:
+    known = _versions(database, model_versions.c.model == model)
+    if not known:
         with database.read() as connection:
             raise NotFoundError(no_model(model, _models(connection)))
+    found = [version for version in known if retired or version.retired_at is None]
+    if not found:
+        raise NotFoundError(f"Every version of model {model} is retired: `edge-registry model show {model} --all`.")
     return found
+
+
+def versions_of(connection: sa.Connection, model: str) -> list[str]:
+    """The names of all versions of a model, newest first.
+
+    Raises:
+        NotFoundError: the model has none.
+    """
+    query = sa.select(model_versions.c.version).where(model_versions.c.model == model)
+    names = list(connection.execute(query.order_by(model_versions.c.created_at.desc())).scalars())
+    if not names:
+        raise NotFoundError(no_model(model, _models(connection)))
+    return names
+
+
+def retired_times(connection: sa.Connection, model: str) -> dict[str, float]:
+    """When versions of a model were taken out of use, by name."""
+    query = sa.select(retired_versions.c.version, retired_versions.c.retired_at)
+    return {row.version: row.retired_at for row in connection.execute(query.where(retired_versions.c.model == model))}
 
 
 def get_version(database: Database, model: str, version: str) -> ModelVersion:
@@ -58,12 +85,9 @@ def get_version(database: Database, model: str, version: str) -> ModelVersion:
 
 def require_version(connection: sa.Connection, model: str, version: str) -> ModelVersion:
     """The same, inside a transaction of the caller."""
-    query = sa.select(model_versions.c.document).where(
-        model_versions.c.model == model, model_versions.c.version == version
-    )
-    row = connection.execute(query).first()
+    row = connection.execute(_ALL.where(model_versions.c.model == model, model_versions.c.version == version)).first()
     if row is not None:
-        return ModelVersion.model_validate(row.document)
+        return _version(row)
     job = latest_job(connection, JobKind.INSPECT, model, version)
     if job is None:
         raise NotFoundError(_unknown_version(connection, model, version))
@@ -71,6 +95,22 @@ def require_version(connection: sa.Connection, model: str, version: str) -> Mode
         reason = job.error.message if job.error else "the reason is not known."
         raise NotFoundError(f"Version {version} of model {model} was refused: {reason}")
     raise ConflictError(f"Version {version} of model {model} is still being inspected: wait for job {job.job_id}.")
+
+
+def require_usable(connection: sa.Connection, model: str, version: str) -> ModelVersion:
+    """A version of which something new may be made.
+
+    Raises:
+        NotFoundError: it was never pushed, or the push was refused.
+        ConflictError: it is still being looked into, or is retired.
+    """
+    found = require_version(connection, model, version)
+    if found.retired_at is not None:
+        raise ConflictError(
+            f"Version {version} of model {model} is retired: `edge-registry model retire {model}@{version} --undo` "
+            "brings it back."
+        )
+    return found
 
 
 def list_variants(
@@ -109,7 +149,7 @@ def request_builds(database: Database, model: str, version: str, request: BuildR
     """
     refuse_taken_names(request.own_recipes)
     with database.write() as connection:
-        require_version(connection, model, version)
+        require_usable(connection, model, version)
         names = require_profiles(connection, request.profiles) or profile_names(connection)
         work = BuildWork(
             profiles=tuple(sorted(set(names))),
@@ -153,10 +193,13 @@ def _enqueue_build(connection: sa.Connection, model: str, version: str, work: Bu
 
 
 def _versions(database: Database, *conditions: sa.ColumnElement[bool]) -> list[ModelVersion]:
-    query = sa.select(model_versions.c.document).where(*conditions)
     with database.read() as connection:
-        rows = connection.execute(query.order_by(model_versions.c.created_at.desc())).all()
-    return [ModelVersion.model_validate(row.document) for row in rows]
+        rows = connection.execute(_ALL.where(*conditions).order_by(model_versions.c.created_at.desc())).all()
+    return [_version(row) for row in rows]
+
+
+def _version(row: sa.Row[Any]) -> ModelVersion:
+    return ModelVersion.model_validate({**row.document, "retired_at": row.retired_at})
 
 
 def _choice(row: sa.Row[Any]) -> Choice:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from server.client import RegistryClient
     from server.schemas.catalogue import Job, ModelVersion, PushAccepted, PushForm
 
+AllOption = Annotated[bool, typer.Option("--all", help="With those that are retired.")]
+
 app = typer.Typer(help="Models and their immutable versions.", no_args_is_help=True)
 
 
@@ -93,10 +95,10 @@ def push(  # noqa: PLR0913, PLR0917  a flag for each field of a push
 
 
 @app.command("list")
-def list_(registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+def list_(registry: RegistryOption = None, *, all_: AllOption = False, as_json: JsonOption = False) -> None:
     """The newest version of each model."""
     with connected(registry) as client:
-        found = client.list_models()
+        found = client.list_models(retired=all_)
     _show(found, as_json=as_json)
 
 
@@ -105,13 +107,14 @@ def show(
     model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]")],
     registry: RegistryOption = None,
     *,
+    all_: AllOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """All versions of a model, or one in full."""
     name, at, version = model.partition("@")
     with connected(registry) as client:
         if not at:
-            _show(client.list_versions(name), as_json=as_json)
+            _show(client.list_versions(name, retired=all_), as_json=as_json)
             return
         found = client.get_version(name, version)
     if as_json:
@@ -134,14 +137,38 @@ def show(
             ("parameters", f"{found.parameters:,}"),
             ("source", f"{text_of_bytes(found.source_bytes)} sha256 {found.source_sha256}"),
             ("created", text_of_time(found.created_at)),
+            *([("retired", text_of_time(found.retired_at))] if found.retired_at else []),
         ]
     )
+
+
+@app.command()
+def retire(
+    model: Annotated[str, typer.Argument(metavar="MODEL[@VERSION]", help="Without @: every version of it.")],
+    registry: RegistryOption = None,
+    *,
+    undo: Annotated[bool, typer.Option("--undo", help="Take it back into use, while its files are there.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a version out of use: nothing new is built or rolled out of it, and its files are freed after a while."""
+    name, at, version = model.partition("@")
+    if not name or (at and not version):
+        fail(f"{shown(model)} is neither MODEL nor MODEL@VERSION; write for example lite0@1.", exit_code=2)
+    with connected(registry) as client:
+        change = client.bring_model_back if undo else client.retire_model
+        found = change(name, version or None)
+    if as_json:
+        show_documents(found)
+        return
+    for one in found:
+        say(f"{one.model}@{one.version} is {'in use again' if undo else 'retired'}")
 
 
 def _show(versions: "list[ModelVersion]", *, as_json: bool) -> None:
     if as_json:
         show_documents(versions)
         return
+    retired = any(version.retired_at for version in versions)
     rows = [
         (
             version.model,
@@ -151,10 +178,20 @@ def _show(versions: "list[ModelVersion]", *, as_json: bool) -> None:
             f"{version.parameters:,}",
             text_of_bytes(version.source_bytes),
             text_of_time(version.created_at),
+            *([text_of_time(version.retired_at)] if retired else []),
         )
         for version in versions
     ]
-    columns = ("model", "version", "task", "metric", "parameters", "source", "created")
+    columns = (
+        "model",
+        "version",
+        "task",
+        "metric",
+        "parameters",
+        "source",
+        "created",
+        *(("retired",) if retired else ()),
+    )
     show_table(columns, rows, empty="no models: `edge-registry model push FILE`")
 
 

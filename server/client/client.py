@@ -18,6 +18,7 @@ from server.client.inquiries import InquiryCalls
 from server.client.outages import through_outages
 from server.client.pages import unpack_pages
 from server.client.paths import digest_segment, proof, version_path
+from server.client.retirement import RetirementCalls
 from server.client.rollouts import RolloutCalls
 from server.client.transport import ANSWER_TIMEOUT_S, Transport, given, segment
 from server.client.upload import open_parts
@@ -73,7 +74,7 @@ _SWEEP: Final = TypeAdapter(SweepReport)
 _TELEMETRY: Final = TypeAdapter(list[TelemetryRow])
 
 
-class RegistryClient(RolloutCalls, InquiryCalls):
+class RegistryClient(RolloutCalls, InquiryCalls, RetirementCalls):
     """A registry at a URL. Every method raises RegistryClientError with the registry's own sentence."""
 
     def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -186,13 +187,16 @@ class RegistryClient(RolloutCalls, InquiryCalls):
                 source, name=name, version=version, data=data, form=form, train=train, progress=progress
             )
 
-    def list_models(self) -> list[ModelVersion]:
-        """The newest version of each model."""
-        return self._transport.ask("GET", "/v1/models", answer=_VERSIONS)
+    def list_models(self, *, retired: bool = False) -> list[ModelVersion]:
+        """The newest version of each model; `retired`: those that are out of use count, too."""
+        parameters = given({"retired": "true" if retired else None})
+        return self._transport.ask("GET", "/v1/models", params=parameters, answer=_VERSIONS)
 
-    def list_versions(self, model: str) -> list[ModelVersion]:
-        """All versions of a model, newest first."""
-        return self._transport.ask("GET", f"/v1/models/{segment(model, 'the model')}/versions", answer=_VERSIONS)
+    def list_versions(self, model: str, *, retired: bool = False) -> list[ModelVersion]:
+        """All versions of a model, newest first; `retired`: with those that are out of use."""
+        parameters = given({"retired": "true" if retired else None})
+        path = f"/v1/models/{segment(model, 'the model')}/versions"
+        return self._transport.ask("GET", path, params=parameters, answer=_VERSIONS)
 
     def get_version(self, model: str, version: str) -> ModelVersion:
         """One version."""

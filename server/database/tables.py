@@ -125,6 +125,14 @@ inquiries = Table(
     Column("expires_at", Float, nullable=False, index=True),
 )
 
+retired_versions = Table(
+    "retired_versions",  # versions of models that are out of use: nothing new is built or rolled out of them
+    catalogue,
+    Column("model", NAME, primary_key=True),
+    Column("version", NAME, primary_key=True),
+    Column("retired_at", Float, nullable=False),
+)
+
 # --- written by the delivery
 inquiry_answers = Table(
     "inquiry_answers",

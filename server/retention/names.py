@@ -12,7 +12,16 @@ from pydantic import ValidationError
 
 from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.messages import Desired
-from server.database.tables import deployments, desired, job_runs, jobs, model_versions, variant_reports, variants
+from server.database.tables import (
+    deployments,
+    desired,
+    job_runs,
+    jobs,
+    model_versions,
+    retired_versions,
+    variant_reports,
+    variants,
+)
 from server.errors import DigestMismatchError, ObjectNotFoundError
 from server.schemas.catalogue import JobState
 from server.schemas.work import InspectWork, JobKind, ReportWork, StoredFile
@@ -23,18 +32,27 @@ if TYPE_CHECKING:
     from server.storage import ObjectStore
 
 
-def named_objects(connection: sa.Connection, store: ObjectStore) -> frozenset[str]:
+def named_objects(connection: sa.Connection, store: ObjectStore, *, retired_before: float) -> frozenset[str]:
     """The sha256 of every object that is still needed.
+
+    Args:
+        connection: to the catalogue.
+        store: to read manifests from.
+        retired_before: versions that were retired before it name nothing; what devices may go back to stays.
 
     Raises:
         StorageUnavailableError: a manifest could not be read, so that it is not known what it names.
     """
     versions = connection.execute(
-        sa.select(model_versions.c.source_sha256, model_versions.c.eval_sha256, model_versions.c.train_sha256)
+        sa.select(model_versions.c.source_sha256, model_versions.c.eval_sha256, model_versions.c.train_sha256).where(
+            _is_kept(model_versions, retired_before)
+        )
     )
     objects_of = {
         row.manifest_sha256: row.object_sha256
-        for row in connection.execute(sa.select(variants.c.manifest_sha256, variants.c.object_sha256))
+        for row in connection.execute(
+            sa.select(variants.c.manifest_sha256, variants.c.object_sha256).where(_is_kept(variants, retired_before))
+        )
         if row.manifest_sha256
     }
     built = {sha256 for pair in objects_of.items() for sha256 in pair if sha256}
@@ -42,8 +60,16 @@ def named_objects(connection: sa.Connection, store: ObjectStore) -> frozenset[st
     # built again under the same id, a variant has another manifest now: devices may still have the one before
     older = delivered - objects_of.keys()
     files = {sha256 for row in versions for sha256 in row if sha256}
-    reports = set(connection.execute(sa.select(variant_reports.c.archive_sha256)).scalars())
+    kept_reports = sa.select(variant_reports.c.archive_sha256).where(_is_kept(variant_reports, retired_before))
+    reports = set(connection.execute(kept_reports).scalars())
     return frozenset(files | reports | _under_way(connection) | built | delivered | set(_objects_of(older, store)))
+
+
+def _is_kept(table: sa.Table, retired_before: float) -> sa.ColumnElement[bool]:
+    """Whether the version that a row is of is in use, or was retired only lately."""
+    gone = retired_versions.c
+    same = (gone.model == table.c.model, gone.version == table.c.version)
+    return ~sa.exists().where(*same, gone.retired_at < retired_before)
 
 
 def _under_way(connection: sa.Connection) -> set[str]:

@@ -90,7 +90,7 @@ def sweep_objects(
     before = now - grace_days * DAY_S
     old = [listed for listed in objects.list_objects() if listed.stored_at < before]
     with catalogue.read() as connection:
-        named = named_objects(connection, objects)
+        named = named_objects(connection, objects, retired_before=before)
     unnamed = [listed for listed in old if listed.sha256 not in named]
     if not dry_run:
         unnamed = [listed for listed in unnamed if _delete(objects, listed, before)]

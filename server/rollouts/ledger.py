@@ -168,7 +168,7 @@ class Ledger:
         """Let the device's desired state say again what it ran before this deployment; whether anything changed."""
         if not self.is_wanted(row):
             return False
-        target = self._last_good(row.previous)
+        target = self.last_good(row.previous)
         models = self.wanted[row.device_id]
         if target is None:
             del models[row.model]
@@ -196,7 +196,7 @@ class Ledger:
 
     def has_last_good(self, row: Deployment) -> bool:
         """Whether there is a version for this device to go back to."""
-        return self._last_good(row.previous) is not None
+        return self.last_good(row.previous) is not None
 
     def forget_device(self, device_id: str) -> None:
         """A removed device shall run nothing of ours."""
@@ -246,7 +246,7 @@ class Ledger:
         )
         return replaced if ran else before.previous
 
-    def _last_good(self, entry: DesiredDeployment | None) -> DesiredDeployment | None:
+    def last_good(self, entry: DesiredDeployment | None) -> DesiredDeployment | None:
         """Go back past versions that were rolled back or failed in the meantime."""
         for _ in range(MAX_CHAIN):
             row = self.get(entry.deployment_id) if entry else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from server.catalogue.versions import build_missing, require_version
+from server.catalogue.versions import build_missing, require_usable
 from server.database.tables import deployments, rollout_commands, rollout_states, rollouts
 from server.errors import ConflictError, InvalidError, NotFoundError
 from server.fleet.devices import matching
@@ -69,9 +69,10 @@ def targets_of(connection: sa.Connection, request: RolloutRequest, selector: Sel
 
     Raises:
         NotFoundError: no such version.
+        ConflictError: it is retired.
         InvalidError: the selector means no device.
     """
-    require_version(connection, request.model, request.version)
+    require_usable(connection, request.model, request.version)
     targets = [DeviceFact(*found) for found in matching(connection, selector)]
     if not targets:
         raise _nobody_is_meant(selector)
@@ -85,12 +86,14 @@ def command_rollout(
 
     Raises:
         NotFoundError: no such rollout, or it has no such lane.
-        ConflictError: the rollout is where this word means nothing.
+        ConflictError: the rollout is where this word means nothing, or a retired version would be tried again.
     """
     with database.write() as connection:
-        known = sa.select(rollouts.c.rollout_id).where(rollouts.c.rollout_id == rollout_id)
-        if connection.execute(known).first() is None:
+        known = sa.select(rollouts.c.model, rollouts.c.version).where(rollouts.c.rollout_id == rollout_id)
+        if (plan := connection.execute(known).first()) is None:
             raise unknown_rollout(rollout_id)
+        if action is RolloutAction.RETRY:
+            require_usable(connection, plan.model, plan.version)
         state = _coming_state(connection, rollout_id)
         if state not in allowed(action, profile):
             possible = [word for word in RolloutAction if state in allowed(word, profile)]

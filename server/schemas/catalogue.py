@@ -69,6 +69,7 @@ class ModelVersion(Document):
     eval_sha256: Sha256
     train_sha256: Sha256 | None = None
     created_at: float
+    retired_at: float | None = None  # out of use since then: nothing new is built or rolled out of it
 
 
 class JobState(StrEnum):

@@ -55,15 +55,15 @@ async def push_version(model: Name, version: Name, request: Request, ports: Port
 
 
 @router.get("/models", operation_id="list_models")
-def list_models(ports: PortsOf) -> list[ModelVersion]:
-    """The newest version of each model."""
-    return versions.list_models(ports.catalogue)
+def list_models(ports: PortsOf, *, retired: bool = False) -> list[ModelVersion]:
+    """The newest version of each model; `retired`: those that are out of use count, too."""
+    return versions.list_models(ports.catalogue, retired=retired)
 
 
 @router.get("/models/{model}/versions", operation_id="list_versions")
-def list_versions(model: Name, ports: PortsOf) -> list[ModelVersion]:
-    """All versions of a model, newest first."""
-    return versions.list_versions(ports.catalogue, model)
+def list_versions(model: Name, ports: PortsOf, *, retired: bool = False) -> list[ModelVersion]:
+    """All versions of a model, newest first; `retired`: with those that are out of use."""
+    return versions.list_versions(ports.catalogue, model, retired=retired)
 
 
 @router.get("/models/{model}/versions/{version}", operation_id="get_version")

@@ -315,6 +315,7 @@ def test_devices_are_listed_labelled_and_removed(run: Run, as_json: Callable[...
     assert "never" in run("device", "show", device).stdout
     assert "is retired" in run("device", "retire", device).stdout
     assert "is retired" in run("device", "show", device, exit_code=1).stderr
+    assert "retired 20" in run("device", "list", "--retired").stdout
     (token,) = as_json("token", "list")
     assert token["device_id"] == device
     run("token", "revoke", token["token_id"])

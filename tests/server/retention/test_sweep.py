@@ -169,6 +169,24 @@ def test_sweep_objects_deletes_what_nobody_names_and_nothing_else(parts: Parts, 
     assert swept(parts, "objects").count == 0
 
 
+def test_sweep_objects_frees_what_a_retired_version_had_once_it_can_not_be_brought_back(
+    parts: Parts, store: S3ObjectStore
+) -> None:
+    named = name_everything(parts, store)
+    version, variant = tables.model_versions.c, tables.variants.c
+    with parts.catalogue.read() as connection:
+        files = connection.execute(sa.select(version.source_sha256, version.eval_sha256, version.train_sha256)).one()
+        built = connection.execute(sa.select(variant.manifest_sha256, variant.object_sha256)).one()
+        report = connection.execute(sa.select(tables.variant_reports.c.archive_sha256)).one()
+    insert(parts.catalogue, tables.retired_versions, model="m", version="1", retired_at=NOW + 2 * DAY_S)
+    assert not named & set(swept(parts, "objects").names), "it may still be brought back"
+
+    freed = named & set(swept(parts, "objects", now=NOW + 10 * DAY_S).names)
+
+    assert freed == {*files, *built, *report}
+    assert all(store.exists(sha256) for sha256 in named - freed), "devices run it, or may go back to it"
+
+
 def test_sweep_objects_keeps_everything_while_a_manifest_cannot_be_read(parts: Parts, store: S3ObjectStore) -> None:
     name_everything(parts, store)
     unnamed = put(store)
