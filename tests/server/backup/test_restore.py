@@ -178,8 +178,8 @@ def test_ports_that_devices_know_are_kept(backup: Path, empty: Registry) -> None
 
 def test_backup_of_an_older_release_is_brought_up(registry: Registry, backup: Path, empty: Registry) -> None:
     with closing(sqlite3.connect(backup / CATALOGUE_NAME)) as connection, connection:
-        connection.execute("DROP TABLE webhook_cursors")  # what the last step added: a new step has its undoing here
-        connection.execute("UPDATE alembic_version_catalogue SET version_num = '0009'")
+        connection.execute("DROP TABLE retired_versions")  # what the last step added: a new step has its undoing here
+        connection.execute("UPDATE alembic_version_catalogue SET version_num = '0012'")
     content = (backup / CATALOGUE_NAME).read_bytes()
     entry = FileEntry(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     document = read_document(backup)
