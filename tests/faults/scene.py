@@ -16,6 +16,7 @@ from edge_agent.protocol import bitmap
 from edge_agent.protocol.messages import AskKind
 from tests.edge_agent.surroundings.device import Device
 from tests.edge_agent.surroundings.waiting import free_port, until
+from tests.faults.points import LateError
 from tests.faults.record import RECORDED, Call, calls
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tests.edge_agent.surroundings.toy_variant import ToyVariant
 
 OFFLINE_LIMIT_S = 5.0  # from the start to an answer, with no network
+OFFLINE_PATIENCE_S = 60.0  # who answers by then is late, who does not is lost
 STRACE = ("strace", "-D", "-qq")
 _AS_INTERPRETER = (
     "import sys; sys.executable = sys.argv.pop(1); from edge_agent.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -168,7 +170,9 @@ class Scene:
         right = right_blocks(device, self.new)
         try:
             device.start()
-            until(device.infer, timeout_s=OFFLINE_LIMIT_S, what=lambda: f"an answer offline\n{device.log}")
+            began_s = time.monotonic()
+            until(device.infer, timeout_s=OFFLINE_PATIENCE_S, what=lambda: f"an answer offline\n{device.log}")
+            took_s = time.monotonic() - began_s
             self.wire.mend()
             self.registry.expect_serving("d2", timeout_s=40)
             device.expect_answer("2")
@@ -177,6 +181,8 @@ class Scene:
         finally:
             self.wire.mend()
             device.kill()
+        if took_s > OFFLINE_LIMIT_S:
+            raise LateError(f"answered offline after {took_s:.1f} s, {OFFLINE_LIMIT_S:g} s it may take")
 
     def _expect_true_record(self) -> None:
         said = {d.deployment_id: d for d in self.registry.statuses[-1].deployments}
