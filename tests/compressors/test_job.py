@@ -338,6 +338,7 @@ def test_build_again_gives_the_same_variants_bytes_and_choices(
     assert {path.name for path in (tmp_path / "output").iterdir()} == before
 
 
+@pytest.mark.slow  # whole builds
 def test_build_that_shall_measure_again_believes_no_kept_figure_and_gives_the_same_manifests(
     price_build: Built, price_request: Request, tmp_path: Path, job: Job
 ) -> None:

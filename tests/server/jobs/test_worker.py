@@ -175,6 +175,7 @@ def test_worker_a_pushed_network_is_inspected_then_built_and_stored(
 
 
 @ON_ONE_SERVER
+@pytest.mark.slow  # whole builds
 def test_worker_recipes_of_ones_own_are_told_apart_by_their_steps_and_refused_by_their_job(
     catalogue: Catalogue, object_store: S3ObjectStore, price: Path, start_worker: StartWorker
 ) -> None:
