@@ -51,6 +51,10 @@ class Figure(Part):
     device_variants: int | None = None  # that calibrate a prediction, measured by devices; None: published figures do
 
 
+# Where steps train; auto: on a GPU where there is one. All else is computed on the CPU.
+ComputeDevice = Literal["cpu", "cuda", "auto"]
+
+
 class Inputs(Part):
     """The files that a job works on; paths are readable by the job."""
 
@@ -151,6 +155,7 @@ class BuildRequest(Part):
     measure_again: bool = False  # what earlier builds measured here is not believed, and replaced
     threads: int = 1
     seed: int = 0
+    device: ComputeDevice = "cpu"
 
 
 class Verdict(StrEnum):
@@ -319,6 +324,7 @@ class SearchRequest(Part):
     host_cpu_model: str | None = None  # as a profile would name this machine's CPU
     device_figures: tuple[DeviceFigure, ...] = ()
     threads: int = 1
+    device: ComputeDevice = "cpu"
 
 
 class SearchResult(Part):

@@ -158,6 +158,7 @@ class JobRunner:
         request = BuildRequest(
             profiles=reading.read_profiles(self._catalogue, work.profiles),
             recipes=(*work.recipes, *(Recipe.model_validate(one.model_dump()) for one in work.own_recipes)),
+            device=work.device,
             measure_again=work.measure_again,
             device_figures=reading.read_figures(self._catalogue, self._telemetry, work.profiles),
             **given,
@@ -176,6 +177,7 @@ class JobRunner:
                 seconds=min(work.seconds or most_s, most_s), trials=work.trials, until_fits=work.until_fits
             ),
             seed=work.seed,
+            device=work.device,
             device_figures=reading.read_figures(self._catalogue, self._telemetry, (work.profile,)),
             replay=None
             if work.replay is None

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, model_validator
 from edge_agent.protocol.base import Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import ModelSignature
-from server.schemas.common import Document, ErrorBody, Figure, RequestDocument
+from server.schemas.common import ComputeDevice, Document, ErrorBody, Figure, RequestDocument
 from server.schemas.recipes import Recipe
 from server.schemas.search import FrontLine
 
@@ -194,6 +194,7 @@ class BuildRequest(RequestDocument):
         default=(), description="ready-made ones; `GET /v1/recipes` tells which there are"
     )
     own_recipes: Annotated[tuple[Recipe, ...], Field(max_length=MAX_OWN_RECIPES)] = ()
+    device: ComputeDevice = Field(default="cpu", description="where recipes train; `auto`: on a GPU where there is one")
     again: bool = Field(default=False, description="build even if the same work is done already, and measure again")
 
     @model_validator(mode="after")
