@@ -358,6 +358,7 @@ class ReportRequest(Part):
     pythons: dict[RuntimeName, Path]  # the Python executable that has each runtime
     output_dir: Path  # the pages are written here
     cache_dir: Path | None = None
+    host_cpu_model: str | None = None  # as a profile would name this machine's CPU
     measure_again: bool = False  # what earlier jobs measured here is not believed, and replaced
     threads: int = 1
     seed: int = 0

@@ -87,6 +87,7 @@ def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant) ->
     unit = 1.0 if result.float_metric.value <= 1 else result.float_metric.value
     told = labelled(
         latency=share,
+        cpu_model=plain.host_cpu_model,
         raw_bytes=raw / plain_raw,
         wire_bytes=wire / plain_wire,
         loss=drop.value / unit,

@@ -236,6 +236,8 @@ class Reporting:
             variant_id=variant.variant_id,
             recipe=variant.recipe,
             chosen=variant.chosen,
+            limits_verdict=variant.verdict,
+            limits_reason=variant.reason.rstrip("."),
             target=_target_of(variant),
             task=request.inputs.task,
             rows=self._data.test.rows,
@@ -265,6 +267,7 @@ class Reporting:
             latency = after.size.latency_p50_ms / before.size.latency_p50_ms
         return labelled(
             latency=latency,
+            cpu_model=self._request.host_cpu_model,
             raw_bytes=after.size.raw_bytes / before.size.raw_bytes,
             wire_bytes=after.size.wire_bytes / before.size.wire_bytes,
             loss=answers.decision.loss.value / unit,

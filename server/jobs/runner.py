@@ -206,6 +206,7 @@ class JobRunner:
             pythons=given["pythons"],
             output_dir=given["output_dir"],
             cache_dir=given["cache_dir"],
+            host_cpu_model=given["host_cpu_model"],
             measure_again=work.measure_again,
         )
         result = self._run(claim, lease, folder, request, ReportResult)
