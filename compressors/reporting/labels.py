@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from compressors.building.judge import UNASKED_DROP
 from compressors.reporting.evidence import Label, Verdicted
+
+if TYPE_CHECKING:
+    from compressors.metrics import Metric
 
 GAIN = 0.9  # of the float model's figure: less is noise, or not worth an update
 POINT = 0.01  # of a bounded metric; of the others this share of the float model's value
 FLOAT = (Label.THE_FLOAT_MODEL, "the file that every other variant is held against")
+
+
+def loss_share(metric: Metric, float_value: float, loss: float) -> float:
+    """A loss as labels take it: 0.01 is one point; of an unbounded metric the share of the float model's value."""
+    return loss if metric.bounded else loss / (abs(float_value) or 1.0)
 
 
 def labelled(
@@ -26,7 +36,7 @@ def labelled(
         cpu_model: of the host that measured both, which may be no CPU of the profile's; None: not known.
         raw_bytes: its file on the device, as such a share.
         wire_bytes: its download, as such a share.
-        loss: of the metric: 0.01 is one point; for an unbounded metric the share of the float model's value.
+        loss: of the metric, as `loss_share` gives it.
         is_float: it is the float model's own file: what its figures differ by is noise, unless it loses.
     """
     host = "on the host" if cpu_model is None else f"on the host ({cpu_model})"
