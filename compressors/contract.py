@@ -189,6 +189,8 @@ class BuiltVariant(Part):
     delegate: Delegate
     verdict: Verdict
     chosen: bool
+    rank: int | None = None  # 0 is chosen, 1 would be without it; None: it may not be given
+    may_lose: float | None = None  # of the metric, where that is more than goes unsaid
     reason: str = ""
     manifest_sha256: Sha256 | None = None
     manifest_bytes: int | None = None

@@ -62,6 +62,15 @@ def choose(judgements: Sequence[Judgement]) -> Judgement | None:
     return contest.as_fast[0] if contest else None
 
 
+def ranked(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """What a profile may get, in the order in which it would: what is chosen, and what were chosen without that."""
+    left, order = list(judgements), []
+    while (best := choose(left)) is not None:
+        order.append(best)
+        left = [judgement for judgement in left if judgement is not best]
+    return order
+
+
 def explain(judgements: Sequence[Judgement], *, metric: str) -> str:
     """Why `choose` takes what it takes, and what the nearest alternative lost on; empty when it takes nothing."""
     contest = _contest(judgements)
@@ -87,7 +96,7 @@ def _contest(judgements: Sequence[Judgement]) -> _Contest | None:
             speed, measured = _comparable([judgement.candidate for judgement in allowed])
             fastest = min(speed.values(), key=lambda one: one.ms)
             as_fast = [one for one in allowed if speed[one.candidate.variant_id].is_as_fast_as(fastest)]
-            return _Contest(allowed, speed, measured, _ranked(as_fast, speed), passed_over)
+            return _Contest(allowed, speed, measured, _in_order(as_fast, speed), passed_over)
     return None
 
 
@@ -139,7 +148,7 @@ def _on_host(candidate: Candidate) -> _Speed:
     return _Speed(ms, min(low, ms), max(high, ms))
 
 
-def _ranked(as_fast: list[Judgement], speed: dict[str, _Speed]) -> list[Judgement]:
+def _in_order(as_fast: list[Judgement], speed: dict[str, _Speed]) -> list[Judgement]:
     """Equally fast ones, the best first: the fewest bytes to deliver, then the best metric, then the fastest."""
     smallest = min(map(_size, as_fast))
 

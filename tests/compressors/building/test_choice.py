@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from compressors.building.choice import choose, explain
+from compressors.building.choice import choose, explain, ranked
 from compressors.building.judge import Candidate, Judgement, Miss
 from compressors.contract import Figure, Origin, Verdict
 
@@ -174,3 +174,14 @@ def test_sentence_says_where_its_milliseconds_come_from(
         operators_off_npu=off_npu,
     )
     assert f"is the fastest of 2, {words}" in explain(fits(fast, slow), metric="r2")
+
+
+def test_rank_is_the_choice_among_what_is_left_so_that_what_loses_more_comes_last() -> None:
+    lossy = replace(FLOAT, variant_id="pruned", host_latency_p50_ms=0.001, host_latency_interval_ms=None)
+    fast = replace(FLOAT, variant_id="static-int8", host_latency_p50_ms=0.003, host_latency_interval_ms=None)
+    missing = Judgement(replace(FLOAT, variant_id="large"), Verdict.MISSES)
+    unproven = Judgement(replace(fast, variant_id="unproven"), Verdict.UNPROVEN)
+    judgements = [Judgement(lossy, Verdict.FITS, unsaid_loss=0.07, unasked_points=7.0), missing, unproven]
+    order = ranked([*judgements, *fits(FLOAT, fast)])
+    assert [one.candidate.variant_id for one in order] == ["static-int8", FLOAT.variant_id, "unproven", "pruned"]
+    assert ranked([missing]) == []
