@@ -51,6 +51,10 @@ class Figure(Part):
     device_variants: int | None = None  # that calibrate a prediction, measured by devices; None: published figures do
 
 
+# Where steps train; auto: on a GPU where there is one. All else is computed on the CPU.
+ComputeDevice = Literal["cpu", "cuda", "auto"]
+
+
 class Inputs(Part):
     """The files that a job works on; paths are readable by the job."""
 
@@ -151,6 +155,7 @@ class BuildRequest(Part):
     measure_again: bool = False  # what earlier builds measured here is not believed, and replaced
     threads: int = 1
     seed: int = 0
+    device: ComputeDevice = "cpu"
 
 
 class Verdict(StrEnum):
@@ -184,6 +189,8 @@ class BuiltVariant(Part):
     delegate: Delegate
     verdict: Verdict
     chosen: bool
+    rank: int | None = None  # 0 is chosen, 1 would be without it; None: it may not be given
+    may_lose: float | None = None  # of the metric, where that is more than goes unsaid
     reason: str = ""
     manifest_sha256: Sha256 | None = None
     manifest_bytes: int | None = None
@@ -319,6 +326,7 @@ class SearchRequest(Part):
     host_cpu_model: str | None = None  # as a profile would name this machine's CPU
     device_figures: tuple[DeviceFigure, ...] = ()
     threads: int = 1
+    device: ComputeDevice = "cpu"
 
 
 class SearchResult(Part):
@@ -352,6 +360,7 @@ class ReportRequest(Part):
     pythons: dict[RuntimeName, Path]  # the Python executable that has each runtime
     output_dir: Path  # the pages are written here
     cache_dir: Path | None = None
+    host_cpu_model: str | None = None  # as a profile would name this machine's CPU
     measure_again: bool = False  # what earlier jobs measured here is not believed, and replaced
     threads: int = 1
     seed: int = 0

@@ -65,6 +65,12 @@ class ConversionError(CompressorError):
     code = "conversion_failed"
 
 
+class GpuMissingError(CompressorError):
+    """A GPU was asked for where there is none."""
+
+    code = "gpu_missing"
+
+
 class TrainingError(CompressorError):
     """A network can't be trained, or training runs away."""
 

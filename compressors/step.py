@@ -74,7 +74,7 @@ class Context:
     teacher: FloatModel | None = None  # the float model as it was pushed
     threads: int = 1
     seed: int = 0
-    device: str = "cpu"  # where networks are trained: cpu, or cuda
+    device: str = "cpu"  # where networks are trained: cpu, or cuda; `training.device` says which
     cache_dir: Path | None = None  # where steps keep what is dear to compute and depends on content alone
 
 

@@ -22,7 +22,8 @@ from rich.table import Table
 
 from compressors.building.run import run_build
 from compressors.contract import BuildRequest, ProgressLine
-from compressors.reporting.labels import labelled
+from compressors.metrics import metric_for
+from compressors.reporting.labels import labelled, loss_share
 from edge_agent.probe.read import probe
 from edge_agent.profiles import well_known
 from edge_agent.protocol.profile import RuntimeName
@@ -30,9 +31,11 @@ from examples.applications import APPLICATIONS, REPOSITORY, make, recipes_for
 
 if TYPE_CHECKING:
     from compressors.contract import BuildResult, BuiltVariant, Recipe
+    from compressors.metrics import Metric
     from examples.applications import Application
 
 BOARD = "pi-zero-2w"
+NO_FIGURES = "- | " * 7
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Gain:
     after: float = 0.0
     low: float | None = None
     high: float | None = None
+    points_lost: float = 0.0  # of the metric; of an unbounded one percent of the float model's value
     agreement: float | None = None
     raw_bytes: int = 0
     wire_bytes: int = 0
@@ -64,15 +68,15 @@ def fastest(result: BuildResult, recipe: str, profile: str) -> BuiltVariant | No
     return min(runs, key=lambda v: v.latency_p50_ms.value if v.latency_p50_ms else 0.0, default=None)
 
 
-def gains(result: BuildResult, recipes: tuple[Recipe, ...], profile: str) -> list[Gain]:
+def gains(result: BuildResult, recipes: tuple[Recipe, ...], profile: str, metric: Metric) -> list[Gain]:
     """A row for each recipe."""
     plain = fastest(result, "float32", profile)
     if plain is None:
         raise SystemExit("float32 runs nowhere on this machine: nothing to compare with")
-    return [gain(result, recipe.name, profile, plain) for recipe in recipes]
+    return [gain(result, recipe.name, profile, plain, metric) for recipe in recipes]
 
 
-def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant) -> Gain:
+def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant, metric: Metric) -> Gain:
     """One row."""
     found = fastest(result, recipe, profile)
     if found is None:
@@ -84,12 +88,13 @@ def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant) ->
     assert after and drop and latency and plain_latency and all(sizes), "a variant that ran has its figures"  # noqa: PT018
     raw, plain_raw, wire, plain_wire = (size or 0 for size in sizes)
     share = latency.value / plain_latency.value
-    unit = 1.0 if result.float_metric.value <= 1 else result.float_metric.value
+    lost = loss_share(metric, before.value, drop.value)
     told = labelled(
         latency=share,
+        cpu_model=plain.host_cpu_model,
         raw_bytes=raw / plain_raw,
         wire_bytes=wire / plain_wire,
-        loss=drop.value / unit,
+        loss=lost,
         is_float=found is plain,
     )
     return Gain(
@@ -99,6 +104,7 @@ def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant) ->
         after=after.value,
         low=after.low,
         high=after.high,
+        points_lost=100 * lost,
         agreement=found.agreement.value if found.agreement else None,
         raw_bytes=raw,
         wire_bytes=wire,
@@ -118,17 +124,18 @@ def show(console: Console, name: str, application: Application, rows: list[Gain]
         title=f"{name}: {application.metric} on test rows, LiteRT on this machine, one thread", pad_edge=False
     )
     table.add_column("recipe")
-    for column in (application.metric, "95 %", "agrees", "file", "wire", "M MACs", "p50 ms", "x float"):
+    for column in (application.metric, "95 %", "points lost", "agrees", "file", "wire", "M MACs", "p50 ms", "x float"):
         table.add_column(column, justify="right")
     table.add_column("it is")
     for row in rows:
         if row.refusal:
-            table.add_row(row.recipe, *["-"] * 8, f"[yellow]{row.refusal}[/yellow]")
+            table.add_row(row.recipe, *["-"] * 9, f"[yellow]{row.refusal}[/yellow]")
             continue
         table.add_row(
             row.recipe,
             f"{row.after:.3f}",
             "-" if row.low is None else f"{row.low:.3f} {row.high:.3f}",
+            f"{row.points_lost:.1f}",
             "-" if row.agreement is None else f"{row.agreement:.3f}",
             f"{row.raw_bytes / 1e3:,.1f} kB",
             f"{row.wire_bytes / 1e3:,.1f} kB",
@@ -144,15 +151,15 @@ def show(console: Console, name: str, application: Application, rows: list[Gain]
 def markdown(name: str, metric: str, rows: list[Gain]) -> str:
     """The table for a document."""
     lines = [
-        f"| {name} | {metric} before | after | file | wire | p50 ms | x float | it is |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        f"| {name} | {metric} before | after | points lost | file | wire | p50 ms | x float | it is |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for row in rows:
         figures = (
-            f"{row.before:.3f} | {row.after:.3f} | {row.raw_bytes / 1e3:,.1f} kB | {row.wire_bytes / 1e3:,.1f} kB | "
-            f"{row.p50_ms:.4g} | {row.p50_share:.2f} | {row.label}"
+            f"{row.before:.3f} | {row.after:.3f} | {row.points_lost:.1f} | {row.raw_bytes / 1e3:,.1f} kB | "
+            f"{row.wire_bytes / 1e3:,.1f} kB | {row.p50_ms:.4g} | {row.p50_share:.2f} | {row.label}"
         )
-        lines.append(f"| {row.recipe} | {figures if not row.refusal else f'- | - | - | - | - | - | {row.refusal}'} |")
+        lines.append(f"| {row.recipe} | {figures if not row.refusal else f'{NO_FIGURES}{row.refusal}'} |")
     return "\n".join(lines) + "\n"
 
 
@@ -189,7 +196,7 @@ def main() -> int:
         )
         request.cache_dir.mkdir(exist_ok=True) if request.cache_dir else None
         result = run_build(request, on_progress)
-    rows = gains(result, recipes, here.name)
+    rows = gains(result, recipes, here.name, metric_for(application.metric, application.task))
     show(console, name, application, rows)
     for choice in result.choices:
         refusal = choice.refusal.sentence if choice.refusal else ""

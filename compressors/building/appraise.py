@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressors.bootstrap import paired_loss
-from compressors.building.choice import choose, explain
+from compressors.building.choice import explain, ranked
 from compressors.building.judge import Candidate, Judgement, judge, metric_point, refuse
 from compressors.contract import BuiltVariant, Figure, Origin, ProfileChoice, StepRecord
 from compressors.files.formats import Target, runs_on
@@ -74,12 +74,14 @@ class Appraisal:
             judge(self._candidate(one), profile, self._reference.metric, host_cpu_model=self._request.host_cpu_model)
             for one in own
         ]
-        chosen = choose(judgements)
+        order = ranked(judgements)
+        ranks = {id(judgement): rank for rank, judgement in enumerate(order)}
         variants = [
-            self._variant(one, judgement, chosen=judgement is chosen)
+            self._variant(one, judgement, rank=ranks.get(id(judgement)))
             for one, judgement in zip(own, judgements, strict=True)
         ]
-        if chosen is not None:
+        if order:
+            chosen = order[0]
             reason = explain(judgements, metric=self._request.inputs.metric)
             return variants, ProfileChoice(profile=profile.name, variant_id=chosen.candidate.variant_id, reason=reason)
         return variants, ProfileChoice(profile=profile.name, refusal=refuse(judgements, profile))
@@ -133,7 +135,7 @@ class Appraisal:
         ]
         return Figure(value=max(seen), origin=Origin.DEVICE) if seen else None
 
-    def _variant(self, one: Built, judgement: Judgement, *, chosen: bool) -> BuiltVariant:
+    def _variant(self, one: Built, judgement: Judgement, *, rank: int | None) -> BuiltVariant:
         variant = BuiltVariant(
             profile=self._profile.name,
             variant_id=judgement.candidate.variant_id,
@@ -141,7 +143,9 @@ class Appraisal:
             runtime=one.target.runtime,
             delegate=one.target.delegate,
             verdict=judgement.verdict,
-            chosen=chosen,
+            chosen=rank == 0,
+            rank=rank,
+            may_lose=judgement.unsaid_loss,
             reason=judgement.reason,
             raw_bytes=len(one.content) or None,
             macs=one.facts.macs if one.facts else None,

@@ -48,6 +48,7 @@ class _Contest:
 
     allowed: list[Judgement]
     speed: dict[str, _Speed]
+    measured: str  # where those latencies come from, for people
     as_fast: list[Judgement]  # the best first
     passed_over: list[Judgement]  # they miss no limit, and may lose more of the metric
 
@@ -59,6 +60,15 @@ def choose(judgements: Sequence[Judgement]) -> Judgement | None:
     """The candidate that a profile gets; None when nothing may be chosen."""
     contest = _contest(judgements)
     return contest.as_fast[0] if contest else None
+
+
+def ranked(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """What a profile may get, in the order in which it would: what is chosen, and what were chosen without that."""
+    left, order = list(judgements), []
+    while (best := choose(left)) is not None:
+        order.append(best)
+        left = [judgement for judgement in left if judgement is not best]
+    return order
 
 
 def explain(judgements: Sequence[Judgement], *, metric: str) -> str:
@@ -83,10 +93,10 @@ def _contest(judgements: Sequence[Judgement]) -> _Contest | None:
     for verdict in ALLOWED:
         allowed = [judgement for judgement in tried if judgement.verdict is verdict]
         if allowed:
-            speed = _comparable([judgement.candidate for judgement in allowed])
+            speed, measured = _comparable([judgement.candidate for judgement in allowed])
             fastest = min(speed.values(), key=lambda one: one.ms)
             as_fast = [one for one in allowed if speed[one.candidate.variant_id].is_as_fast_as(fastest)]
-            return _Contest(allowed, speed, _ranked(as_fast, speed), passed_over)
+            return _Contest(allowed, speed, measured, _in_order(as_fast, speed), passed_over)
     return None
 
 
@@ -102,23 +112,23 @@ def _is_for_npu(judgement: Judgement) -> bool:
     return judgement.candidate.operators_off_npu is not None
 
 
-def _comparable(candidates: Sequence[Candidate]) -> dict[str, _Speed]:
-    """Latencies that may be set side by side.
+def _comparable(candidates: Sequence[Candidate]) -> tuple[dict[str, _Speed], str]:
+    """Latencies that may be set side by side, and where they come from.
 
-    Those of devices if all have one; those of devices or predicted from them if all have either; else the host's.
+    Those of devices if all have one; those of devices or predicted from them if all have either; else the host's, or,
+    of files for an NPU, the compiler's.
     """
-    of_devices = [
-        candidate.latency_p95_ms.value
-        for candidate in candidates
-        if candidate.latency_p95_ms is not None and candidate.latency_p95_ms.origin is Origin.DEVICE
-    ]
-    if len(of_devices) == len(candidates):
-        return {c.variant_id: _Speed(ms, ms, ms) for c, ms in zip(candidates, of_devices, strict=True)}
-    predicted = [_on_device(candidate) for candidate in candidates]
-    known = [one for one in predicted if one is not None]
+    origins = [None if one.latency_p95_ms is None else one.latency_p95_ms.origin for one in candidates]
+    found = [_on_device(candidate) for candidate in candidates]
+    known = [one for one in found if one is not None]
     if len(known) == len(candidates):
-        return {candidate.variant_id: one for candidate, one in zip(candidates, known, strict=True)}
-    return {candidate.variant_id: _on_host(candidate) for candidate in candidates}
+        speed = {candidate.variant_id: one for candidate, one in zip(candidates, known, strict=True)}
+        if all(origin is Origin.DEVICE for origin in origins):
+            return speed, "on devices"
+        return speed, "on devices or predicted from them" if Origin.DEVICE in origins else "as predicted"
+    estimated = any(candidate.operators_off_npu is not None for candidate in candidates)
+    where = "as its compiler estimates" if estimated else "on the host"
+    return {candidate.variant_id: _on_host(candidate) for candidate in candidates}, where
 
 
 def _on_device(candidate: Candidate) -> _Speed | None:
@@ -138,7 +148,7 @@ def _on_host(candidate: Candidate) -> _Speed:
     return _Speed(ms, min(low, ms), max(high, ms))
 
 
-def _ranked(as_fast: list[Judgement], speed: dict[str, _Speed]) -> list[Judgement]:
+def _in_order(as_fast: list[Judgement], speed: dict[str, _Speed]) -> list[Judgement]:
     """Equally fast ones, the best first: the fewest bytes to deliver, then the best metric, then the fastest."""
     smallest = min(map(_size, as_fast))
 
@@ -164,9 +174,10 @@ def _merit(contest: _Contest, metric: str) -> str:
         proof = " as far as is known" if chosen.verdict is Verdict.UNPROVEN else ""
         return f"the only one that meets the limits{little}{proof}"
     if len(equal) == 1:
-        return f"the fastest of {len(contest.allowed)}, {number(contest.speed_of(chosen).ms)} ms"
+        return f"the fastest of {len(contest.allowed)}, {number(contest.speed_of(chosen).ms)} ms {contest.measured}"
     times = [contest.speed_of(one).ms for one in equal]
-    tie = f"of {len(equal)} that can't be told apart in speed ({number(min(times))} to {number(max(times))} ms)"
+    between = f"{number(min(times))} to {number(max(times))} ms {contest.measured}"
+    tie = f"of {len(equal)} that can't be told apart in speed ({between})"
     if not _is_as_small(equal[1], _size(chosen)):
         return f"the smallest download, {_bytes(chosen, beside=equal[1])}, {tie}"
     if (chosen.candidate.metric_drop or 0.0) < (equal[1].candidate.metric_drop or 0.0):

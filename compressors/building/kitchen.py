@@ -62,7 +62,8 @@ class Kitchen:
         self._network, self._context, self._score = network, context, score
         self._pantry = Pantry(cache_dir)
         versions = [f"{name}=={_version(name)}" for name in LIBRARIES]
-        asked = [inputs_sha256, context.seed, context.metric.name, versions]  # gates and training depend on them too
+        # gates and training depend on these too
+        asked = [inputs_sha256, context.seed, context.device, context.metric.name, versions]
         self._origin = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         self._done: dict[str, tuple[Model, StepRecord]] = {}
         self._float_metric: float | None = None

@@ -25,6 +25,7 @@ from compressors.packing.golden import golden_file, sample_count
 from compressors.packing.package import pack
 from compressors.recipes import recipes_of, targets_for
 from compressors.step import Context
+from compressors.training.device import device_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,7 @@ class Build:
         self._recipes = recipes_of(request.recipes, request.profiles)
         self._targets = {recipe.name: targets_for(recipe, request.profiles) for recipe in self._recipes}
         self._metric = metric_for(request.inputs.metric, request.inputs.task)
+        self._device = device_for(request.device)  # before anything is computed
         self._taught: training_rows.TrainingRows | None = None
         self._done = 0
 
@@ -114,6 +116,7 @@ class Build:
             teacher=self._network,
             threads=self._request.threads,
             seed=self._request.seed,
+            device=self._device,
             cache_dir=self._request.cache_dir,
         )
         kitchen = Kitchen(

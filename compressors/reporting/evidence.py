@@ -115,6 +115,8 @@ class Evidence(Part):
     variant_id: str
     recipe: str
     chosen: bool  # the profile gets it
+    limits_verdict: Verdict  # how it stands against the profile's limits, as its build judged it
+    limits_reason: str = ""  # and why
     target: str  # runtime and delegate
     task: str
     rows: int  # of the test split

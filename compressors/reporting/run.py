@@ -29,7 +29,7 @@ from compressors.recipes import RECIPES
 from compressors.reporting.asking import asking
 from compressors.reporting.evidence import Candidate, Evidence, Sensitivity, Size
 from compressors.reporting.examine import Examination
-from compressors.reporting.labels import labelled
+from compressors.reporting.labels import labelled, loss_share
 from compressors.reporting.pages import write_report
 from compressors.searching.front import pareto_front
 from compressors.sensitivity.quantizing import sensitivity
@@ -236,6 +236,8 @@ class Reporting:
             variant_id=variant.variant_id,
             recipe=variant.recipe,
             chosen=variant.chosen,
+            limits_verdict=variant.verdict,
+            limits_reason=variant.reason.rstrip("."),
             target=_target_of(variant),
             task=request.inputs.task,
             rows=self._data.test.rows,
@@ -258,16 +260,16 @@ class Reporting:
         )
 
     def _verdict(self, before: Weighed, after: Weighed, answers: Answers) -> Verdicted:
-        """Losses of an unbounded metric are shares of the float model's value."""
-        unit = 1.0 if self._metric.bounded else abs(answers.decision.before.value) or 1.0
+        lost = answers.decision
         latency = None
         if after.size.latency_p50_ms is not None and before.size.latency_p50_ms:
             latency = after.size.latency_p50_ms / before.size.latency_p50_ms
         return labelled(
             latency=latency,
+            cpu_model=self._request.host_cpu_model,
             raw_bytes=after.size.raw_bytes / before.size.raw_bytes,
             wire_bytes=after.size.wire_bytes / before.size.wire_bytes,
-            loss=answers.decision.loss.value / unit,
+            loss=loss_share(self._metric, lost.before.value, lost.loss.value),
             is_float=after.file.content == before.file.content or self._request.variant.recipe == self._float_recipe,
         )
 

@@ -20,6 +20,7 @@ from compressors.packing.golden import golden_file, sample_count
 from compressors.packing.package import pack
 from compressors.recipes import recipe_hash
 from compressors.step import Context
+from compressors.training.device import device_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,6 +69,7 @@ def context_of(request: SearchRequest, materials: Materials, bar: Bar) -> Contex
         teacher=materials.network,
         threads=request.threads,
         seed=request.seed,
+        device=device_for(request.device),
         cache_dir=request.cache_dir,
     )
 

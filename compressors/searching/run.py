@@ -22,6 +22,7 @@ from compressors.searching.loop import front_of, offered, search
 from compressors.searching.materials import materials_of
 from compressors.searching.space import space_of
 from compressors.searching.trials import Journal, alone, plan_of
+from compressors.training.device import device_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +61,7 @@ class Search:
     def run(self) -> SearchResult:
         """Search, and build what was found where the request names a folder for it."""
         request = self._request
+        device_for(request.device)  # refuses before anything is computed
         metric = metric_for(request.inputs.metric, request.inputs.task)
         self._say("loading the model and its data")
         materials = materials_of(request.inputs, metric)
@@ -143,6 +145,7 @@ class Search:
                 device_figures=request.device_figures,
                 threads=request.threads,
                 seed=request.seed,
+                device=request.device,
             ),
             lambda line: self._on_progress(line.model_copy(update={"front": tuple(_lines(self._front))})),
         )

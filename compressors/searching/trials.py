@@ -46,7 +46,7 @@ def plan_of(request: SearchRequest, *, inputs_sha256: str, space_sha256: str) ->
     """
     profile = request.profile.model_dump(mode="json")
     profile["cpu"]["features"].sort()  # a set: each process would write it in another order
-    here = request.model_dump(mode="json", include={"pythons", "host_cpu_model"})
+    here = request.model_dump(mode="json", include={"pythons", "host_cpu_model", "device"})
     figures = () if request.replay is not None else request.device_figures  # a table tells its own predictions
     ratios = sorted(
         [*kind, *(round(math.log(one) / math.log(RATIO_STEP)) for one in (ratio.value, ratio.low, ratio.high))]

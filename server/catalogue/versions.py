@@ -155,6 +155,7 @@ def request_builds(database: Database, model: str, version: str, request: BuildR
             profiles=tuple(sorted(set(names))),
             recipes=tuple(sorted(set(request.recipes))),
             own_recipes=tuple(sorted(request.own_recipes, key=lambda recipe: recipe.name)),
+            device=request.device,
             measure_again=request.again,
         )
         return [_enqueue_build(connection, model, version, work, now=now)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.cli.options import JsonOption, ModelVersionArgument, RegistryOption, split_version
+from server.cli.options import ComputeDeviceOption, JsonOption, ModelVersionArgument, RegistryOption, split_version
 from server.cli.output import fail, say, show_json
 from server.cli.recipes import save_recipe
 from server.cli.search_page import search_screen, show_search
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 USUAL_BUDGET = "10m"
 
 
-def compress(  # noqa: PLR0913  a flag for each field of a search
+def compress(  # noqa: PLR0913, PLR0917  a flag for each field of a search
     model: ModelVersionArgument,
     profile: Annotated[str, typer.Option("--profile", help="The kind of device to search for.")],
     budget: Annotated[
@@ -36,6 +36,7 @@ def compress(  # noqa: PLR0913  a flag for each field of a search
         Path | None,
         typer.Option("--save-recipe", help="Write the best recipe to this file, for `variant build --recipe-file`."),
     ] = None,
+    device: ComputeDeviceOption = "cpu",
     registry: RegistryOption = None,
     *,
     auto: Annotated[bool, typer.Option("--auto", help="Search for the recipe that suits the profile best.")] = False,
@@ -65,6 +66,7 @@ def compress(  # noqa: PLR0913  a flag for each field of a search
         until_fits=until_fits,
         seed=recorded.get("seed", 0) if seed is None else seed,
         replay=recorded.get("latencies"),
+        device=device,
         again=again,
     )
     with connected(registry) as client:

@@ -1,7 +1,7 @@
 """Options and arguments that many commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,10 @@ RegistryOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Everything the registry keeps.")]
 ConfigOption = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")]
+ComputeDeviceOption = Annotated[
+    Literal["cpu", "cuda", "auto"],
+    typer.Option("--device", help="Where recipes train; auto: on a GPU where jobs run on a machine with one."),
+]
 ModelVersionArgument = Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="For example lite0@1.")]
 
 ModelArgument = Annotated[

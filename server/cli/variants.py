@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.cli.options import JsonOption, ModelVersionArgument, RegistryOption, split_version
+from server.cli.options import ComputeDeviceOption, JsonOption, ModelVersionArgument, RegistryOption, split_version
 from server.cli.output import fail, say, show_documents, show_json, show_table
 from server.cli.recipes import read_recipe
 from server.cli.report import report
@@ -22,7 +22,7 @@ ProfileOption = Annotated[list[str] | None, typer.Option("--profile", help="Only
 
 
 @app.command()
-def build(
+def build(  # noqa: PLR0913  a flag for each field of a build
     model: ModelVersionArgument,
     profile: ProfileOption = None,
     recipe: Annotated[
@@ -33,6 +33,7 @@ def build(
         list[Path] | None,
         typer.Option("--recipe-file", help="Only this recipe of your own, a YAML file; may be repeated."),
     ] = None,
+    device: ComputeDeviceOption = "cpu",
     registry: RegistryOption = None,
     *,
     again: Annotated[bool, typer.Option("--again", help="Even if it was built already; measured again, too.")] = False,
@@ -45,7 +46,7 @@ def build(
     asked = [*(recipe or ()), *(one.name for one in own)]
     with connected(registry) as client:
         jobs = client.build_variants(
-            name, version, profiles=profile or (), recipes=recipe or (), own_recipes=own, again=again
+            name, version, profiles=profile or (), recipes=recipe or (), own_recipes=own, device=device, again=again
         )
         if wait:
             jobs = [follow(client, job.job_id, f"build {model}") for job in jobs]

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from types import TracebackType
 
+    from server.schemas.common import ComputeDevice
     from server.schemas.recipes import Recipe
 
 POLL_S: Final = 0.3
@@ -210,6 +211,7 @@ class RegistryClient(RolloutCalls, InquiryCalls, RetirementCalls):
         profiles: Iterable[str] = (),
         recipes: Iterable[str] = (),
         own_recipes: Iterable[Recipe] = (),
+        device: ComputeDevice = "cpu",
         again: bool = False,
     ) -> list[Job]:
         """Ask for variants, for the profiles named or for all that are registered.
@@ -220,10 +222,11 @@ class RegistryClient(RolloutCalls, InquiryCalls, RetirementCalls):
             profiles: none: all.
             recipes: names of ready-made ones; with `own_recipes` empty, too: the usual ones.
             own_recipes: of your own; `server.client.load_recipe` reads one from YAML.
+            device: where recipes train; `auto`: on a GPU where jobs run on a machine with one.
             again: build even if the same work is done already, and measure again.
         """
         asked = {"profiles": tuple(profiles), "recipes": tuple(recipes), "own_recipes": tuple(own_recipes)}
-        build = checked(BuildRequest, {**asked, "again": again})
+        build = checked(BuildRequest, {**asked, "device": device, "again": again})
         path = f"{version_path(model, version)}/variants"
         return self._transport.ask("POST", path, json=build.model_dump(mode="json"), answer=_JOBS)
 

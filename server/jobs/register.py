@@ -109,7 +109,7 @@ def register_build(
     ours = (variants.c.model == claim.model, variants.c.version == claim.version)
     with database.write() as connection:
         judged = [choice.profile for choice in result.choices]
-        _unchoose(connection, sa.and_(*ours, variants.c.profile.in_(judged)))
+        _withdraw(connection, sa.and_(*ours, variants.c.profile.in_(judged)))
         for row in rows:
             _upsert(connection, database, variants, row)
         for row in picked:
@@ -155,15 +155,17 @@ def register_report(database: Database, claim: Claim, report: Report) -> None:
         finish(connection, claim, result={"label": report.label}, now=report.created_at)
 
 
-def _unchoose(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> None:
-    """Only one candidate of a profile is chosen: those of earlier builds are not, any more."""
+def _withdraw(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> None:
+    """Only the last build of a profile chooses and ranks: candidates of earlier ones are not offered any more."""
     keys = (variants.c.profile, variants.c.variant_id)
-    chosen = connection.execute(sa.select(*keys, variants.c.document).where(condition, variants.c.chosen)).all()
-    for profile, variant_id, document in chosen:
+    offered = sa.or_(variants.c.chosen, variants.c.document["rank"].as_integer().is_not(None))
+    for profile, variant_id, document in connection.execute(
+        sa.select(*keys, variants.c.document).where(condition, offered)
+    ).all():
         connection.execute(
             sa.update(variants)
             .where(condition, variants.c.profile == profile, variants.c.variant_id == variant_id)
-            .values(chosen=False, document={**document, "chosen": False})
+            .values(chosen=False, document={**document, "chosen": False, "rank": None})
         )
 
 

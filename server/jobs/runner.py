@@ -158,6 +158,7 @@ class JobRunner:
         request = BuildRequest(
             profiles=reading.read_profiles(self._catalogue, work.profiles),
             recipes=(*work.recipes, *(Recipe.model_validate(one.model_dump()) for one in work.own_recipes)),
+            device=work.device,
             measure_again=work.measure_again,
             device_figures=reading.read_figures(self._catalogue, self._telemetry, work.profiles),
             **given,
@@ -176,6 +177,7 @@ class JobRunner:
                 seconds=min(work.seconds or most_s, most_s), trials=work.trials, until_fits=work.until_fits
             ),
             seed=work.seed,
+            device=work.device,
             device_figures=reading.read_figures(self._catalogue, self._telemetry, (work.profile,)),
             replay=None
             if work.replay is None
@@ -204,6 +206,7 @@ class JobRunner:
             pythons=given["pythons"],
             output_dir=given["output_dir"],
             cache_dir=given["cache_dir"],
+            host_cpu_model=given["host_cpu_model"],
             measure_again=work.measure_again,
         )
         result = self._run(claim, lease, folder, request, ReportResult)

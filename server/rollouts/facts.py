@@ -85,8 +85,10 @@ class VariantFact:
     manifest_sha256: str
     manifest_bytes: int
     unproven: bool
-    may_be_given: bool = True
-    """False: it was judged, and misses a limit of the profile."""
+    rank: int | None = None
+    """Its place in the last build for its profile, 0 is chosen; None: it misses a limit, or is of an earlier build."""
+    may_lose: float | None = None
+    """Of the metric, where that is more than goes unsaid."""
     model_file_sha256: str | None = None
     """None: the manifest could not be read yet, so nobody can be verified."""
     limits: Limits = field(default_factory=Limits)

@@ -303,26 +303,18 @@ class Reader:
     def _variants(
         self, connection: sa.Connection, rollout: facts.Rollout, picture: _Picture
     ) -> dict[tuple[str, str], facts.VariantFact]:
-        """Everything of a version that could be packed, the best of a profile first."""
+        """Everything of a version that could be packed."""
         columns = tables.variants.c
-        latency_p95_ms = columns.document["latency_p95_ms", "value"].as_float()
-        query = (
-            sa.select(
-                columns.profile, columns.variant_id, columns.verdict, columns.manifest_sha256, columns.manifest_bytes
-            )
-            .where(
-                columns.model == rollout.model,
-                columns.version == rollout.version,
-                columns.manifest_sha256.is_not(None),
-            )
-            # the best first: of what is left the first is always one that no other beats in all of these
-            .order_by(
-                columns.verdict != Verdict.FITS.value,
-                latency_p95_ms.is_(None),
-                latency_p95_ms,
-                columns.object_bytes,
-                columns.variant_id,
-            )
+        query = sa.select(
+            columns.profile,
+            columns.variant_id,
+            columns.verdict,
+            columns.manifest_sha256,
+            columns.manifest_bytes,
+            columns.document["rank"].as_integer().label("rank"),
+            columns.document["may_lose"].as_float().label("may_lose"),
+        ).where(
+            columns.model == rollout.model, columns.version == rollout.version, columns.manifest_sha256.is_not(None)
         )
         return {
             (row.profile, row.variant_id): facts.VariantFact(
@@ -330,7 +322,8 @@ class Reader:
                 manifest_sha256=row.manifest_sha256,
                 manifest_bytes=row.manifest_bytes or 0,
                 unproven=row.verdict == Verdict.UNPROVEN,
-                may_be_given=row.verdict in {Verdict.FITS, Verdict.UNPROVEN},
+                rank=row.rank,
+                may_lose=row.may_lose,
                 model_file_sha256=self._model_file_sha256(row.manifest_sha256),
                 limits=picture.limits.get(row.profile, Limits()),
             )

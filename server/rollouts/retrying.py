@@ -80,12 +80,17 @@ def try_next_variant(lane: Lane, stop: LaneStop, facts: Facts, ledger: Ledger, *
     numbers: dict[str, float | str] = {"wave": stop.wave, "profile": lane.profile, "left": left - 1}
     sentence = (
         f"Lane {lane.profile}: {stop.cause}; {counted(len(getting), 'device that had it tries', 'that had it try')} "
-        f"{following.variant_id} next, {counted(left - 1, 'more variant', 'more variants')} may follow."
+        f"{following.variant_id} next{_price(following)}, "
+        f"{counted(left - 1, 'more variant', 'more variants')} may follow."
     )
     ledger.decide(
         facts.rollout, "next_variant", sentence, variant_id=lane.variant_id, next=following.variant_id, **numbers
     )
     return True
+
+
+def _price(variant: VariantFact) -> str:
+    return "" if variant.may_lose is None else f" (it may lose {variant.may_lose:.3g} of the metric)"
 
 
 def _rejects(row: Deployment) -> bool:

@@ -46,12 +46,15 @@ def choices_of(
             refusal = f"Variant {row.variant_id} was chosen, but it could not be packed."
         else:
             refusal = (row.refusal or {}).get("sentence", "No variant fits this profile.")
-        others = tuple(
-            other
+        others = [
+            (other.rank, other)
             for (profile, _), other in variants.items()
-            if variant is not None and profile == row.profile and other != variant and other.may_be_given
+            if variant is not None and profile == row.profile and other != variant and other.rank is not None
+        ]
+        others.sort(key=lambda one: one[0])
+        found[row.profile] = facts.ChoiceFact(
+            variant=variant, refusal="" if variant else refusal, others=tuple(other for _, other in others)
         )
-        found[row.profile] = facts.ChoiceFact(variant=variant, refusal="" if variant else refusal, others=others)
     return found
 
 

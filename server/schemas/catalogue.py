@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, model_validator
 from edge_agent.protocol.base import Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import ModelSignature
-from server.schemas.common import Document, ErrorBody, Figure, RequestDocument
+from server.schemas.common import ComputeDevice, Document, ErrorBody, Figure, RequestDocument
 from server.schemas.recipes import Recipe
 from server.schemas.search import FrontLine
 
@@ -137,6 +137,8 @@ class Variant(Document):
     delegate: Delegate
     verdict: Verdict
     chosen: bool
+    rank: int | None = None  # in the last build: 0 is chosen, 1 would be without it; None: it may not be given
+    may_lose: float | None = None  # of the metric, where that is more than goes unsaid
     reason: str = ""  # one sentence: why it misses, or was not measured
     manifest_sha256: Sha256 | None = None
     object_sha256: Sha256 | None = None
@@ -195,6 +197,7 @@ class BuildRequest(RequestDocument):
         default=(), description="ready-made ones; `GET /v1/recipes` tells which there are"
     )
     own_recipes: Annotated[tuple[Recipe, ...], Field(max_length=MAX_OWN_RECIPES)] = ()
+    device: ComputeDevice = Field(default="cpu", description="where recipes train; `auto`: on a GPU where there is one")
     again: bool = Field(default=False, description="build even if the same work is done already, and measure again")
 
     @model_validator(mode="after")

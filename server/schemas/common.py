@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,6 +39,9 @@ class Origin(StrEnum):
     DEVICE = "device"
     HOST = "host"
     PREDICTED = "predicted"
+
+
+ComputeDevice = Literal["cpu", "cuda", "auto"]  # where steps of a recipe train
 
 
 class Figure(Document):

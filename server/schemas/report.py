@@ -31,7 +31,7 @@ class Report(Document):
     profile: Name
     variant_id: Name
     label: str  # faster | smaller | download only | not worth it | the float model
-    sentence: str  # the figure that earned it
+    sentence: str  # the figure that earned it, of a latency with the CPU that it was measured on
     loses_points: bool  # more than one point of the metric
     files: tuple[str, ...]
     shifted_sha256: Sha256 | None = None  # of the second set, where the user sent one

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edge_agent.protocol.base import Milliseconds, Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
-from server.schemas.common import Document, Figure, RequestDocument
+from server.schemas.common import ComputeDevice, Document, Figure, RequestDocument
 from server.schemas.recipes import ToldRecipe
 
 MAX_TRIALS = 2000  # the latency table of so many fits into a body of the API
@@ -40,6 +40,7 @@ class SearchForm(RequestDocument):
     until_fits: bool = Field(default=False, description="end as soon as a recipe meets every limit")
     seed: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] = 0
     replay: Latencies | None = Field(default=None, description="latencies of an earlier search, in place of measuring")
+    device: ComputeDevice = Field(default="cpu", description="where recipes train; `auto`: on a GPU where there is one")
     again: bool = Field(default=False, description="even if the same search is done already; it goes on where it ended")
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from edge_agent.protocol.base import Name, Sha256
 from server.schemas.catalogue import PushForm
-from server.schemas.common import Document
+from server.schemas.common import ComputeDevice, Document
 from server.schemas.recipes import Recipe
 from server.schemas.search import Latencies
 
@@ -46,6 +46,7 @@ class BuildWork(Document):
     profiles: tuple[Name, ...] = Field(min_length=1)
     recipes: tuple[Name, ...] = ()
     own_recipes: tuple[Recipe, ...] = ()
+    device: ComputeDevice = "cpu"
     measure_again: bool = False
 
 
@@ -58,6 +59,7 @@ class SearchWork(Document):
     until_fits: bool = False
     seed: int = 0
     replay: Latencies | None = None
+    device: ComputeDevice = "cpu"
 
 
 class ReportWork(Document):

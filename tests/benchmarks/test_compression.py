@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import pytest
+
+from benchmarks import compression
 from benchmarks.compressing.comparison import FLOAT, SHOAL, Contender
 from benchmarks.compression import judged, show
 from compressors.files.formats import Form
 
 if TYPE_CHECKING:
-    import pytest
+    from pathlib import Path
 
 
 def contender(side: str, recipe: str, *, p50_ms: float, wire_bytes: int) -> Contender:
@@ -41,3 +45,19 @@ def test_show_of_a_dominated_front_says_which_file_by_which(capsys: pytest.Captu
     assert "MISSED Shoal's front is dominated nowhere" in said
     assert "peer other" in said
     assert "it does not load" in said
+
+
+FAST = contender("peer", "fast", p50_ms=0.5, wire_bytes=10_000)
+ALIKE = contender("peer", "alike", p50_ms=1.0, wire_bytes=10_000)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "code"), [(THEIRS, 0), (FAST, 1), (ALIKE, 1)], ids=["better", "dominated", "better-nowhere"]
+)
+def test_main_ends_with_1_unless_better_somewhere_and_dominated_nowhere(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, theirs: Contender, code: int
+) -> None:
+    found = SimpleNamespace(contenders=[OURS, theirs], found=SimpleNamespace(metric="r2", trials=()))
+    monkeypatch.setattr(compression, "compare", lambda *_: found)
+    monkeypatch.setattr("sys.argv", ["x", "--models", "price", "--without-nncf", "--folder", str(tmp_path)])
+    assert compression.main() == code

@@ -212,6 +212,10 @@ def test_build_chooses_for_each_profile(price_build: Built) -> None:
     for name in ("free", "another-cpu", "this-cpu", "thrifty"):
         picked = [one for one in result.variants if one.profile == name and one.chosen]
         assert [one.variant_id for one in picked] == [chosen[name]]
+        ranks = {one.rank for one in result.variants if one.profile == name and one.rank is not None}
+        assert ranks == set(range(len(ranks)))
+        assert [one.rank for one in picked] == [0]
+    assert all((one.rank is None) == (one.verdict in {"misses", "unmeasured"}) for one in result.variants)
 
 
 def test_build_names_the_limit_that_binds_where_nothing_fits(price_build: Built) -> None:

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from compressors.recipes import check
+from compressors.contract import BuildResult, BuiltVariant, Figure, Verdict
+from compressors.metrics import METRICS
+from compressors.recipes import RECIPES, check
+from edge_agent.protocol.profile import Delegate, RuntimeName
 from examples.applications import APPLICATIONS, recipes_for
+from examples.compress import gains, markdown
 from examples.recommendation import ITEMS, UNSEEN, USERS, load, write_ranking_data
 from examples.risk import credit, phishing
 
@@ -42,6 +46,49 @@ def test_ranking_data_hold_one_wanted_film_a_user_and_never_teach_it(tmp_path: P
         secret = set(held["user"][wanted] * ITEMS + held["item"][wanted])
         liked = taught["target"] > 0
         assert secret.isdisjoint(taught["user"][liked] * ITEMS + taught["item"][liked])
+
+
+def built(recipe: str, metric: float, drop: float, raw_bytes: int) -> BuiltVariant:
+    return BuiltVariant(
+        profile="here",
+        variant_id=f"{recipe}-litert-xnnpack-0123456789ab",
+        recipe=recipe,
+        runtime=RuntimeName.LITERT,
+        delegate=Delegate.XNNPACK,
+        verdict=Verdict.FITS,
+        chosen=False,
+        raw_bytes=raw_bytes,
+        wire_bytes=raw_bytes,
+        latency_p50_ms=Figure(value=1.0),
+        metric=Figure(value=metric),
+        metric_drop=Figure(value=drop),
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "before", "after", "lost"),
+    [
+        ("rmse", 0.5, 0.509, "1.8"),
+        ("rmse", 50.0, 50.9, "1.8"),
+        ("accuracy", 0.7, 0.684, "1.6"),
+        ("top1", 0.7, 0.71, "-1.0"),
+    ],
+)
+def test_table_says_what_is_lost_in_points_of_the_metric(metric: str, before: float, after: float, lost: str) -> None:
+    sign = 1.0 if METRICS[metric].higher_is_better else -1.0
+    variants = (built("float32", before, 0.0, 1000), built("static-int8", after, sign * (before - after), 300))
+    result = BuildResult(float_metric=Figure(value=before), variants=variants, choices=())
+    rows = gains(result, (RECIPES["float32"], RECIPES["static-int8"]), "here", METRICS[metric])
+    assert ("it loses" in rows[1].sentence) is (float(lost) > 1)
+    header, _, _, row = markdown("net", metric, rows).splitlines()
+    assert dict(zip(header.split(" | "), row.split(" | "), strict=True))["points lost"] == lost
+
+
+def test_table_of_a_recipe_that_is_refused_has_as_many_columns() -> None:
+    variants = (built("float32", 0.7, 0.0, 1000),)
+    result = BuildResult(float_metric=Figure(value=0.7), variants=variants, choices=())
+    rows = gains(result, (RECIPES["float32"], RECIPES["static-int8"]), "here", METRICS["top1"])
+    assert len({line.count("|") for line in markdown("net", "top1", rows).splitlines()}) == 1
 
 
 @pytest.mark.slow

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from compressors.building.choice import choose, explain
+from compressors.building.choice import choose, explain, ranked
 from compressors.building.judge import Candidate, Judgement, Miss
-from compressors.contract import Figure, Verdict
+from compressors.contract import Figure, Origin, Verdict
 
 FLOAT = Candidate(
     "float32-litert-none-aaaa",
@@ -48,7 +48,7 @@ def test_medians_that_noise_can_swap_are_equal_and_the_sentence_says_so() -> Non
     assert chosen(judgements) is INT8
     assert explain(judgements, metric="r2") == (
         "dynamic-int8-litert-none is the smallest download, 2.9 KiB, of 2 that can't be told apart in speed "
-        "(0.0058 to 0.0069 ms); the nearest alternative, float32-litert-none, is larger: 6.1 KiB."
+        "(0.0058 to 0.0069 ms on the host); the nearest alternative, float32-litert-none, is larger: 6.1 KiB."
     )
 
 
@@ -63,7 +63,7 @@ def test_microseconds_that_a_measurement_can_tell_apart_decide() -> None:
     judgements = fits(slower, FLOAT)
     assert chosen(judgements) is FLOAT
     assert explain(judgements, metric="r2") == (
-        "float32-litert-none is the fastest of 2, 0.0058 ms; "
+        "float32-litert-none is the fastest of 2, 0.0058 ms on the host; "
         "the nearest alternative, dynamic-int8-litert-none, is slower: 0.0228 ms."
     )
 
@@ -79,7 +79,7 @@ def test_wide_intervals_do_not_make_a_much_slower_median_equal() -> None:
     disturbed = replace(INT8, host_latency_p50_ms=6.0, host_latency_interval_ms=(2.3, 18.0))
     assert chosen(fits(fast, disturbed)) is fast
     assert explain(fits(fast, disturbed), metric="r2") == (
-        "float32-litert-none is the fastest of 2, 2.3 ms; "
+        "float32-litert-none is the fastest of 2, 2.3 ms on the host; "
         "the nearest alternative, dynamic-int8-litert-none, is slower: 6 ms."
     )
     assert chosen(fits(fast, replace(disturbed, host_latency_p50_ms=3.4))).variant_id == disturbed.variant_id
@@ -143,3 +143,45 @@ def test_a_lossy_choice_says_what_it_loses_and_one_candidate_has_no_alternative(
     assert "though it may lose 0.03 of r2" in told
     assert told.endswith("there was no other candidate.")
     assert explain([Judgement(INT8, Verdict.UNMEASURED)], metric="r2") == ""
+
+
+DEVICES = Figure(value=9.0, origin=Origin.DEVICE)
+PREDICTED = Figure(value=9.0, origin=Origin.PREDICTED, device_variants=2)
+PUBLISHED = Figure(value=9.0, origin=Origin.PREDICTED)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "off_npu", "words"),
+    [
+        (DEVICES, DEVICES, None, "9 ms on devices;"),
+        (DEVICES, PREDICTED, None, "9 ms on devices or predicted from them;"),
+        (PREDICTED, PREDICTED, None, "9 ms as predicted;"),
+        (PUBLISHED, DEVICES, None, "0.0058 ms on the host;"),
+        (None, None, None, "0.0058 ms on the host;"),
+        (None, None, 0, "0.0058 ms as its compiler estimates;"),
+    ],
+    ids=["devices", "devices-and-predicted", "predicted", "published", "host", "npu"],
+)
+def test_sentence_says_where_its_milliseconds_come_from(
+    first: Figure | None, second: Figure | None, off_npu: int | None, words: str
+) -> None:
+    fast = replace(FLOAT, latency_p95_ms=first, operators_off_npu=off_npu)
+    slow = replace(
+        INT8,
+        latency_p95_ms=second and second.model_copy(update={"value": 90.0}),
+        host_latency_p50_ms=0.058,
+        host_latency_interval_ms=None,
+        operators_off_npu=off_npu,
+    )
+    assert f"is the fastest of 2, {words}" in explain(fits(fast, slow), metric="r2")
+
+
+def test_rank_is_the_choice_among_what_is_left_so_that_what_loses_more_comes_last() -> None:
+    lossy = replace(FLOAT, variant_id="pruned", host_latency_p50_ms=0.001, host_latency_interval_ms=None)
+    fast = replace(FLOAT, variant_id="static-int8", host_latency_p50_ms=0.003, host_latency_interval_ms=None)
+    missing = Judgement(replace(FLOAT, variant_id="large"), Verdict.MISSES)
+    unproven = Judgement(replace(fast, variant_id="unproven"), Verdict.UNPROVEN)
+    judgements = [Judgement(lossy, Verdict.FITS, unsaid_loss=0.07, unasked_points=7.0), missing, unproven]
+    order = ranked([*judgements, *fits(FLOAT, fast)])
+    assert [one.candidate.variant_id for one in order] == ["static-int8", FLOAT.variant_id, "unproven", "pruned"]
+    assert ranked([missing]) == []

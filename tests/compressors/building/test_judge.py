@@ -248,7 +248,7 @@ def test_floor_allows_a_loss_that_is_said_all_the_same() -> None:
     assert judgements[1].reason == "it may lose 0.03 of the metric (0.03 as measured), which its metric_floor allows"
     assert choose(judgements) is judgements[1], "what a floor allows need not give way"
     assert explain(judgements, metric="top1").startswith(
-        "static-int8-litert-xnnpack is the fastest of 2, 4 ms, though it may lose 0.03 of top1; "
+        "static-int8-litert-xnnpack is the fastest of 2, 4 ms on the host, though it may lose 0.03 of top1; "
     )
 
 
@@ -277,7 +277,7 @@ def test_where_all_that_fit_lose_more_the_fastest_of_those_that_lose_least_is_ch
     ]
     assert choose(judgements) is judgements[1]
     told = explain(judgements, metric="r2")
-    assert told.startswith("fast is the fastest of 2, 4 ms, though it may lose 0.012 of r2; ")
+    assert told.startswith("fast is the fastest of 2, 4 ms on the host, though it may lose 0.012 of r2; ")
 
 
 def test_loss_without_an_interval_counts_as_it_is() -> None:

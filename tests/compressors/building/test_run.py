@@ -11,13 +11,18 @@ import torch
 from torch import nn
 
 from compressors.building.run import run_build
-from compressors.contract import BuildRequest, Inputs, Task
+from compressors.contract import BuildRequest, Inputs, SearchRequest, Task
+from compressors.errors import GpuMissingError
 from compressors.metrics import METRICS, OutputScale
 from compressors.searching.materials import materials_of
+from compressors.searching.run import run_search
+from compressors.training import Epoch, Fit
 from tests.compressors.conftest import board
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from compressors.training import Setting
 
 ROWS = 120
 
@@ -65,3 +70,46 @@ def test_search_holds_a_probability_against_one_half(chances: Inputs) -> None:
     materials = materials_of(chances, METRICS["accuracy"])
     assert materials.metric.scale is OutputScale.PROBABILITIES
     assert materials.float_metric.value == 1.0
+
+
+def test_gpu_that_is_not_there_is_refused_before_anything_is_read(
+    chances: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    asked = {
+        "inputs": chances.model_copy(update={"model_path": tmp_path / "not-there.pt2"}),
+        "pythons": {"litert": sys.executable},
+        "device": "cuda",
+    }
+    profile = board("free", runtimes=("litert",))
+    build = BuildRequest.model_validate({**asked, "profiles": [profile], "output_dir": tmp_path / "output"})
+    with pytest.raises(GpuMissingError):
+        run_build(build)
+    search = SearchRequest.model_validate({**asked, "profile": profile, "budget": {"trials": 1}})
+    with pytest.raises(GpuMissingError):
+        run_search(search)
+
+
+def test_steps_train_where_the_request_says(chances: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def fine_tune(_module: object, *_rows: object, setting: Setting, **_how: object) -> Fit:
+        seen.append(setting.device)
+        return Fit(0.0, 1.0, 1, (Epoch(1, 0.0, 1.0),), "epochs")
+
+    monkeypatch.setattr("compressors.building.run.device_for", {"cpu": "cpu", "auto": "cuda"}.__getitem__)
+    monkeypatch.setattr("compressors.steps.fine_tune.fit", fine_tune)
+    steps = [{"step": "fine-tune"}, {"step": "export-litert"}]
+    for device in ("cpu", "auto"):
+        request = BuildRequest.model_validate(
+            {
+                "inputs": chances.model_copy(update={"train_path": chances.data_path}),
+                "profiles": [board("free", runtimes=("litert",))],
+                "recipes": ({"name": "tuned", "steps": steps}, "float32"),
+                "pythons": {"litert": sys.executable},
+                "output_dir": tmp_path / "output",
+                "device": device,
+            }
+        )
+        run_build(request)
+    assert seen == ["cpu", "cuda"]

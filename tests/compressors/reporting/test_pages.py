@@ -56,6 +56,8 @@ def evidence() -> Evidence:
         variant_id="static-int8-litert-xnnpack-0123456789ab",
         recipe="static-int8",
         chosen=True,
+        limits_verdict=Verdict.UNPROVEN,
+        limits_reason="what it takes on <its> CPU | is not known",
         target="litert/xnnpack",
         task="classification",
         rows=1500,
@@ -135,6 +137,16 @@ def test_page_says_what_the_judged_latency_stands_on(
         for said in told:
             assert said in text
         assert ("is predicted" in text) == (latency.origin is Origin.PREDICTED)
+
+
+def test_headline_says_how_the_limits_are_met_and_why(tmp_path: Path, evidence: Evidence) -> None:
+    write_report(tmp_path, evidence)
+    told = "Held against its limits: unproven: what it takes on &lt;its&gt; CPU"
+    assert f"{told} | is not known.</p>" in (tmp_path / "report.html").read_text()
+    assert f"{told} \\| is not known.\n" in (tmp_path / "report.md").read_text()
+    write_report(tmp_path, evidence.model_copy(update={"limits_verdict": Verdict.FITS, "limits_reason": ""}))
+    for page in ("report.html", "report.md"):
+        assert "Held against its limits: fits." in (tmp_path / page).read_text()
 
 
 def test_page_loads_nothing_and_runs_nothing(tmp_path: Path, evidence: Evidence) -> None:

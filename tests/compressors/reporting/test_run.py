@@ -62,7 +62,7 @@ def test_report_says_what_the_build_measured_whichever_python_runs_the_file(
     variants: list[BuiltVariant],
     runtime: str,
 ) -> None:
-    run = job("report", asked("static-int8", runtime))
+    run = job("report", asked("static-int8", runtime, host_cpu_model="Xeon"))
     assert run.code == 0, run.stderr
     result = ReportResult.model_validate(run.result)
     assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == list(result.files)
@@ -82,6 +82,8 @@ def test_report_says_what_the_build_measured_whichever_python_runs_the_file(
     assert len(found.candidates) == sum(one.latency_p50_ms is not None for one in variants)
     assert found.attribution_correlation is not None
     assert found.verdict.label == result.label
+    assert (found.limits_verdict, found.limits_reason) == (built.verdict, built.reason.rstrip("."))
+    assert ("latency" in result.sentence) == ("on the host (Xeon)" in result.sentence)
 
 
 def test_candidate_that_was_timed_on_another_cpu_is_not_drawn_beside_the_others(

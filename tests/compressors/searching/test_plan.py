@@ -67,8 +67,8 @@ def test_plan_is_the_same_in_every_process() -> None:
 def test_larger_budget_is_the_same_search_and_another_seed_is_not() -> None:
     assert plan(budget={"seconds": 900.0}) == plan()
     assert plan(cache_dir="/elsewhere", output_dir="/out") == plan()
-    others = [plan(seed=1), plan(replay={}), plan(host_cpu_model="x"), plan(profile=board("near"))]
-    assert len({one.model_dump_json() for one in [plan(), *others]}) == 5
+    others = [plan(seed=1), plan(replay={}), plan(host_cpu_model="x"), plan(profile=board("near")), plan(device="cuda")]
+    assert len({one.model_dump_json() for one in [plan(), *others]}) == 6
 
 
 def test_same_search_in_two_processes_at_once_is_refused(tmp_path: Path) -> None:

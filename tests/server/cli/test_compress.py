@@ -156,6 +156,14 @@ def test_budget_is_ten_minutes_unless_something_else_ends_the_search(run: Run, r
     assert asked == [(600.0, None, False), (90.0, None, False), (None, 4, False), (60.0, 5, True)]
 
 
+def test_device_that_trains_goes_with_searches_and_builds(run: Run, registry: Registry) -> None:
+    run(*SEARCH, "--trials", "1", "--no-wait")
+    run(*SEARCH, "--trials", "1", "--device", "auto", "--no-wait")
+    run("variant", "build", "net@1", "--device", "cuda", "--no-wait")
+    assert [one["device"] for one in requests(registry)] == ["cpu", "auto", "cuda"]
+    assert "'tpu' is not one of" in run(*SEARCH, "--device", "tpu", exit_code=2).stderr
+
+
 def test_recipe_that_was_found_is_saved_to_be_built_of_another_version(
     run: Run, done: Callable[..., None], registry: Registry, tmp_path: Path
 ) -> None:
