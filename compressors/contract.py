@@ -50,6 +50,11 @@ class Figure(Part):
     high: float | None = None
     device_variants: int | None = None  # that calibrate a prediction, measured by devices; None: published figures do
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, where there are any."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 class Inputs(Part):
     """The files that a job works on; paths are readable by the job."""
@@ -272,7 +277,7 @@ class Trial(Part):
     recipe: Recipe
     figures: TrialFigures | None = None
     excesses: dict[str, float] = {}  # limits of the profile that it misses: its value as a multiple of the limit
-    unasked_points: float | None = None  # of the metric that it may lose, where those are more than go unasked
+    unasked_points: float | None = None  # of the metric, by which it may break what the profile allows
     refusal: str = ""  # why there are no figures
     seconds: float = 0.0
 
@@ -283,7 +288,7 @@ class Trial(Part):
 
     @property
     def meets_all(self) -> bool:
-        """Whether it also loses no more than goes without a limit."""
+        """Whether it also surely loses no more than the profile allows."""
         return self.fits and self.unasked_points is None
 
 

@@ -115,6 +115,7 @@ class Appraisal:
             storage_bytes=sum(part.size_bytes for part in packed.files),
             host_latency_interval_ms=None if one.figures else result.p50_interval_ms,
             operators_off_npu=int(one.figures["operators_off_npu"]) if one.figures else None,
+            metric_interval=scores.selection.figure.interval,
         )
 
     def _host_latency(self, one: Built, result: MeasureResult) -> Figure | None:

@@ -199,5 +199,5 @@ class Evaluation:
             macs=facts.macs,
             metric=found.figure,
             metric_drop=loss.value,
-            metric_drop_interval=None if loss.low is None or loss.high is None else (loss.low, loss.high),
+            metric_drop_interval=loss.interval,
         )

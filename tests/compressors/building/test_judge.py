@@ -214,14 +214,16 @@ def test_profile_silent_about_the_metric_takes_a_drop_that_may_be_chance() -> No
     unlucky = replace(SMALL, metric=0.85, metric_drop=0.05, metric_drop_at_least=0.0)
     judgement = verdict(unlucky, board())
     assert judgement.verdict is Verdict.FITS
-    assert judgement.reason == "it may lose 0.05 of the metric (0.05 as measured), on which the profile sets no limit"
+    assert judgement.reason == (
+        "it may lose 0.05 of top1 (0.05 as measured), on which the profile sets no limit (metric_max_drop)"
+    )
     assert verdict(unlucky, board(metric_max_drop=0.05)).reason == ""
 
 
 @pytest.mark.parametrize(("drop", "said"), [(0.005, False), (0.0051, True)])
 def test_profile_silent_about_the_metric_loses_half_a_point_in_silence_and_not_more(drop: float, *, said: bool) -> None:
     lossy = replace(SMALL, metric_drop=drop)
-    assert (verdict(lossy, board()).unsaid_loss is not None) is said
+    assert (verdict(lossy, board()).caveat != "") is said
     for one, profile in ((lossy, board()), (replace(lossy, metric_point=0.02), board())):
         chosen = choose([verdict(candidate, profile) for candidate in (GOOD, one)])
         assert chosen is not None
@@ -233,7 +235,7 @@ def test_loss_that_few_rows_can_not_rule_out_gives_way_to_one_that_they_can() ->
     lucky = replace(SMALL, metric_drop=0.0, metric_drop_at_least=-0.021, metric_drop_at_most=0.027)
     judgements = [verdict(one, board()) for one in (GOOD, lucky)]
     assert judgements[1].reason == (
-        "it may lose 0.027 of the metric (0 as measured), on which the profile sets no limit"
+        "it may lose 0.027 of top1 (0 as measured), on which the profile sets no limit (metric_max_drop)"
     )
     assert choose(judgements) is judgements[0]
     assert choose([judgements[1]]) is judgements[1], "nothing else fits"
@@ -245,11 +247,52 @@ def test_floor_allows_a_loss_that_is_said_all_the_same() -> None:
     lossy = replace(SMALL, metric=0.87, metric_drop=0.03, metric_drop_at_least=0.025)
     judgements = [verdict(one, board(metric_floor=0.8)) for one in (GOOD, lossy)]
     assert judgements[1].verdict is Verdict.FITS
-    assert judgements[1].reason == "it may lose 0.03 of the metric (0.03 as measured), which its metric_floor allows"
+    assert judgements[1].reason == "it may lose 0.03 of top1 (0.03 as measured), which the metric_floor allows"
     assert choose(judgements) is judgements[1], "what a floor allows need not give way"
     assert explain(judgements, metric="top1").startswith(
-        "static-int8-litert-xnnpack is the fastest of 2, 4 ms, though it may lose 0.03 of top1; "
+        "static-int8-litert-xnnpack is the fastest of 2, 4 ms, though it may lose 0.03 of top1 (0.03 as measured), "
     )
+
+
+LUCKY = replace(SMALL, metric=0.9, metric_drop=0.0, metric_drop_at_least=-0.06, metric_drop_at_most=0.07)
+
+
+@pytest.mark.parametrize("limits", [{}, {"metric_max_drop": 0.005}, {"metric_max_drop": 0.005, "metric_floor": 0.1}])
+def test_limit_on_the_loss_protects_from_luck_as_silence_does(limits: dict[str, float]) -> None:
+    judgements = [verdict(one, board(**limits)) for one in (GOOD, LUCKY)]
+    assert choose(judgements) is judgements[0]
+    assert choose(judgements[1:]) is judgements[1], "nothing else fits"
+    told = explain(judgements[1:], metric="top1")
+    assert "though it may lose 0.07 of top1 (0 as measured)" in told
+    assert judgements[1].reason in told.replace("though ", "")
+
+
+def test_limit_that_a_loss_surely_keeps_is_kept_in_silence() -> None:
+    """What may break a limit by little gives way like what may break it by much."""
+    judgements = [verdict(one, board(metric_max_drop=0.07)) for one in (GOOD, LUCKY)]
+    assert (judgements[1].reason, judgements[1].unasked_points) == ("", None)
+    assert choose(judgements) is judgements[1]
+    slightly = replace(LUCKY, metric_drop_at_most=0.004)
+    strict = [verdict(one, board(metric_max_drop=0.003)) for one in (GOOD, slightly)]
+    assert strict[1].reason == "it may lose 0.004 of top1 (0 as measured), more than the metric_max_drop of 0.003"
+    assert choose(strict) is strict[0]
+
+
+def test_floor_that_may_not_be_met_is_said_and_gives_way() -> None:
+    sure = replace(GOOD, metric_interval=(0.87, 0.93))
+    doubtful = replace(SMALL, metric=0.87, metric_drop=0.0, metric_interval=(0.8, 0.94))
+    judgements = [verdict(one, board(metric_floor=0.85)) for one in (sure, doubtful)]
+    assert judgements[1].verdict is Verdict.FITS
+    assert judgements[1].reason == "it may have 0.8 of top1 (0.87 as measured), where the metric_floor is 0.85"
+    assert judgements[1].unasked_points == pytest.approx(5.0)
+    assert choose(judgements) is judgements[0]
+    assert choose(judgements[1:]) is judgements[1], "nothing else fits"
+
+
+def test_floor_of_a_metric_where_less_is_better_is_held_against_the_upper_end() -> None:
+    candidate = replace(SMALL, metric=0.9, metric_drop=0.0, metric_interval=(0.1, 0.97))
+    judgement = judge(candidate, board(metric_floor=0.95), RMSE, host_cpu_model=None)
+    assert judgement.reason == "it may have 0.97 of rmse (0.9 as measured), where the metric_floor is 0.95"
 
 
 def test_profile_silent_about_the_metric_that_gets_a_lossy_model_is_told() -> None:
@@ -266,7 +309,9 @@ def test_what_loses_little_goes_before_what_is_proven_and_loses_more() -> None:
     assert [one.verdict for one in judgements] == [Verdict.FITS, Verdict.UNPROVEN]
     assert choose(judgements) is judgements[1]
     told = explain(judgements, metric="r2")
-    assert told.endswith("may lose 0.015 of r2, and the profile sets no limit that allows it (metric_max_drop).")
+    assert told.endswith(
+        "may lose 0.015 of top1 (0.015 as measured), on which the profile sets no limit (metric_max_drop)."
+    )
 
 
 def test_where_all_that_fit_lose_more_the_fastest_of_those_that_lose_least_is_chosen() -> None:
@@ -277,7 +322,9 @@ def test_where_all_that_fit_lose_more_the_fastest_of_those_that_lose_least_is_ch
     ]
     assert choose(judgements) is judgements[1]
     told = explain(judgements, metric="r2")
-    assert told.startswith("fast is the fastest of 2, 4 ms, though it may lose 0.012 of r2; ")
+    assert told.startswith(
+        "fast is the fastest of 2, 4 ms, though it may lose 0.012 of top1 (0.012 as measured), on which "
+    )
 
 
 def test_loss_without_an_interval_counts_as_it_is() -> None:
