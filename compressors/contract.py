@@ -261,6 +261,7 @@ class TrialFigures(Part):
     metric: Figure
     metric_drop: float  # against the float model, in units of the metric; negative is better
     metric_drop_interval: tuple[float, float] | None = None  # 95 %, of the difference on the same rows
+    metric_sources: int | None = None  # independent ones that tell the drop; None: it answers as the float model does
 
     @property
     def objectives(self) -> tuple[float, float, float]:

@@ -71,5 +71,6 @@ class Bar:
             storage_bytes=figures.storage_bytes,
             host_latency_interval_ms=latency.p50_interval_ms,
             metric_interval=figures.metric.interval,
+            metric_sources=figures.metric_sources,
         )
         return judge(candidate, self.profile, self.metric, host_cpu_model=self.host_cpu_model)

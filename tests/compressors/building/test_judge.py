@@ -243,6 +243,44 @@ def test_loss_that_few_rows_can_not_rule_out_gives_way_to_one_that_they_can() ->
     assert verdict(sure, board()).reason == ""
 
 
+UNCHANGED = replace(
+    SMALL, metric_drop=0.0, metric_drop_at_least=0.0, metric_drop_at_most=0.0, metric_interval=(0.8, 1.0)
+)
+
+
+@pytest.mark.parametrize("limits", [{}, {"metric_max_drop": 0.005}])
+@pytest.mark.parametrize(("sources", "told"), [(1, "1 source"), (29, "29 sources")])
+def test_few_sources_can_not_tell_that_nothing_is_lost(limits: dict[str, float], sources: int, told: str) -> None:
+    judgements = [verdict(one, board(**limits)) for one in (GOOD, replace(UNCHANGED, metric_sources=sources))]
+    assert judgements[1].reason == (
+        f"it may lose more of top1 than was measured (0): how much can't be told from {told}"
+    )
+    assert choose(judgements) is judgements[0], "it answers as the float model does"
+    assert choose(judgements[1:]) is judgements[1], "nothing else fits"
+
+
+def test_floor_allows_what_few_sources_can_not_tell() -> None:
+    judgements = [verdict(one, board(metric_floor=0.8)) for one in (GOOD, replace(UNCHANGED, metric_sources=8))]
+    assert "can't be told from 8 sources" in judgements[1].reason
+    assert choose(judgements) is judgements[1]
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (300, "it may lose up to 0.01 of top1, which 300 sources can't show"),
+        (600, ""),
+        (None, ""),
+    ],
+)
+def test_decisions_that_did_not_change_are_said_to_be_few_and_do_not_give_way(sources: int | None, said: str) -> None:
+    judgements = [verdict(one, board()) for one in (GOOD, replace(UNCHANGED, metric_sources=sources))]
+    assert judgements[1].reason == said
+    assert choose(judgements) is judgements[1]
+    smooth = judge(replace(UNCHANGED, metric_sources=sources), board(), METRICS["r2"], host_cpu_model=None)
+    assert smooth.reason == "", "numbers that change at all change this metric"
+
+
 def test_floor_allows_a_loss_that_is_said_all_the_same() -> None:
     lossy = replace(SMALL, metric=0.87, metric_drop=0.03, metric_drop_at_least=0.025)
     judgements = [verdict(one, board(metric_floor=0.8)) for one in (GOOD, lossy)]
