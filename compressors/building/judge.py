@@ -2,7 +2,7 @@
 
 A latency that was measured on another CPU never satisfies a limit, and one that is predicted only if its whole interval
 does: else such a candidate is `unproven`, and the self-test on the first device decides. So is one whose memory nobody
-has measured, where the profile limits it.
+has measured, because every device has an end of it, and a file for an NPU. What devices have run there is proven.
 
 A limit on the metric is held against what was measured, and a candidate that may break it all the same says so and
 gives way to what surely keeps it (`sparing`). May: at the unfavourable end of the 95 % interval, because of hundreds
@@ -203,12 +203,17 @@ def _ends(figure: Figure) -> tuple[float, float]:
 
 
 def _unproven(candidate: Candidate, profile: DeviceProfile, *, latency_known: bool) -> list[str]:
-    """What nobody knows of a candidate, and the profile limits."""
-    limits, found = profile.limits, []
-    if limits.latency_p95_ms is not None and not latency_known:
-        found.append(_unknown(candidate.latency_p95_ms, profile))
-    if limits.ram_bytes is not None and candidate.ram_bytes is None:
-        found.append("its memory is not known")
+    """What nobody knows of a candidate and has to be known; a device that has run it has found out all of it."""
+    latency, found = candidate.latency_p95_ms, []
+    if latency is not None and latency.origin is Origin.DEVICE:
+        return []
+    if candidate.operators_off_npu is not None:
+        found.append("no device has run it on its NPU")
+    else:
+        if profile.limits.latency_p95_ms is not None and not latency_known:
+            found.append(_unknown(latency, profile))
+        if candidate.ram_bytes is None:
+            found.append("its memory is not known")
     return [f"{one}: the first device's self-test decides" for one in found]
 
 

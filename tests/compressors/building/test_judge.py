@@ -163,7 +163,9 @@ def test_memory_that_nobody_has_measured_meets_no_limit() -> None:
     judgement = verdict(unmeasured, board(ram_bytes=40_000_000))
     assert judgement.verdict is Verdict.UNPROVEN
     assert judgement.reason == "its memory is not known: the first device's self-test decides"
-    assert verdict(unmeasured, board()).verdict is Verdict.FITS
+    assert verdict(unmeasured, board()).verdict is Verdict.UNPROVEN, "every device has an end of it"
+    on_device = replace(unmeasured, latency_p95_ms=Figure(value=7.0, origin=Origin.DEVICE))
+    assert verdict(on_device, board(ram_bytes=40_000_000)).verdict is Verdict.FITS, "it ran there"
     missing = verdict(unmeasured, board(ram_bytes=40_000_000, download_bytes=1_000_000))
     assert missing.verdict is Verdict.MISSES
 
@@ -432,13 +434,24 @@ def test_choice_is_within_all_limits_or_explained_whatever_the_order(
     assert (again and again.candidate.variant_id) == (chosen and chosen.candidate.variant_id)
 
 
-@pytest.mark.parametrize(("fallback", "expected"), [(False, Verdict.MISSES), (True, Verdict.FITS)])
+@pytest.mark.parametrize(("fallback", "expected"), [(False, Verdict.MISSES), (True, Verdict.UNPROVEN)])
 def test_operators_that_fall_back_to_the_cpu_are_the_profile_s_decision(*, fallback: bool, expected: Verdict) -> None:
     npu = Npu(kind=NpuKind.ETHOS_U65, configuration="ethos-u65-256", cpu_fallback=fallback)
     profile = board().model_copy(update={"npu": npu})
     candidate = replace(GOOD, latency_p95_ms=None, operators_off_npu=2)
     assert verdict(candidate, profile).verdict is expected
-    assert verdict(replace(candidate, operators_off_npu=0), profile).verdict is Verdict.FITS
+    assert verdict(replace(candidate, operators_off_npu=0), profile).verdict is Verdict.UNPROVEN
+
+
+@pytest.mark.parametrize("limits", [{}, {"latency_p95_ms": 50.0}, {"ram_bytes": 40_000_000}], ids=str)
+def test_file_for_an_npu_is_unproven_until_a_device_has_run_it(limits: dict[str, float]) -> None:
+    on_npu = replace(GOOD, latency_p95_ms=None, ram_bytes=None, operators_off_npu=0)
+    profile = board(device_ram=64 << 20, **limits)
+    judgement = verdict(on_npu, profile)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert judgement.reason == "no device has run it on its NPU: the first device's self-test decides"
+    ran = verdict(replace(on_npu, latency_p95_ms=Figure(value=9.0, origin=Origin.DEVICE)), profile)
+    assert (ran.verdict, ran.reason) == (Verdict.FITS, "")
 
 
 def test_variant_for_the_npu_is_tried_before_one_for_the_cpu_that_is_proven() -> None:
