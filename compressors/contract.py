@@ -50,6 +50,11 @@ class Figure(Part):
     high: float | None = None
     device_variants: int | None = None  # that calibrate a prediction, measured by devices; None: published figures do
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Both ends, where there are any."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 # Where steps train; auto: on a GPU where there is one. All else is computed on the CPU.
 ComputeDevice = Literal["cpu", "cuda", "auto"]
@@ -190,7 +195,7 @@ class BuiltVariant(Part):
     verdict: Verdict
     chosen: bool
     rank: int | None = None  # 0 is chosen, 1 would be without it; None: it may not be given
-    may_lose: float | None = None  # of the metric, where that is more than goes unsaid
+    caveat: str = ""  # for people, what it may lose, where that is more than goes unsaid
     reason: str = ""
     manifest_sha256: Sha256 | None = None
     manifest_bytes: int | None = None
@@ -263,6 +268,7 @@ class TrialFigures(Part):
     metric: Figure
     metric_drop: float  # against the float model, in units of the metric; negative is better
     metric_drop_interval: tuple[float, float] | None = None  # 95 %, of the difference on the same rows
+    metric_sources: int | None = None  # independent ones that tell the drop; None: it answers as the float model does
 
     @property
     def objectives(self) -> tuple[float, float, float]:
@@ -279,7 +285,7 @@ class Trial(Part):
     recipe: Recipe
     figures: TrialFigures | None = None
     excesses: dict[str, float] = {}  # limits of the profile that it misses: its value as a multiple of the limit
-    unasked_points: float | None = None  # of the metric that it may lose, where those are more than go unasked
+    unasked_points: float | None = None  # of the metric, by which it may break what the profile allows
     refusal: str = ""  # why there are no figures
     seconds: float = 0.0
 
@@ -290,7 +296,7 @@ class Trial(Part):
 
     @property
     def meets_all(self) -> bool:
-        """Whether it also loses no more than goes without a limit."""
+        """Whether it also surely loses no more than the profile allows."""
         return self.fits and self.unasked_points is None
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+POSITIVE = 0.5  # above it a target says yes, where the classes are 0 and 1
 SUMS_TO_ONE = 0.01  # by so much the probabilities of a float model may miss it
 
 
@@ -61,6 +62,10 @@ class Metric:
     higher_is_better: bool
     definition: Callable[[Answered], float]
     bounded: bool = True  # at most 1, so that a loss in points means something
+    counts: bool = (
+        False  # a share of rows or queries, so that small changes of the outputs move it by whole ones or not
+    )
+    tells_apart: bool = False  # two classes, so that it is as sure as the rarer one has rows
     scale: OutputScale = OutputScale.LOGITS  # of the model at hand
     first: int | None = None  # so many of each query count, where only those do
 
@@ -120,7 +125,7 @@ def _auc(rows: Answered) -> float:
     if outputs.shape[1] > 2:  # noqa: PLR2004
         raise MetricError(f"auc tells two classes apart, and this model has {outputs.shape[1]}: use mrr or top1")
     scores = outputs[:, -1] - outputs[:, 0] if outputs.shape[1] > 1 else outputs[:, 0]
-    positive = rows.target > 0.5  # noqa: PLR2004  classes are 0 and 1
+    positive = rows.target > POSITIVE
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if positives == 0 or negatives == 0:  # one half would look like a measurement, and every variant would keep it
         raise MetricError(
@@ -181,16 +186,31 @@ def places(scores: Floats, relevant: NDArray[np.bool_], query: NDArray[np.int64]
 
 
 _ALL = (
-    Metric("top1", frozenset({Task.CLASSIFICATION}), higher_is_better=True, definition=_right_decisions),
-    Metric("accuracy", frozenset({Task.CLASSIFICATION}), higher_is_better=True, definition=_right_decisions),
+    Metric("top1", frozenset({Task.CLASSIFICATION}), higher_is_better=True, definition=_right_decisions, counts=True),
+    Metric(
+        "accuracy", frozenset({Task.CLASSIFICATION}), higher_is_better=True, definition=_right_decisions, counts=True
+    ),
     Metric("mrr", frozenset({Task.CLASSIFICATION}), higher_is_better=True, definition=_mean_reciprocal_rank),
-    Metric("auc", frozenset({Task.CLASSIFICATION, Task.RANKING}), higher_is_better=True, definition=_auc),
+    Metric(
+        "auc",
+        frozenset({Task.CLASSIFICATION, Task.RANKING}),
+        higher_is_better=True,
+        definition=_auc,
+        tells_apart=True,
+    ),
     Metric("rmse", frozenset({Task.REGRESSION, Task.RANKING}), higher_is_better=False, definition=_rmse, bounded=False),
     Metric("mae", frozenset({Task.REGRESSION}), higher_is_better=False, definition=_mae, bounded=False),
     Metric("spearman", frozenset({Task.REGRESSION}), higher_is_better=True, definition=_spearman),
     Metric("r2", frozenset({Task.REGRESSION}), higher_is_better=True, definition=_r2),
     *(
-        Metric(f"hr@{k}", frozenset({Task.RANKING}), higher_is_better=True, definition=_hit_rate(k), first=k)
+        Metric(
+            f"hr@{k}",
+            frozenset({Task.RANKING}),
+            higher_is_better=True,
+            definition=_hit_rate(k),
+            counts=True,
+            first=k,
+        )
         for k in (1, 5, 10, 20, 50)
     ),
 )

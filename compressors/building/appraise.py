@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressors.bootstrap import paired_loss
+from compressors.bootstrap import loss_sources, paired_loss
 from compressors.building.choice import explain, ranked
 from compressors.building.judge import Candidate, Judgement, judge, metric_point, refuse
 from compressors.contract import BuiltVariant, Figure, Origin, ProfileChoice, StepRecord
@@ -117,6 +117,8 @@ class Appraisal:
             storage_bytes=sum(part.size_bytes for part in packed.files),
             host_latency_interval_ms=None if one.figures else result.p50_interval_ms,
             operators_off_npu=int(one.figures["operators_off_npu"]) if one.figures else None,
+            metric_interval=scores.selection.figure.interval,
+            metric_sources=loss_sources(float_scores.selection, scores.selection),
         )
 
     def _host_latency(self, one: Built, result: MeasureResult) -> Figure | None:
@@ -145,7 +147,7 @@ class Appraisal:
             verdict=judgement.verdict,
             chosen=rank == 0,
             rank=rank,
-            may_lose=judgement.unsaid_loss,
+            caveat=judgement.caveat,
             reason=judgement.reason,
             raw_bytes=len(one.content) or None,
             macs=one.facts.macs if one.facts else None,

@@ -1,7 +1,7 @@
 """Which of the candidates a profile gets, and in one sentence why. Pure: judgements in, one of them and a sentence out.
 
-What surely loses little of the metric goes before what may lose more than a profile without a limit on it may be
-given in silence (`judge.sparing`), then what fits before what is unproven. Among those the fastest wins. A latency is
+What surely keeps to what the profile allows of the metric goes before what may break it (`judge.sparing`), then what
+fits before what is unproven. Among those the fastest wins. A latency is
 a median with its interval: candidates whose intervals meet can't be told apart, unless one median is half as large
 again: so wide an interval says that the host was busy. Within 10 % a host says nothing about another core. Both count
 as equally fast, and there the smaller download wins; sizes within 1 % are equal, and there the smaller drop wins,
@@ -50,7 +50,7 @@ class _Contest:
     speed: dict[str, _Speed]
     measured: str  # where those latencies come from, for people
     as_fast: list[Judgement]  # the best first
-    passed_over: list[Judgement]  # they miss no limit, and may lose more of the metric
+    passed_over: list[Judgement]  # they miss no limit as measured, and may break one on the metric
 
     def speed_of(self, judgement: Judgement) -> _Speed:
         return self.speed[judgement.candidate.variant_id]
@@ -78,7 +78,7 @@ def explain(judgements: Sequence[Judgement], *, metric: str) -> str:
         return ""
     chosen = contest.as_fast[0]
     others = [judgement for judgement in judgements if judgement is not chosen]
-    lossy = f", though it may lose {number(chosen.unsaid_loss)} of {metric}" if chosen.unsaid_loss is not None else ""
+    lossy = f", though it {chosen.caveat}" if chosen.caveat else ""
     told = f"{_name(chosen)} is {_merit(contest, metric)}{lossy}"
     if not others:
         return f"{told}; there was no other candidate."
@@ -196,7 +196,7 @@ def _alternative(contest: _Contest, others: list[Judgement], metric: str) -> str
     if slower:
         following = min(slower, key=lambda one: (contest.speed_of(one).ms, one.candidate.variant_id))
         return f"{_name(following)}, is slower: {number(contest.speed_of(following).ms)} ms"
-    return _not_allowed(contest, others, metric)
+    return _not_allowed(contest, others)
 
 
 def _beaten_among_equals(contest: _Contest, metric: str) -> str:
@@ -211,7 +211,7 @@ def _beaten_among_equals(contest: _Contest, metric: str) -> str:
     return f"{_name(following)}, differs in nothing that can be measured"
 
 
-def _not_allowed(contest: _Contest, others: list[Judgement], metric: str) -> str:
+def _not_allowed(contest: _Contest, others: list[Judgement]) -> str:
     """Who would have come next if its profile, or its proof, had allowed it."""
     chosen = contest.as_fast[0]
 
@@ -222,8 +222,7 @@ def _not_allowed(contest: _Contest, others: list[Judgement], metric: str) -> str
 
     following = min(others, key=order)
     if following in contest.passed_over:
-        loss = f"may lose {number(following.unsaid_loss or 0.0)} of {metric}"
-        return f"{_name(following)}, {loss}, and the profile sets no limit that allows it (metric_max_drop)"
+        return f"{_name(following)}, {following.caveat}"
     if following.verdict in ALLOWED and _is_for_npu(chosen) and not _is_for_npu(following):
         return f"{_name(following)}, runs on the CPU, and no device has measured both"
     words = {Verdict.UNPROVEN: "is unproven", Verdict.MISSES: "misses a limit", Verdict.UNMEASURED: "did not run"}

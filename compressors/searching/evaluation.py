@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compressors.bootstrap import evaluate, paired_loss
+from compressors.bootstrap import evaluate, loss_sources, paired_loss
 from compressors.building.kitchen import Kitchen
 from compressors.building.prediction import Predictor, predictor_for
 from compressors.contract import Latency, TrialFigures
@@ -201,5 +201,6 @@ class Evaluation:
             macs=facts.macs,
             metric=found.figure,
             metric_drop=loss.value,
-            metric_drop_interval=None if loss.low is None or loss.high is None else (loss.low, loss.high),
+            metric_drop_interval=loss.interval,
+            metric_sources=loss_sources(self._bar.float_metric, found),
         )

@@ -70,5 +70,7 @@ class Bar:
             download_bytes=figures.download_bytes,
             storage_bytes=figures.storage_bytes,
             host_latency_interval_ms=latency.p50_interval_ms,
+            metric_interval=figures.metric.interval,
+            metric_sources=figures.metric_sources,
         )
         return judge(candidate, self.profile, self.metric, host_cpu_model=self.host_cpu_model)

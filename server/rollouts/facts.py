@@ -87,8 +87,8 @@ class VariantFact:
     unproven: bool
     rank: int | None = None
     """Its place in the last build for its profile, 0 is chosen; None: it misses a limit, or is of an earlier build."""
-    may_lose: float | None = None
-    """Of the metric, where that is more than goes unsaid."""
+    caveat: str = ""
+    """For people, what "it" may lose, where that is more than goes unsaid."""
     model_file_sha256: str | None = None
     """None: the manifest could not be read yet, so nobody can be verified."""
     limits: Limits = field(default_factory=Limits)

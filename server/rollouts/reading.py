@@ -312,7 +312,7 @@ class Reader:
             columns.manifest_sha256,
             columns.manifest_bytes,
             columns.document["rank"].as_integer().label("rank"),
-            columns.document["may_lose"].as_float().label("may_lose"),
+            columns.document["caveat"].as_string().label("caveat"),
         ).where(
             columns.model == rollout.model, columns.version == rollout.version, columns.manifest_sha256.is_not(None)
         )
@@ -323,7 +323,7 @@ class Reader:
                 manifest_bytes=row.manifest_bytes or 0,
                 unproven=row.verdict == Verdict.UNPROVEN,
                 rank=row.rank,
-                may_lose=row.may_lose,
+                caveat=row.caveat or "",
                 model_file_sha256=self._model_file_sha256(row.manifest_sha256),
                 limits=picture.limits.get(row.profile, Limits()),
             )

@@ -90,7 +90,7 @@ def try_next_variant(lane: Lane, stop: LaneStop, facts: Facts, ledger: Ledger, *
 
 
 def _price(variant: VariantFact) -> str:
-    return "" if variant.may_lose is None else f" (it may lose {variant.may_lose:.3g} of the metric)"
+    return f" (it {variant.caveat})" if variant.caveat else ""
 
 
 def _rejects(row: Deployment) -> bool:

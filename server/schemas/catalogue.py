@@ -138,7 +138,7 @@ class Variant(Document):
     verdict: Verdict
     chosen: bool
     rank: int | None = None  # in the last build: 0 is chosen, 1 would be without it; None: it may not be given
-    may_lose: float | None = None  # of the metric, where that is more than goes unsaid
+    caveat: str = ""  # for people, what it may lose, where that is more than goes unsaid
     reason: str = ""  # one sentence: why it misses, or was not measured
     manifest_sha256: Sha256 | None = None
     object_sha256: Sha256 | None = None

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressors.bootstrap import Estimate, evaluate, paired_loss
+from compressors.bootstrap import Estimate, evaluate, loss_sources, paired_loss
 from compressors.contract import Figure
 from compressors.metrics import METRICS
 
@@ -81,3 +81,43 @@ def test_rows_of_one_source_have_no_interval() -> None:
     found = evaluate(METRICS["mae"], outputs, target, group=np.zeros(20, np.int64), query=None)
     assert found.figure == Figure(value=10.0)
     assert paired_loss(METRICS["mae"], found, found) == Figure(value=0.0)
+
+
+def sources(name: str, target: np.ndarray, *, group: np.ndarray, query: np.ndarray | None = None) -> int:
+    outputs = np.random.default_rng(0).normal(size=len(target))
+    return evaluate(METRICS[name], outputs, target, group=group, query=query).sources
+
+
+def test_what_a_value_rests_on_are_sources_and_of_two_classes_the_rarer() -> None:
+    yes, photos = (np.arange(60) % 20 == 0).astype(np.int64), np.arange(60) // 2
+    assert sources("mae", yes, group=np.arange(60)) == 60
+    assert sources("mae", yes, group=photos) == 30
+    assert sources("auc", yes, group=np.arange(60)) == 3
+    assert sources("auc", 1 - yes, group=np.arange(60)) == 3
+    assert sources("hr@10", yes, group=np.arange(60), query=np.zeros(60, np.int64)) == 1
+
+
+@pytest.mark.parametrize(
+    ("noise", "expected"), [(0.0, None), (1e-6, None), (1e-2, 400)], ids=["same", "export", "int8"]
+)
+def test_model_that_answers_as_another_needs_no_rows_to_tell(noise: float, expected: int | None) -> None:
+    rng = np.random.default_rng(2)
+    target = rng.normal(100.0, 1.0, size=400)  # all of one height, which is no signal
+    model, other = estimate("mae", target, target), estimate("mae", target + noise * rng.normal(size=400), target)
+    assert loss_sources(model, other) == expected
+
+
+def test_few_rows_are_drawn_often_and_many_rows_less_often() -> None:
+    drawn = {}
+    for rows in (100, 5000, 50_000):
+        target = np.zeros(rows)
+        drawn[rows] = len(evaluate(METRICS["mae"], target, target, group=np.arange(rows), query=None).drawn)
+    assert drawn == {100: 2000, 5000: 1000, 50_000: 300}
+
+
+def test_draw_takes_all_rows_of_a_source_and_keeps_apart_the_queries_of_one_drawn_twice() -> None:
+    """One of three queries is a hit; drawn twice it is two of three, and melted it would be one of two."""
+    scores = np.array([4.0, 1.0, 2.0, 1.0, 4.0, 2.0, 1.0, 4.0, 2.0])
+    target = np.array([1, 0, 0] * 3)
+    found = evaluate(METRICS["hr@1"], scores, target, group=np.repeat([7, 3, 5], 3), query=np.repeat([0, 1, 2], 3))
+    assert set(np.round(found.drawn * 3, 6)) == {0.0, 1.0, 2.0, 3.0}

@@ -121,8 +121,8 @@ def test_equal_downloads_are_decided_by_the_metric() -> None:
             "is unproven: its latency is not known.",
         ),
         (
-            Judgement(INT8, Verdict.FITS, unsaid_loss=0.03, unasked_points=3.0),
-            "may lose 0.03 of r2, and the profile sets no limit that allows",
+            Judgement(INT8, Verdict.FITS, caveat="may lose 0.03 of r2", unasked_points=2.5),
+            "dynamic-int8-litert-none, may lose 0.03 of r2.",
         ),
     ],
     ids=["misses", "unmeasured", "unproven", "lossy"],
@@ -131,7 +131,7 @@ def test_the_only_one_that_may_be_chosen_names_what_the_next_lacks(other: Judgem
     judgements = [other, *fits(FLOAT)]
     assert chosen(judgements) is FLOAT
     told = explain(judgements, metric="r2")
-    little = " with so small a loss of r2" if other.unsaid_loss is not None else ""
+    little = " with so small a loss of r2" if other.caveat else ""
     assert told.startswith(
         f"float32-litert-none is the only one that meets the limits{little}; the nearest alternative, "
     )
@@ -139,7 +139,7 @@ def test_the_only_one_that_may_be_chosen_names_what_the_next_lacks(other: Judgem
 
 
 def test_a_lossy_choice_says_what_it_loses_and_one_candidate_has_no_alternative() -> None:
-    told = explain([Judgement(INT8, Verdict.FITS, unsaid_loss=0.03, unasked_points=3.0)], metric="r2")
+    told = explain([Judgement(INT8, Verdict.FITS, caveat="may lose 0.03 of r2", unasked_points=2.5)], metric="r2")
     assert "though it may lose 0.03 of r2" in told
     assert told.endswith("there was no other candidate.")
     assert explain([Judgement(INT8, Verdict.UNMEASURED)], metric="r2") == ""
@@ -181,7 +181,7 @@ def test_rank_is_the_choice_among_what_is_left_so_that_what_loses_more_comes_las
     fast = replace(FLOAT, variant_id="static-int8", host_latency_p50_ms=0.003, host_latency_interval_ms=None)
     missing = Judgement(replace(FLOAT, variant_id="large"), Verdict.MISSES)
     unproven = Judgement(replace(fast, variant_id="unproven"), Verdict.UNPROVEN)
-    judgements = [Judgement(lossy, Verdict.FITS, unsaid_loss=0.07, unasked_points=7.0), missing, unproven]
+    judgements = [Judgement(lossy, Verdict.FITS, caveat="may lose 0.07 of r2", unasked_points=7.0), missing, unproven]
     order = ranked([*judgements, *fits(FLOAT, fast)])
     assert [one.candidate.variant_id for one in order] == ["static-int8", FLOAT.variant_id, "unproven", "pruned"]
     assert ranked([missing]) == []

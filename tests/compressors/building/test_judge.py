@@ -163,7 +163,9 @@ def test_memory_that_nobody_has_measured_meets_no_limit() -> None:
     judgement = verdict(unmeasured, board(ram_bytes=40_000_000))
     assert judgement.verdict is Verdict.UNPROVEN
     assert judgement.reason == "its memory is not known: the first device's self-test decides"
-    assert verdict(unmeasured, board()).verdict is Verdict.FITS
+    assert verdict(unmeasured, board()).verdict is Verdict.UNPROVEN, "every device has an end of it"
+    on_device = replace(unmeasured, latency_p95_ms=Figure(value=7.0, origin=Origin.DEVICE))
+    assert verdict(on_device, board(ram_bytes=40_000_000)).verdict is Verdict.FITS, "it ran there"
     missing = verdict(unmeasured, board(ram_bytes=40_000_000, download_bytes=1_000_000))
     assert missing.verdict is Verdict.MISSES
 
@@ -214,14 +216,16 @@ def test_profile_silent_about_the_metric_takes_a_drop_that_may_be_chance() -> No
     unlucky = replace(SMALL, metric=0.85, metric_drop=0.05, metric_drop_at_least=0.0)
     judgement = verdict(unlucky, board())
     assert judgement.verdict is Verdict.FITS
-    assert judgement.reason == "it may lose 0.05 of the metric (0.05 as measured), on which the profile sets no limit"
+    assert judgement.reason == (
+        "it may lose 0.05 of top1 (0.05 as measured), on which the profile sets no limit (metric_max_drop)"
+    )
     assert verdict(unlucky, board(metric_max_drop=0.05)).reason == ""
 
 
 @pytest.mark.parametrize(("drop", "said"), [(0.005, False), (0.0051, True)])
 def test_profile_silent_about_the_metric_loses_half_a_point_in_silence_and_not_more(drop: float, *, said: bool) -> None:
     lossy = replace(SMALL, metric_drop=drop)
-    assert (verdict(lossy, board()).unsaid_loss is not None) is said
+    assert (verdict(lossy, board()).caveat != "") is said
     for one, profile in ((lossy, board()), (replace(lossy, metric_point=0.02), board())):
         chosen = choose([verdict(candidate, profile) for candidate in (GOOD, one)])
         assert chosen is not None
@@ -233,7 +237,7 @@ def test_loss_that_few_rows_can_not_rule_out_gives_way_to_one_that_they_can() ->
     lucky = replace(SMALL, metric_drop=0.0, metric_drop_at_least=-0.021, metric_drop_at_most=0.027)
     judgements = [verdict(one, board()) for one in (GOOD, lucky)]
     assert judgements[1].reason == (
-        "it may lose 0.027 of the metric (0 as measured), on which the profile sets no limit"
+        "it may lose 0.027 of top1 (0 as measured), on which the profile sets no limit (metric_max_drop)"
     )
     assert choose(judgements) is judgements[0]
     assert choose([judgements[1]]) is judgements[1], "nothing else fits"
@@ -241,15 +245,95 @@ def test_loss_that_few_rows_can_not_rule_out_gives_way_to_one_that_they_can() ->
     assert verdict(sure, board()).reason == ""
 
 
+UNCHANGED = replace(
+    SMALL, metric_drop=0.0, metric_drop_at_least=0.0, metric_drop_at_most=0.0, metric_interval=(0.8, 1.0)
+)
+
+
+@pytest.mark.parametrize("limits", [{}, {"metric_max_drop": 0.005}])
+@pytest.mark.parametrize(("sources", "told"), [(1, "1 source"), (29, "29 sources")])
+def test_few_sources_can_not_tell_that_nothing_is_lost(limits: dict[str, float], sources: int, told: str) -> None:
+    judgements = [verdict(one, board(**limits)) for one in (GOOD, replace(UNCHANGED, metric_sources=sources))]
+    assert judgements[1].reason == (
+        f"it may lose more of top1 than was measured (0): how much can't be told from {told}"
+    )
+    assert choose(judgements) is judgements[0], "it answers as the float model does"
+    assert choose(judgements[1:]) is judgements[1], "nothing else fits"
+
+
+def test_floor_allows_what_few_sources_can_not_tell() -> None:
+    judgements = [verdict(one, board(metric_floor=0.8)) for one in (GOOD, replace(UNCHANGED, metric_sources=8))]
+    assert "can't be told from 8 sources" in judgements[1].reason
+    assert choose(judgements) is judgements[1]
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (300, "it may lose up to 0.01 of top1, which 300 sources can't show"),
+        (600, ""),
+        (None, ""),
+    ],
+)
+def test_decisions_that_did_not_change_are_said_to_be_few_and_do_not_give_way(sources: int | None, said: str) -> None:
+    judgements = [verdict(one, board()) for one in (GOOD, replace(UNCHANGED, metric_sources=sources))]
+    assert judgements[1].reason == said
+    assert choose(judgements) is judgements[1]
+    smooth = judge(replace(UNCHANGED, metric_sources=sources), board(), METRICS["r2"], host_cpu_model=None)
+    assert smooth.reason == "", "numbers that change at all change this metric"
+
+
 def test_floor_allows_a_loss_that_is_said_all_the_same() -> None:
     lossy = replace(SMALL, metric=0.87, metric_drop=0.03, metric_drop_at_least=0.025)
     judgements = [verdict(one, board(metric_floor=0.8)) for one in (GOOD, lossy)]
     assert judgements[1].verdict is Verdict.FITS
-    assert judgements[1].reason == "it may lose 0.03 of the metric (0.03 as measured), which its metric_floor allows"
+    assert judgements[1].reason == "it may lose 0.03 of top1 (0.03 as measured), which the metric_floor allows"
     assert choose(judgements) is judgements[1], "what a floor allows need not give way"
     assert explain(judgements, metric="top1").startswith(
-        "static-int8-litert-xnnpack is the fastest of 2, 4 ms on the host, though it may lose 0.03 of top1; "
+        "static-int8-litert-xnnpack is the fastest of 2, 4 ms on the host, "
+        "though it may lose 0.03 of top1 (0.03 as measured), "
     )
+
+
+LUCKY = replace(SMALL, metric=0.9, metric_drop=0.0, metric_drop_at_least=-0.06, metric_drop_at_most=0.07)
+
+
+@pytest.mark.parametrize("limits", [{}, {"metric_max_drop": 0.005}, {"metric_max_drop": 0.005, "metric_floor": 0.1}])
+def test_limit_on_the_loss_protects_from_luck_as_silence_does(limits: dict[str, float]) -> None:
+    judgements = [verdict(one, board(**limits)) for one in (GOOD, LUCKY)]
+    assert choose(judgements) is judgements[0]
+    assert choose(judgements[1:]) is judgements[1], "nothing else fits"
+    told = explain(judgements[1:], metric="top1")
+    assert "though it may lose 0.07 of top1 (0 as measured)" in told
+    assert judgements[1].reason in told.replace("though ", "")
+
+
+def test_limit_that_a_loss_surely_keeps_is_kept_in_silence() -> None:
+    """What may break a limit by little gives way like what may break it by much."""
+    judgements = [verdict(one, board(metric_max_drop=0.07)) for one in (GOOD, LUCKY)]
+    assert (judgements[1].reason, judgements[1].unasked_points) == ("", None)
+    assert choose(judgements) is judgements[1]
+    slightly = replace(LUCKY, metric_drop_at_most=0.004)
+    strict = [verdict(one, board(metric_max_drop=0.003)) for one in (GOOD, slightly)]
+    assert strict[1].reason == "it may lose 0.004 of top1 (0 as measured), more than the metric_max_drop of 0.003"
+    assert choose(strict) is strict[0]
+
+
+def test_floor_that_may_not_be_met_is_said_and_gives_way() -> None:
+    sure = replace(GOOD, metric_interval=(0.87, 0.93))
+    doubtful = replace(SMALL, metric=0.87, metric_drop=0.0, metric_interval=(0.8, 0.94))
+    judgements = [verdict(one, board(metric_floor=0.85)) for one in (sure, doubtful)]
+    assert judgements[1].verdict is Verdict.FITS
+    assert judgements[1].reason == "it may have 0.8 of top1 (0.87 as measured), where the metric_floor is 0.85"
+    assert judgements[1].unasked_points == pytest.approx(5.0)
+    assert choose(judgements) is judgements[0]
+    assert choose(judgements[1:]) is judgements[1], "nothing else fits"
+
+
+def test_floor_of_a_metric_where_less_is_better_is_held_against_the_upper_end() -> None:
+    candidate = replace(SMALL, metric=0.9, metric_drop=0.0, metric_interval=(0.1, 0.97))
+    judgement = judge(candidate, board(metric_floor=0.95), RMSE, host_cpu_model=None)
+    assert judgement.reason == "it may have 0.97 of rmse (0.9 as measured), where the metric_floor is 0.95"
 
 
 def test_profile_silent_about_the_metric_that_gets_a_lossy_model_is_told() -> None:
@@ -266,7 +350,9 @@ def test_what_loses_little_goes_before_what_is_proven_and_loses_more() -> None:
     assert [one.verdict for one in judgements] == [Verdict.FITS, Verdict.UNPROVEN]
     assert choose(judgements) is judgements[1]
     told = explain(judgements, metric="r2")
-    assert told.endswith("may lose 0.015 of r2, and the profile sets no limit that allows it (metric_max_drop).")
+    assert told.endswith(
+        "may lose 0.015 of top1 (0.015 as measured), on which the profile sets no limit (metric_max_drop)."
+    )
 
 
 def test_where_all_that_fit_lose_more_the_fastest_of_those_that_lose_least_is_chosen() -> None:
@@ -277,7 +363,9 @@ def test_where_all_that_fit_lose_more_the_fastest_of_those_that_lose_least_is_ch
     ]
     assert choose(judgements) is judgements[1]
     told = explain(judgements, metric="r2")
-    assert told.startswith("fast is the fastest of 2, 4 ms on the host, though it may lose 0.012 of r2; ")
+    assert told.startswith(
+        "fast is the fastest of 2, 4 ms on the host, though it may lose 0.012 of top1 (0.012 as measured), on which "
+    )
 
 
 def test_loss_without_an_interval_counts_as_it_is() -> None:
@@ -347,13 +435,24 @@ def test_choice_is_within_all_limits_or_explained_whatever_the_order(
     assert (again and again.candidate.variant_id) == (chosen and chosen.candidate.variant_id)
 
 
-@pytest.mark.parametrize(("fallback", "expected"), [(False, Verdict.MISSES), (True, Verdict.FITS)])
+@pytest.mark.parametrize(("fallback", "expected"), [(False, Verdict.MISSES), (True, Verdict.UNPROVEN)])
 def test_operators_that_fall_back_to_the_cpu_are_the_profile_s_decision(*, fallback: bool, expected: Verdict) -> None:
     npu = Npu(kind=NpuKind.ETHOS_U65, configuration="ethos-u65-256", cpu_fallback=fallback)
     profile = board().model_copy(update={"npu": npu})
     candidate = replace(GOOD, latency_p95_ms=None, operators_off_npu=2)
     assert verdict(candidate, profile).verdict is expected
-    assert verdict(replace(candidate, operators_off_npu=0), profile).verdict is Verdict.FITS
+    assert verdict(replace(candidate, operators_off_npu=0), profile).verdict is Verdict.UNPROVEN
+
+
+@pytest.mark.parametrize("limits", [{}, {"latency_p95_ms": 50.0}, {"ram_bytes": 40_000_000}], ids=str)
+def test_file_for_an_npu_is_unproven_until_a_device_has_run_it(limits: dict[str, float]) -> None:
+    on_npu = replace(GOOD, latency_p95_ms=None, ram_bytes=None, operators_off_npu=0)
+    profile = board(device_ram=64 << 20, **limits)
+    judgement = verdict(on_npu, profile)
+    assert judgement.verdict is Verdict.UNPROVEN
+    assert judgement.reason == "no device has run it on its NPU: the first device's self-test decides"
+    ran = verdict(replace(on_npu, latency_p95_ms=Figure(value=9.0, origin=Origin.DEVICE)), profile)
+    assert (ran.verdict, ran.reason) == (Verdict.FITS, "")
 
 
 def test_variant_for_the_npu_is_tried_before_one_for_the_cpu_that_is_proven() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import compressors
 from compressors.building.run import run_build
 from compressors.contract import BuildRequest, Inputs, SearchRequest, Task
 from compressors.errors import GpuMissingError
@@ -48,6 +49,14 @@ def chances(tmp_path: Path) -> Inputs:
         task=Task.CLASSIFICATION,
         metric="accuracy",
     )
+
+
+@pytest.fixture
+def chances_of_few(chances: Inputs, tmp_path: Path) -> Inputs:
+    """The same rows, said to be of 12 sources."""
+    with np.load(chances.data_path) as arrays:
+        np.savez(tmp_path / "few.npz", **arrays, group=np.arange(ROWS) % 12)
+    return chances.model_copy(update={"data_path": tmp_path / "few.npz"})
 
 
 def test_build_holds_a_probability_against_one_half(chances: Inputs, tmp_path: Path) -> None:
@@ -113,3 +122,33 @@ def test_steps_train_where_the_request_says(chances: Inputs, tmp_path: Path, mon
         )
         run_build(request)
     assert seen == ["cpu", "cuda"]
+
+
+def test_build_on_few_sources_gives_what_answers_as_the_float_model(chances_of_few: Inputs, tmp_path: Path) -> None:
+    request = BuildRequest.model_validate(
+        {
+            "inputs": chances_of_few,
+            "profiles": [board("free", runtimes=("litert",))],
+            "recipes": ("float32", "static-int8"),
+            "pythons": {"litert": sys.executable},
+            "output_dir": tmp_path / "output",
+        }
+    )
+    reasons = {(one.recipe, one.chosen): one.reason for one in run_build(request).variants}
+    assert reasons["float32", True] == ""
+    assert "how much can't be told from 3 sources" in reasons["static-int8", False]
+
+
+def test_search_on_few_sources_gives_what_answers_as_the_float_model(chances_of_few: Inputs) -> None:
+    request = SearchRequest.model_validate(
+        {
+            "inputs": chances_of_few,
+            "profile": board("free", runtimes=("litert",)),
+            "budget": {"trials": 3},
+            "pythons": {"litert": sys.executable},
+        }
+    )
+    result = compressors.search(request)
+    assert [trial.figures and trial.figures.metric_sources for trial in result.trials] == [None, 3, 3]
+    assert result.best == 0
+    assert "can't be told from 3 sources" in result.reason

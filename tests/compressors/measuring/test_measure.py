@@ -34,7 +34,7 @@ def test_measurement_whose_second_output_is_no_number_is_an_error(uploads: Path,
         golden_samples=2,
         kept=KeptMeasurements(None),
     )
-    none = Estimate(0.0, np.zeros(1))
+    none = Estimate(0.0, np.zeros(1), np.zeros(1), sources=1)
     scores = Scores(selection=none, test=none, test_outputs=np.zeros((rows.test.rows, 1)))
     target = Target(RuntimeName.LITERT, Delegate.NONE, 1)
     measured = bench.run(uploads / "logarithm.tflite", target, scores)

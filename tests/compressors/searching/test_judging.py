@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 def bar(**limits: float) -> Bar:
     profile = DeviceProfile.model_validate(board("camera", cpu=HOST_CPU, runtimes=("litert",), **limits))
-    return Bar(profile, METRICS["r2"], Estimate(0.79, np.full(300, 0.79)), HOST_CPU)
+    return Bar(profile, METRICS["r2"], Estimate(0.79, np.full(300, 0.79), np.zeros(300), sources=300), HOST_CPU)
 
 
-def figures(drop: float, *, p50_ms: float, interval: tuple[float, float] | None = None) -> TrialFigures:
+def figures(
+    drop: float, *, p50_ms: float, interval: tuple[float, float] | None = None, sources: int | None = None
+) -> TrialFigures:
     return TrialFigures(
         latency=Latency(runtime=RuntimeName.LITERT, delegate=Delegate.XNNPACK, p50_ms=p50_ms, p95_ms=p50_ms),
         raw_bytes=1000,
@@ -35,6 +37,7 @@ def figures(drop: float, *, p50_ms: float, interval: tuple[float, float] | None 
         metric=Figure(value=0.79 - drop, low=0.6, high=0.9),
         metric_drop=drop,
         metric_drop_interval=interval,
+        metric_sources=sources,
     )
 
 
@@ -106,5 +109,10 @@ def test_loss_is_judged_by_the_interval_of_the_difference() -> None:
     assert bar().standing("surely", figures(0.03, p50_ms=1.0, interval=(0.021, 0.04))).excesses
     perhaps = bar().standing("perhaps", figures(0.03, p50_ms=1.0, interval=(-0.01, 0.07)))
     assert not perhaps.excesses
-    assert perhaps.unasked_points == pytest.approx(7.0)
+    assert perhaps.unasked_points == pytest.approx(6.5)
     assert bar().standing("little", figures(0.003, p50_ms=1.0, interval=(0.001, 0.0049))).unasked_points is None
+
+
+def test_loss_that_few_sources_tell_is_not_believed() -> None:
+    few, enough, alike = (figures(0.0, p50_ms=1.0, interval=(0.0, 0.0), sources=count) for count in (29, 30, None))
+    assert [bar().standing("a", one).unasked_points for one in (few, enough, alike)] == [0.0, None, None]

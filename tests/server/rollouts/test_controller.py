@@ -281,19 +281,22 @@ def test_reader_offers_a_lane_what_the_last_build_ranked_in_its_order(make_regis
     """Not by p95: that of a host stands beside that of a device, and a fast one may lose much."""
     registry = make_registry(1)
     registry.start("r1")
-    ranks = [("lossy-and-fast", 2, 0.07), ("float32", 1, None), ("of-an-earlier-build", None, None)]
+    ranks = [("lossy-and-fast", 2, "may lose 0.07 of top1"), ("float32", 1, ""), ("of-an-earlier-build", None, "")]
     with registry.database.write() as database:
         (row,) = [dict(row._mapping) for row in database.execute(sa.select(tables.variants)) if row.version == "1"]
-        for name, rank, may_lose in ranks:
+        for name, rank, caveat in ranks:
             changes = {"variant_id": name, "verdict": "fits", "chosen": False}
-            document = {"rank": rank, "may_lose": may_lose, "latency_p95_ms": {"value": 1.0, "origin": "host"}}
+            document = {"rank": rank, "caveat": caveat, "latency_p95_ms": {"value": 1.0, "origin": "host"}}
             database.execute(sa.insert(tables.variants).values(**{**row, **changes, "document": document}))
     with registry.database.read() as database:
         snapshot = Reader(lambda _: None).snapshot(database)
     assert snapshot is not None
     (fact,) = snapshot.facts
     others = fact.choices["pi"].others
-    assert [(one.variant_id, one.may_lose) for one in others] == [("float32", None), ("lossy-and-fast", 0.07)]
+    assert [(one.variant_id, one.caveat) for one in others] == [
+        ("float32", ""),
+        ("lossy-and-fast", "may lose 0.07 of top1"),
+    ]
     assert fact.choices["pi"].variant not in others
 
 

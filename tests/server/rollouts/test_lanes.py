@@ -159,11 +159,11 @@ def test_back_off_doubles_up_to_its_cap_and_is_spread_over_the_upper_half(chance
     assert RETRY_CAP_S / 2 <= rests[-1] < RETRY_CAP_S
 
 
-def others(paper: Paper, profile: str, *names: str, may_lose: float | None = None) -> None:
+def others(paper: Paper, profile: str, *names: str, caveat: str = "") -> None:
     chosen = paper.choices["2"][profile].variant
     assert chosen is not None
     found = tuple(
-        VariantFact(name, "b" * 64, 100, unproven=True, may_lose=may_lose, model_file_sha256="2" * 64) for name in names
+        VariantFact(name, "b" * 64, 100, unproven=True, caveat=caveat, model_file_sha256="2" * 64) for name in names
     )
     paper.choices["2"][profile] = ChoiceFact(variant=chosen, others=found)
 
@@ -195,12 +195,12 @@ def test_lane_that_tries_a_variant_which_may_lose_much_says_so(make_paper: Make)
     paper = make_paper(TWO_LANES)
     with_old_version(paper)
     r = paper.start("r", version="2", unproven=True)
-    others(paper, "pi", "pruned", may_lose=0.0712)
+    others(paper, "pi", "pruned", caveat="may lose 0.0712 of top1")
     paper.tick()
     (first,) = [row for row in paper.ledger.rows_of(r) if row.profile == "pi" and row.state == "offered"]
     paper.report(first.device_id, DeploymentState.REJECTED, reason=Reason.LATENCY_LIMIT, detail="90 ms of 40")
     paper.tick()
-    assert "tries pruned next (it may lose 0.0712 of the metric), 1 more variant may" in paper.sentence("next_variant")
+    assert "tries pruned next (it may lose 0.0712 of top1), 1 more variant may" in paper.sentence("next_variant")
 
 
 def test_lane_goes_on_with_the_next_variant_to_its_end_and_who_runs_the_first_keeps_it(make_paper: Make) -> None:
