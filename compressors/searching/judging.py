@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from compressors.bootstrap import Estimate
     from compressors.building.judge import Judgement
-    from compressors.contract import RefusedProfile, Trial, TrialFigures
+    from compressors.contract import RefusedProfile, Trial, TrialFigures, Verdict
     from compressors.metrics import Metric
     from edge_agent.protocol.profile import DeviceProfile
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Standing(NamedTuple):
     """How a trial stands; the fields are those of a `Trial`."""
 
+    verdict: Verdict
     excesses: dict[str, float]
     unasked_points: float | None = None
 
@@ -38,7 +39,8 @@ class Bar:
     def standing(self, name: str, figures: TrialFigures) -> Standing:
         """How a recipe's file stands against the limits."""
         judgement = self._judged(name, figures)
-        return Standing({miss.limit: miss.excess for miss in judgement.misses}, judgement.unasked_points)
+        excesses = {miss.limit: miss.excess for miss in judgement.misses}
+        return Standing(judgement.verdict, excesses, judgement.unasked_points)
 
     def choose(self, trials: Sequence[Trial]) -> tuple[int | None, str, RefusedProfile | None]:
         """The number of the trial that the profile would get and why, or what is missing."""

@@ -161,7 +161,7 @@ def _lines(front: Sequence[Trial]) -> Iterator[FrontLine]:
             download_bytes=figures.download_bytes,
             metric=figures.metric.value,
             metric_drop=figures.metric_drop,
-            fits=trial.fits,
+            verdict=trial.verdict,
         )
 
 

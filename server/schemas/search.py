@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edge_agent.protocol.base import Milliseconds, Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
-from server.schemas.common import Document, Figure, RequestDocument
+from server.schemas.common import Document, Figure, RequestDocument, Verdict
 from server.schemas.recipes import ToldRecipe
 
 MAX_TRIALS = 2000  # the latency table of so many fits into a body of the API
@@ -37,7 +37,7 @@ class SearchForm(RequestDocument):
     profile: Name
     seconds: Annotated[float | None, Field(gt=0, le=MAX_SECONDS)] = None
     trials: Annotated[int | None, Field(ge=1, le=MAX_TRIALS)] = None
-    until_fits: bool = Field(default=False, description="end as soon as a recipe meets every limit")
+    until_fits: bool = Field(default=False, description="end as soon as a recipe meets every limit for certain")
     seed: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] = 0
     replay: Latencies | None = Field(default=None, description="latencies of an earlier search, in place of measuring")
     again: bool = Field(default=False, description="even if the same search is done already; it goes on where it ended")
@@ -59,7 +59,7 @@ class FrontLine(Document):
     download_bytes: int
     metric: float
     metric_drop: float
-    fits: bool
+    verdict: Verdict = Verdict.UNMEASURED  # of a search that is older than this field
 
 
 class TrialFigures(Document):
@@ -80,6 +80,7 @@ class SearchTrial(Document):
     number: int
     recipe: ToldRecipe
     figures: TrialFigures | None = None
+    verdict: Verdict = Verdict.UNMEASURED
     excesses: dict[str, float] = Field(default_factory=dict)  # limits missed: its value as a multiple of the limit
     refusal: str = ""  # why there are no figures
     seconds: float = 0.0

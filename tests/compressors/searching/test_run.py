@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 import compressors
-from compressors.contract import Recipe, SearchBudget, SearchRequest, SearchResult, StepSpec
+from compressors.contract import Recipe, SearchBudget, SearchRequest, SearchResult, StepSpec, Verdict
 from compressors.errors import SearchError
 from compressors.recipes import recipe_hash
 from tests.compressors.conftest import HOST_CPU, REPOSITORY, board, inputs_of
@@ -95,6 +95,7 @@ def test_front_is_told_while_the_search_runs(shared: Shared, recorded: SearchRes
     assert lines[0]["front"] == []
     assert [line["recipe"] for line in next(line for line in lines if line["done"] == 1)["front"]] == ["float32"]
     assert {line["trial"] for line in lines[-1]["front"]} == set(recorded.front)
+    assert {line["verdict"] for line in lines[-1]["front"]} == {"fits"}
     assert (lines[-1]["done"], lines[-1]["of"]) == (TRIALS, TRIALS)
 
 
@@ -180,6 +181,8 @@ def test_latency_of_another_cpu_meets_no_limit_and_misses_none(
     assert {trial.number for trial in here.trials if "latency_p95_ms" in trial.excesses} == {0, 1}
     assert elsewhere.best is not None
     assert not any(trial.excesses for trial in elsewhere.trials)
+    assert {trial.verdict for trial in elsewhere.trials} == {Verdict.UNPROVEN}
+    assert not any(trial.meets_all for trial in elsewhere.trials)
 
 
 def trials_of(cache: Path) -> list[bytes]:

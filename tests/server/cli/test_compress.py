@@ -23,7 +23,7 @@ REFUSAL: dict[str, Any] = {
 }
 
 
-def trial(number: int, name: str, steps: list[str], p50_ms: float, size: int) -> dict[str, Any]:
+def trial(number: int, name: str, steps: list[str], p50_ms: float, size: int, *, verdict: str) -> dict[str, Any]:
     latency = {"runtime": "litert", "delegate": "xnnpack", "p50_ms": p50_ms, "p95_ms": p50_ms}
     figures = {
         "latency": latency,
@@ -34,7 +34,8 @@ def trial(number: int, name: str, steps: list[str], p50_ms: float, size: int) ->
         "metric_drop": 0.01,
     }
     recipe = {"name": name, "steps": [{"step": step, "parameters": {}} for step in steps]}
-    return {"number": number, "parameters": {}, "recipe": recipe, "figures": figures, "seconds": 1.0}
+    told = {"number": number, "parameters": {}, "recipe": recipe, "figures": figures, "seconds": 1.0}
+    return {**told, "verdict": verdict}
 
 
 FOUND: dict[str, Any] = {
@@ -42,8 +43,15 @@ FOUND: dict[str, Any] = {
     "float_metric": {"value": 0.91, "origin": "host"},
     "seed": 5,
     "trials": [
-        trial(0, "float32", ["export-litert"], 7.0, 18_000_000),
-        trial(1, "auto-static-int8-0123abcd", ["prune-channels", "export-litert", "static-int8"], 2.0, 3_000_000),
+        trial(0, "float32", ["export-litert"], 7.0, 18_000_000, verdict="fits"),
+        trial(
+            1,
+            "auto-static-int8-0123abcd",
+            ["prune-channels", "export-litert", "static-int8"],
+            2.0,
+            3_000_000,
+            verdict="unproven",
+        ),
         {"number": 2, "recipe": {"name": "x", "steps": [{"step": "cluster"}]}, "refusal": "no layer is large enough"},
     ],
     "front": [0, 1],
@@ -123,6 +131,8 @@ def test_search_shows_its_front_with_the_best_marked_and_says_why(run: Run, done
     assert lines[0].startswith("3 recipes tried, 1 of them could not be built; top1 of the float model")
     best = next(line for line in lines if line.startswith("*"))
     assert "auto-static-int8-0123abcd" in best
+    assert " unproven " in best, "what nobody knows of this CPU is not met"
+    assert any(" met " in line and "float32" in line for line in lines)
     assert "prune-channels > export-litert > static-int8" in best
     assert shown.index("auto-static-int8-0123abcd") < shown.index("float32")  # the fastest first
     assert FOUND["reason"] in lines
