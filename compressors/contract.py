@@ -246,6 +246,7 @@ class Latency(Part):
     p95_ms: float
     p50_interval_ms: tuple[float, float] | None = None  # 95 % interval of the median
     ram_bytes: int | None = None  # what load and runs add to the process
+    host_cpu_model: str | None = None  # of what ran it; a table that is replayed may come from another machine
     predicted_p95_ms: Figure | None = None  # on the profile's CPU, where that is another one
     expected_ms: float | None = None  # there, by what its devices measured: what a search makes small in place of p50
 

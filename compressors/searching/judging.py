@@ -34,7 +34,6 @@ class Bar:
     profile: DeviceProfile
     metric: Metric
     float_metric: Estimate  # of the selection split, as all metrics of a search are
-    host_cpu_model: str | None
 
     def standing(self, name: str, figures: TrialFigures) -> Standing:
         """How a recipe's file stands against the limits."""
@@ -75,4 +74,4 @@ class Bar:
             metric_interval=figures.metric.interval,
             metric_sources=figures.metric_sources,
         )
-        return judge(candidate, self.profile, self.metric, host_cpu_model=self.host_cpu_model)
+        return judge(candidate, self.profile, self.metric, host_cpu_model=latency.host_cpu_model)

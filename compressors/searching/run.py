@@ -63,7 +63,7 @@ class Search:
         metric = metric_for(request.inputs.metric, request.inputs.task)
         self._say("loading the model and its data")
         materials = materials_of(request.inputs, metric)
-        bar = Bar(request.profile, materials.metric, materials.float_metric, request.host_cpu_model)
+        bar = Bar(request.profile, materials.metric, materials.float_metric)
         forms = forms_of(request.profile, request.pythons)
         self._say("looking for sensitive layers")
         facts = facts_of(materials.network, context_of(request, materials, bar), forms)

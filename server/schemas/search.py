@@ -24,6 +24,7 @@ class Latency(Document):
     p95_ms: Milliseconds
     p50_interval_ms: tuple[Milliseconds, Milliseconds] | None = None
     ram_bytes: Annotated[int, Field(ge=0)] | None = None
+    host_cpu_model: Annotated[str, Field(max_length=128)] | None = None  # of what ran it
     predicted_p95_ms: Figure | None = None  # on the profile's CPU, where that is another one
     expected_ms: Milliseconds | None = None  # there, by what its devices measured: what a search makes small
 

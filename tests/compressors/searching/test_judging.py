@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def bar(**limits: float) -> Bar:
     profile = DeviceProfile.model_validate(board("camera", cpu=HOST_CPU, runtimes=("litert",), **limits))
-    return Bar(profile, METRICS["r2"], Estimate(0.79, np.full(300, 0.79), np.zeros(300), sources=300), HOST_CPU)
+    return Bar(profile, METRICS["r2"], Estimate(0.79, np.full(300, 0.79), np.zeros(300), sources=300))
 
 
 def figures(

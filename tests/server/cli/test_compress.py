@@ -58,7 +58,15 @@ FOUND: dict[str, Any] = {
     "best": 1,
     "reason": "auto-static-int8-0123abcd is the fastest of 2, 2 ms; the nearest alternative is slower.",
     "notes": ["there is no training data (push it with --train): steps that train were not tried"],
-    "latencies": {"a" * 64: {"runtime": "litert", "delegate": "xnnpack", "p50_ms": 7.0, "p95_ms": 7.0}},
+    "latencies": {
+        "a" * 64: {
+            "runtime": "litert",
+            "delegate": "xnnpack",
+            "p50_ms": 7.0,
+            "p95_ms": 7.0,
+            "host_cpu_model": "Cortex-A72",
+        }
+    },
 }
 
 
@@ -157,6 +165,7 @@ def test_what_json_prints_can_be_replayed_with_its_seed_and_trials(
     replayed = requests(registry)[-1]
     assert (replayed["seed"], replayed["trials"], replayed["seconds"]) == (5, 3, None)
     assert replayed["replay"]["a" * 64]["p50_ms"] == 7.0
+    assert replayed["replay"]["a" * 64]["host_cpu_model"] == "Cortex-A72", "what ran it, whichever worker replays it"
 
 
 def test_budget_is_ten_minutes_unless_something_else_ends_the_search(run: Run, registry: Registry) -> None:
