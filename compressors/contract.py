@@ -253,6 +253,7 @@ class Latency(Part):
     p95_ms: float
     p50_interval_ms: tuple[float, float] | None = None  # 95 % interval of the median
     ram_bytes: int | None = None  # what load and runs add to the process
+    host_cpu_model: str | None = None  # of what ran it; a table that is replayed may come from another machine
     predicted_p95_ms: Figure | None = None  # on the profile's CPU, where that is another one
     expected_ms: float | None = None  # there, by what its devices measured: what a search makes small in place of p50
 
@@ -284,6 +285,7 @@ class Trial(Part):
     parameters: dict[str, JsonValue]  # what was chosen of the space
     recipe: Recipe
     figures: TrialFigures | None = None
+    verdict: Verdict = Verdict.UNMEASURED
     excesses: dict[str, float] = {}  # limits of the profile that it misses: its value as a multiple of the limit
     unasked_points: float | None = None  # of the metric, by which it may break what the profile allows
     refusal: str = ""  # why there are no figures
@@ -291,13 +293,13 @@ class Trial(Part):
 
     @property
     def fits(self) -> bool:
-        """Whether every limit that is known here is met."""
-        return self.figures is not None and not self.excesses
+        """Whether no limit is missed, as far as is known here."""
+        return self.verdict in {Verdict.FITS, Verdict.UNPROVEN}
 
     @property
     def meets_all(self) -> bool:
-        """Whether it also surely loses no more than the profile allows."""
-        return self.fits and self.unasked_points is None
+        """Whether every limit is met for certain, and no more is lost than the profile allows."""
+        return self.verdict is Verdict.FITS and self.unasked_points is None
 
 
 Latencies = dict[Sha256, Latency]  # by the hash of a recipe's steps, `recipes.recipe_hash`
@@ -404,7 +406,7 @@ class FrontLine(Part):
     download_bytes: int
     metric: float
     metric_drop: float
-    fits: bool
+    verdict: Verdict
 
 
 class ProgressLine(Part):

@@ -3,6 +3,7 @@
 A latency that was measured on another CPU never satisfies a limit, and one that is predicted only if its whole interval
 does: else such a candidate is `unproven`, and the self-test on the first device decides. So is one whose memory nobody
 has measured, because every device has an end of it, and a file for an NPU. What devices have run there is proven.
+Memory counts whichever CPU it was measured on.
 
 A limit on the metric is held against what was measured, and a candidate that may break it all the same says so and
 gives way to what surely keeps it (`sparing`). May: at the unfavourable end of the 95 % interval, because of hundreds

@@ -170,6 +170,7 @@ class Evaluation:
             p95_ms=run.result.p95_ms,
             p50_interval_ms=run.result.p50_interval_ms,
             ram_bytes=run.result.added_rss_bytes,
+            host_cpu_model=self._request.host_cpu_model,
             predicted_p95_ms=self._predictor.p95_ms(target, recipe.steps[-1].step, run.result),
             expected_ms=self._predictor.expected_ms(target, recipe.steps[-1].step, run.result.p50_ms),
         )

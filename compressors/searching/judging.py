@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from compressors.bootstrap import Estimate
     from compressors.building.judge import Judgement
-    from compressors.contract import RefusedProfile, Trial, TrialFigures
+    from compressors.contract import RefusedProfile, Trial, TrialFigures, Verdict
     from compressors.metrics import Metric
     from edge_agent.protocol.profile import DeviceProfile
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class Standing(NamedTuple):
     """How a trial stands; the fields are those of a `Trial`."""
 
+    verdict: Verdict
     excesses: dict[str, float]
     unasked_points: float | None = None
 
@@ -33,12 +34,12 @@ class Bar:
     profile: DeviceProfile
     metric: Metric
     float_metric: Estimate  # of the selection split, as all metrics of a search are
-    host_cpu_model: str | None
 
     def standing(self, name: str, figures: TrialFigures) -> Standing:
         """How a recipe's file stands against the limits."""
         judgement = self._judged(name, figures)
-        return Standing({miss.limit: miss.excess for miss in judgement.misses}, judgement.unasked_points)
+        excesses = {miss.limit: miss.excess for miss in judgement.misses}
+        return Standing(judgement.verdict, excesses, judgement.unasked_points)
 
     def choose(self, trials: Sequence[Trial]) -> tuple[int | None, str, RefusedProfile | None]:
         """The number of the trial that the profile would get and why, or what is missing."""
@@ -73,4 +74,4 @@ class Bar:
             metric_interval=figures.metric.interval,
             metric_sources=figures.metric_sources,
         )
-        return judge(candidate, self.profile, self.metric, host_cpu_model=self.host_cpu_model)
+        return judge(candidate, self.profile, self.metric, host_cpu_model=latency.host_cpu_model)

@@ -65,7 +65,7 @@ class Search:
         metric = metric_for(request.inputs.metric, request.inputs.task)
         self._say("loading the model and its data")
         materials = materials_of(request.inputs, metric)
-        bar = Bar(request.profile, materials.metric, materials.float_metric, request.host_cpu_model)
+        bar = Bar(request.profile, materials.metric, materials.float_metric)
         forms = forms_of(request.profile, request.pythons)
         self._say("looking for sensitive layers")
         facts = facts_of(materials.network, context_of(request, materials, bar), forms)
@@ -164,7 +164,7 @@ def _lines(front: Sequence[Trial]) -> Iterator[FrontLine]:
             download_bytes=figures.download_bytes,
             metric=figures.metric.value,
             metric_drop=figures.metric_drop,
-            fits=trial.fits,
+            verdict=trial.verdict,
         )
 
 

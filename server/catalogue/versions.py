@@ -12,7 +12,8 @@ from server.catalogue.profiles import profile_names, require_profiles
 from server.catalogue.recipe_book import refuse_taken_names
 from server.database.tables import choices, model_versions, retired_versions, variants
 from server.errors import ConflictError, NotFoundError
-from server.schemas.catalogue import Choice, Job, JobState, ModelVersion, Refusal, Variant, Verdict
+from server.schemas.catalogue import Choice, Job, JobState, ModelVersion, Refusal, Variant
+from server.schemas.common import Verdict
 from server.schemas.work import BuildWork, JobKind
 
 if TYPE_CHECKING:

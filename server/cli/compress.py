@@ -40,7 +40,9 @@ def compress(  # noqa: PLR0913, PLR0917  a flag for each field of a search
     registry: RegistryOption = None,
     *,
     auto: Annotated[bool, typer.Option("--auto", help="Search for the recipe that suits the profile best.")] = False,
-    until_fits: Annotated[bool, typer.Option("--until-fits", help="End once a recipe meets every limit.")] = False,
+    until_fits: Annotated[
+        bool, typer.Option("--until-fits", help="End once a recipe meets every limit for certain.")
+    ] = False,
     again: Annotated[
         bool, typer.Option("--again", help="Even if the same was searched already; it goes on where it ended.")
     ] = False,

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from server.schemas.search import FrontLine, Search, SearchTrial
 
 RUNNING_COLUMNS: Final = ("trial", "recipe", "p50 ms", "predicted p95", "download", "metric", "drop", "limits")
-FOUND_COLUMNS: Final = ("", "trial", "recipe", "p50 ms", "predicted p95", "download", "metric", "drop", "steps")
+FOUND_COLUMNS: Final = (
+    *("", "trial", "recipe", "p50 ms", "predicted p95", "download", "metric", "drop", "limits", "steps"),
+)
+LIMITS: Final = {"fits": "met", "unproven": "unproven", "misses": "missed", "unmeasured": "-"}  # by verdict
 
 
 @contextmanager
@@ -67,14 +70,14 @@ def _running_row(line: "FrontLine") -> tuple[str, ...]:
         text_of_bytes(line.download_bytes),
         text_of_number(line.metric, 4),
         text_of_number(line.metric_drop, 2),
-        "met" if line.fits else "missed",
+        LIMITS[line.verdict],
     )
 
 
 def _found_row(trial: "SearchTrial", *, is_best: bool) -> tuple[str, ...]:
     figures = trial.figures
     if figures is None:
-        return ("", str(trial.number), trial.recipe.name, "-", "-", "-", "-", "-", trial.refusal)
+        return ("", str(trial.number), trial.recipe.name, "-", "-", "-", "-", "-", "-", trial.refusal)
     latency = figures.latency
     return (
         "*" if is_best else "",
@@ -85,5 +88,6 @@ def _found_row(trial: "SearchTrial", *, is_best: bool) -> tuple[str, ...]:
         text_of_bytes(figures.download_bytes),
         text_of_number(figures.metric.value, 4),
         text_of_number(figures.metric_drop, 2),
+        LIMITS[trial.verdict],
         " > ".join(step.step for step in trial.recipe.steps),
     )

@@ -26,7 +26,8 @@ from server.rollouts.rows import (
     newly_removed,
     pending_commands,
 )
-from server.schemas.catalogue import Task, Verdict
+from server.schemas.catalogue import Task
+from server.schemas.common import Verdict
 from server.schemas.rollouts import RolloutOptions, RolloutState, Wave
 from server.windows import ZONE_LABEL
 

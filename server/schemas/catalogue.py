@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, model_validator
 from edge_agent.protocol.base import Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
 from edge_agent.protocol.signature import ModelSignature
-from server.schemas.common import ComputeDevice, Document, ErrorBody, Figure, RequestDocument
+from server.schemas.common import ComputeDevice, Document, ErrorBody, Figure, RequestDocument, Verdict
 from server.schemas.recipes import Recipe
 from server.schemas.search import FrontLine
 
@@ -102,15 +102,6 @@ class Job(Document):
     error: ErrorBody | None = None
     created_at: float
     finished_at: float | None = None
-
-
-class Verdict(StrEnum):
-    """How a variant stands against a profile's limits."""
-
-    FITS = "fits"
-    UNPROVEN = "unproven"  # all that is known fits; the latency on this CPU is not known
-    MISSES = "misses"
-    UNMEASURED = "unmeasured"  # it could not be run on this runtime
 
 
 class Step(Document):

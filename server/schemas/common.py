@@ -33,6 +33,15 @@ class ErrorDocument(Document):
     error: ErrorBody
 
 
+class Verdict(StrEnum):
+    """How a variant stands against a profile's limits."""
+
+    FITS = "fits"
+    UNPROVEN = "unproven"  # all that is known fits; latency or memory on this CPU, or all of an NPU, is not known
+    MISSES = "misses"
+    UNMEASURED = "unmeasured"  # it could not be run on this runtime
+
+
 class Origin(StrEnum):
     """How a figure was obtained."""
 

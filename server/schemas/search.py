@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from edge_agent.protocol.base import Milliseconds, Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
-from server.schemas.common import ComputeDevice, Document, Figure, RequestDocument
+from server.schemas.common import ComputeDevice, Document, Figure, RequestDocument, Verdict
 from server.schemas.recipes import ToldRecipe
 
 MAX_TRIALS = 2000  # the latency table of so many fits into a body of the API
@@ -24,6 +24,7 @@ class Latency(Document):
     p95_ms: Milliseconds
     p50_interval_ms: tuple[Milliseconds, Milliseconds] | None = None
     ram_bytes: Annotated[int, Field(ge=0)] | None = None
+    host_cpu_model: Annotated[str, Field(max_length=128)] | None = None  # of what ran it
     predicted_p95_ms: Figure | None = None  # on the profile's CPU, where that is another one
     expected_ms: Milliseconds | None = None  # there, by what its devices measured: what a search makes small
 
@@ -37,7 +38,7 @@ class SearchForm(RequestDocument):
     profile: Name
     seconds: Annotated[float | None, Field(gt=0, le=MAX_SECONDS)] = None
     trials: Annotated[int | None, Field(ge=1, le=MAX_TRIALS)] = None
-    until_fits: bool = Field(default=False, description="end as soon as a recipe meets every limit")
+    until_fits: bool = Field(default=False, description="end as soon as a recipe meets every limit for certain")
     seed: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] = 0
     replay: Latencies | None = Field(default=None, description="latencies of an earlier search, in place of measuring")
     device: ComputeDevice = Field(default="cpu", description="where recipes train; `auto`: on a GPU where there is one")
@@ -60,7 +61,7 @@ class FrontLine(Document):
     download_bytes: int
     metric: float
     metric_drop: float
-    fits: bool
+    verdict: Verdict = Verdict.UNMEASURED  # of a search that is older than this field
 
 
 class TrialFigures(Document):
@@ -81,6 +82,7 @@ class SearchTrial(Document):
     number: int
     recipe: ToldRecipe
     figures: TrialFigures | None = None
+    verdict: Verdict = Verdict.UNMEASURED
     excesses: dict[str, float] = Field(default_factory=dict)  # limits missed: its value as a multiple of the limit
     refusal: str = ""  # why there are no figures
     seconds: float = 0.0

@@ -152,3 +152,18 @@ def test_search_on_few_sources_gives_what_answers_as_the_float_model(chances_of_
     assert [trial.figures and trial.figures.metric_sources for trial in result.trials] == [None, 3, 3]
     assert result.best == 0
     assert "can't be told from 3 sources" in result.reason
+
+
+def test_build_says_of_what_may_miss_a_floor_how_low_it_may_be(chances: Inputs, tmp_path: Path) -> None:
+    request = BuildRequest.model_validate(
+        {
+            "inputs": chances,
+            "profiles": [board("strict", runtimes=("litert",), metric_floor=0.9)],
+            "recipes": ("float32", "static-int8"),
+            "pythons": {"litert": sys.executable},
+            "output_dir": tmp_path / "output",
+        }
+    )
+    reasons = {(one.recipe, one.chosen): one.reason for one in run_build(request).variants}
+    assert reasons["float32", True] == ""
+    assert "of accuracy (0.9167 as measured), where the metric_floor is 0.9" in reasons["static-int8", False]

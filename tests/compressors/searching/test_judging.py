@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def bar(**limits: float) -> Bar:
     profile = DeviceProfile.model_validate(board("camera", cpu=HOST_CPU, runtimes=("litert",), **limits))
-    return Bar(profile, METRICS["r2"], Estimate(0.79, np.full(300, 0.79), np.zeros(300), sources=300), HOST_CPU)
+    return Bar(profile, METRICS["r2"], Estimate(0.79, np.full(300, 0.79), np.zeros(300), sources=300))
 
 
 def figures(
@@ -116,3 +116,9 @@ def test_loss_is_judged_by_the_interval_of_the_difference() -> None:
 def test_loss_that_few_sources_tell_is_not_believed() -> None:
     few, enough, alike = (figures(0.0, p50_ms=1.0, interval=(0.0, 0.0), sources=count) for count in (29, 30, None))
     assert [bar().standing("a", one).unasked_points for one in (few, enough, alike)] == [0.0, None, None]
+
+
+def test_floor_is_held_against_the_interval_of_the_metric() -> None:
+    found = figures(0.0, p50_ms=1.0, interval=(0.0, 0.0))  # 0.79, and 0.6 at the unfavourable end
+    assert bar(metric_floor=0.7).standing("perhaps", found).unasked_points == pytest.approx(10.0)
+    assert bar(metric_floor=0.6).standing("surely", found).unasked_points is None

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from compressors.contract import SearchBudget
+from compressors.contract import SearchBudget, Verdict
 from compressors.errors import SearchError
+from compressors.searching.judging import Standing
 from compressors.searching.loop import Space, search
 from compressors.searching.trials import Journal
 from tests.compressors.searching import toy
@@ -21,7 +22,6 @@ from tests.compressors.searching.toy import PLAN, SPACE, evaluate, shown, watch
 
 if TYPE_CHECKING:
     from compressors.contract import Recipe, Trial, TrialFigures
-    from compressors.searching.judging import Standing
 
 TOY = Path(toy.__file__)
 
@@ -121,6 +121,17 @@ def test_search_that_may_stop_early_stops_after_the_given_recipes_once_the_limit
     search(SPACE, evaluate, journal, SearchBudget(trials=50, until_fits=True), seed=1, spent=watch())
     assert len(journal.trials) == 2
     assert journal.trials[1].fits
+
+
+def test_search_that_may_stop_early_goes_on_while_nothing_is_proven(tmp_path: Path) -> None:
+    def elsewhere(recipe: Recipe) -> tuple[TrialFigures, Standing]:
+        figures, standing = evaluate(recipe)
+        return figures, Standing(Verdict.UNPROVEN if standing.verdict is Verdict.FITS else standing.verdict, {})
+
+    journal = Journal(tmp_path / "trials", PLAN)
+    front = search(SPACE, elsewhere, journal, SearchBudget(trials=5, until_fits=True), seed=1, spent=watch())
+    assert len(journal.trials) == 5
+    assert front, "and it may be offered all the same"
 
 
 def sparing_evaluate(recipe: Recipe) -> tuple[TrialFigures, Standing]:

@@ -16,7 +16,7 @@ import pytest
 from pydantic import ValidationError
 
 import compressors
-from compressors.contract import Recipe, SearchBudget, SearchRequest, SearchResult, StepSpec
+from compressors.contract import Recipe, SearchBudget, SearchRequest, SearchResult, StepSpec, Verdict
 from compressors.errors import SearchError
 from compressors.recipes import recipe_hash
 from tests.compressors.conftest import HOST_CPU, REPOSITORY, board, inputs_of
@@ -95,6 +95,7 @@ def test_front_is_told_while_the_search_runs(shared: Shared, recorded: SearchRes
     assert lines[0]["front"] == []
     assert [line["recipe"] for line in next(line for line in lines if line["done"] == 1)["front"]] == ["float32"]
     assert {line["trial"] for line in lines[-1]["front"]} == set(recorded.front)
+    assert {line["verdict"] for line in lines[-1]["front"]} == {"fits"}
     assert (lines[-1]["done"], lines[-1]["of"]) == (TRIALS, TRIALS)
 
 
@@ -162,24 +163,32 @@ def test_search_without_an_end_is_refused() -> None:
 def test_latency_of_another_cpu_meets_no_limit_and_misses_none(
     shapes: Upload, recorded: SearchResult, cache: Path
 ) -> None:
-    slow = {digest: row.model_copy(update={"p95_ms": 1e6}) for digest, row in recorded.latencies.items()}
-    here, elsewhere = (
+    """A worker with the profile's CPU replays what a CPU like it, another one, and an unnamed one measured."""
+    assert {row.host_cpu_model for row in recorded.latencies.values()} == {HOST_CPU}
+    here, *elsewhere = (
         compressors.search(
             request(
                 shapes,
                 trials=2,
                 limits={"latency_p95_ms": 5.0},
                 cache_dir=cache,
-                replay=slow,
-                host_cpu_model=cpu,
+                replay={
+                    digest: row.model_copy(update={"p95_ms": 1e6, "host_cpu_model": cpu})
+                    for digest, row in recorded.latencies.items()
+                },
             )
         )
-        for cpu in (HOST_CPU, "Another-CPU")
+        for cpu in (HOST_CPU, "Another-CPU", None)
     )
     assert here.best is None
     assert {trial.number for trial in here.trials if "latency_p95_ms" in trial.excesses} == {0, 1}
-    assert elsewhere.best is not None
-    assert not any(trial.excesses for trial in elsewhere.trials)
+    assert here.refusal is not None
+    assert here.refusal.limit == "latency_p95_ms"
+    for found_there in elsewhere:
+        assert found_there.best is not None
+        assert not any(trial.excesses for trial in found_there.trials)
+        assert {trial.verdict for trial in found_there.trials} == {Verdict.UNPROVEN}
+        assert not any(trial.meets_all for trial in found_there.trials)
 
 
 def trials_of(cache: Path) -> list[bytes]:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressors.contract import Figure, Latency, Recipe, SearchBudget, StepSpec, Trial, TrialFigures
+from compressors.contract import Figure, Latency, Recipe, SearchBudget, StepSpec, Trial, TrialFigures, Verdict
 from compressors.errors import NoEffectError
 from compressors.searching.judging import Standing
 from compressors.searching.loop import Space, search
@@ -52,7 +52,9 @@ def evaluate(recipe: Recipe) -> tuple[TrialFigures, Standing]:
         metric=Figure(value=1 - drop),
         metric_drop=drop,
     )
-    return figures, Standing({"latency_p95_ms": latency / 6.0} if latency > 6 else {})
+    if latency > 6:
+        return figures, Standing(Verdict.MISSES, {"latency_p95_ms": latency / 6.0})
+    return figures, Standing(Verdict.FITS, {})
 
 
 def slow(recipe: Recipe) -> tuple[TrialFigures, Standing]:

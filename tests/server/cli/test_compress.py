@@ -23,7 +23,7 @@ REFUSAL: dict[str, Any] = {
 }
 
 
-def trial(number: int, name: str, steps: list[str], p50_ms: float, size: int) -> dict[str, Any]:
+def trial(number: int, name: str, steps: list[str], p50_ms: float, size: int, *, verdict: str) -> dict[str, Any]:
     latency = {"runtime": "litert", "delegate": "xnnpack", "p50_ms": p50_ms, "p95_ms": p50_ms}
     figures = {
         "latency": latency,
@@ -34,7 +34,8 @@ def trial(number: int, name: str, steps: list[str], p50_ms: float, size: int) ->
         "metric_drop": 0.01,
     }
     recipe = {"name": name, "steps": [{"step": step, "parameters": {}} for step in steps]}
-    return {"number": number, "parameters": {}, "recipe": recipe, "figures": figures, "seconds": 1.0}
+    told = {"number": number, "parameters": {}, "recipe": recipe, "figures": figures, "seconds": 1.0}
+    return {**told, "verdict": verdict}
 
 
 FOUND: dict[str, Any] = {
@@ -42,15 +43,30 @@ FOUND: dict[str, Any] = {
     "float_metric": {"value": 0.91, "origin": "host"},
     "seed": 5,
     "trials": [
-        trial(0, "float32", ["export-litert"], 7.0, 18_000_000),
-        trial(1, "auto-static-int8-0123abcd", ["prune-channels", "export-litert", "static-int8"], 2.0, 3_000_000),
+        trial(0, "float32", ["export-litert"], 7.0, 18_000_000, verdict="fits"),
+        trial(
+            1,
+            "auto-static-int8-0123abcd",
+            ["prune-channels", "export-litert", "static-int8"],
+            2.0,
+            3_000_000,
+            verdict="unproven",
+        ),
         {"number": 2, "recipe": {"name": "x", "steps": [{"step": "cluster"}]}, "refusal": "no layer is large enough"},
     ],
     "front": [0, 1],
     "best": 1,
     "reason": "auto-static-int8-0123abcd is the fastest of 2, 2 ms; the nearest alternative is slower.",
     "notes": ["there is no training data (push it with --train): steps that train were not tried"],
-    "latencies": {"a" * 64: {"runtime": "litert", "delegate": "xnnpack", "p50_ms": 7.0, "p95_ms": 7.0}},
+    "latencies": {
+        "a" * 64: {
+            "runtime": "litert",
+            "delegate": "xnnpack",
+            "p50_ms": 7.0,
+            "p95_ms": 7.0,
+            "host_cpu_model": "Cortex-A72",
+        }
+    },
 }
 
 
@@ -123,6 +139,8 @@ def test_search_shows_its_front_with_the_best_marked_and_says_why(run: Run, done
     assert lines[0].startswith("3 recipes tried, 1 of them could not be built; top1 of the float model")
     best = next(line for line in lines if line.startswith("*"))
     assert "auto-static-int8-0123abcd" in best
+    assert " unproven " in best, "what nobody knows of this CPU is not met"
+    assert any(" met " in line and "float32" in line for line in lines)
     assert "prune-channels > export-litert > static-int8" in best
     assert shown.index("auto-static-int8-0123abcd") < shown.index("float32")  # the fastest first
     assert FOUND["reason"] in lines
@@ -147,6 +165,7 @@ def test_what_json_prints_can_be_replayed_with_its_seed_and_trials(
     replayed = requests(registry)[-1]
     assert (replayed["seed"], replayed["trials"], replayed["seconds"]) == (5, 3, None)
     assert replayed["replay"]["a" * 64]["p50_ms"] == 7.0
+    assert replayed["replay"]["a" * 64]["host_cpu_model"] == "Cortex-A72", "what ran it, whichever worker replays it"
 
 
 def test_budget_is_ten_minutes_unless_something_else_ends_the_search(run: Run, registry: Registry) -> None:

@@ -13,8 +13,8 @@ from edge_agent.protocol.profile import Delegate, RuntimeName
 from server.cli.app import app
 from server.cli.variant_page import show_variant
 from server.database.tables import choices, model_versions, variants
-from server.schemas.catalogue import Variant, Verdict
-from server.schemas.common import Figure, Origin
+from server.schemas.catalogue import Variant
+from server.schemas.common import Figure, Origin, Verdict
 
 Registry = Any
 Run = Callable[..., Result]

@@ -11,8 +11,8 @@ from edge_agent.protocol.sketch import new_sketch, to_wire
 from server.database import tables
 from server.database.connect import Database
 from server.jobs.reading import read_figures
-from server.schemas.catalogue import Variant, Verdict
-from server.schemas.common import Figure, Origin
+from server.schemas.catalogue import Variant
+from server.schemas.common import Figure, Origin, Verdict
 from server.telemetry.codec import Sketches
 from server.telemetry.device_latency import INFERENCES
 from tests.server.jobs.conftest import Catalogue
