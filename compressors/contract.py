@@ -181,6 +181,7 @@ class StepRecord(Part):
     summary: str
     layers: dict[str, str] = {}
     figures: dict[str, float] = {}  # what a compiler reported, by name with its unit
+    warning: str = ""  # of the data that it was given
     metric: float | None = None  # on the selection split after this step, where the recipe asked for it
 
 

@@ -86,6 +86,7 @@ class Outcome:
     summary: str
     layers: dict[str, str]
     figures: dict[str, float] = field(default_factory=dict)
+    warning: str = ""  # of what was given, not of what was done: it is told with the choice, too
 
 
 class Parameters(Part):

@@ -82,9 +82,12 @@ class Appraisal:
         ]
         if order:
             chosen = order[0]
-            reason = explain(judgements, metric=self._request.inputs.metric)
+            reason = explain(judgements, metric=self._request.inputs.metric) + _warning_of(own)
             return variants, ProfileChoice(profile=profile.name, variant_id=chosen.candidate.variant_id, reason=reason)
-        return variants, ProfileChoice(profile=profile.name, refusal=refuse(judgements, profile))
+        refusal = refuse(judgements, profile)
+        if warning := _warning_of(own):
+            refusal = refusal.model_copy(update={"sentence": f"{refusal.sentence.rstrip('.')}.{warning}"})
+        return variants, ProfileChoice(profile=profile.name, refusal=refusal)
 
     def _variant_id(self, one: Built) -> str:
         """Short, and the same whenever the same file is built for the same target."""
@@ -196,3 +199,9 @@ class Appraisal:
             "manifest_bytes": len(manifest_json),
             "object_sha256": write_named(self._request.output_dir, packed.content),
         }
+
+
+def _warning_of(built: Sequence[Built]) -> str:
+    """A sentence where a step of some candidate warns of the data, chosen or not: they may be why it was not."""
+    warned = ((one.recipe, step.warning) for one in built for step in one.steps if step.warning)
+    return next((f" {recipe} has a {warning}." for recipe, warning in warned), "")

@@ -104,6 +104,7 @@ class Kitchen:
             summary=outcome.summary,
             layers=outcome.layers,
             figures=outcome.figures,
+            warning=outcome.warning,
             metric=self._gated(spec, outcome.model),
         )
         self._done[key] = (self._pantry.keep(key, step, outcome.model, record), record)

@@ -66,6 +66,7 @@ def export_executorch(model: Model, context: Context, parameters: ExportExecutor
             raise unconvertible(exc, "ExecuTorch", model.network.module) from exc
     outcome_model = replace(model, file=ModelFile(Form.EXECUTORCH, content))
     facts = read_facts(content)
+    warning = None
     if parameters.quantize == "none":
         said = f"{require_like_network(outcome_model, context.calibration):.1e} off the network"
     else:
@@ -74,7 +75,7 @@ def export_executorch(model: Model, context: Context, parameters: ExportExecutor
     delegated = read_delegated(content)
     left = f", {len(delegated.left)} operators stay outside of it ({_few(delegated.left)})" if delegated.left else ""
     summary = f"{facts.operators} operators, {facts.macs} MACs, {delegated.partitions} XNNPACK parts{left}; {said}"
-    return Outcome(outcome_model, summary, facts.layers)
+    return Outcome(outcome_model, summary, facts.layers, warning=warning or "")
 
 
 def _quantized(module: torch.fx.GraphModule, split: Split) -> torch.nn.Module:

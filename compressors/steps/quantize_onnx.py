@@ -83,7 +83,9 @@ def quantize_static(model: Model, context: Context, parameters: StaticInt8OnnxPa
 
     outcome = _quantized(model, run)
     warning = shift.input_warning(context.calibration, context.selection)
-    return outcome if warning is None else replace(outcome, summary=f"{outcome.summary}; {warning}")
+    if warning is None:
+        return outcome
+    return replace(outcome, summary=f"{outcome.summary}; {warning}", warning=warning)
 
 
 def scaling_nodes(content: bytes) -> list[str]:

@@ -104,13 +104,14 @@ def _quantized(model: Model, context: Context, parameters: StaticParameters, sch
         weights=f"int{scheme.weight_bits}",
         activations=f"int{scheme.activation_bits}",
     )
+    warning = _warning(file, context, seen)
     notes = [
         outcome.summary,
         f"calibrated by {measured[0].rule}; output SNR and {context.metric.name} on selection rows: "
         + ", ".join(map(str, measured)),
-        *_notes(scaling, sensitive, _warning(file, context, seen)),
+        *_notes(scaling, sensitive, warning),
     ]
-    return replace(outcome, summary="; ".join(notes))
+    return replace(outcome, summary="; ".join(notes), warning=warning or "")
 
 
 def _scaling(file: bytes, context: Context) -> list[FloatOperator]:

@@ -167,3 +167,28 @@ def test_build_says_of_what_may_miss_a_floor_how_low_it_may_be(chances: Inputs, 
     reasons = {(one.recipe, one.chosen): one.reason for one in run_build(request).variants}
     assert reasons["float32", True] == ""
     assert "of accuracy (0.9167 as measured), where the metric_floor is 0.9" in reasons["static-int8", False]
+
+
+@pytest.mark.parametrize(("scale", "is_shifted"), [(0.02, True), (1.5, False)], ids=["shifted", "alike"])
+def test_choice_and_refusal_say_that_the_calibration_data_look_like_others(
+    chances: Inputs, tmp_path: Path, *, scale: float, is_shifted: bool
+) -> None:
+    with np.load(chances.data_path) as given:
+        table, target = given["input"], given["target"]
+    split = np.array(["calibration", "selection", "test"])[np.arange(ROWS) % 3]
+    table = np.where((split == "calibration")[:, None], scale * table, table).astype(np.float32)
+    np.savez(tmp_path / "shifted.npz", input=table, target=target, split=split)
+    profiles = [board("free", runtimes=("litert",)), board("impossible", runtimes=("litert",), download_bytes=100)]
+    request = BuildRequest.model_validate(
+        {
+            "inputs": chances.model_copy(update={"data_path": tmp_path / "shifted.npz"}),
+            "profiles": profiles,
+            "recipes": ("float32", "static-int8"),
+            "pythons": {"litert": sys.executable},
+            "output_dir": tmp_path / "output",
+        }
+    )
+    chosen, refused = run_build(request).choices
+    assert refused.refusal is not None
+    for said in (chosen.reason, refused.refusal.sentence):
+        assert (". static-int8 has a warning: the calibration data look like another" in said) is is_shifted

@@ -11,9 +11,9 @@ import pytest
 from compressors.contract import Task
 from compressors.data import evaluation_rows
 from compressors.errors import DataError
+from compressors.fidelity import snr_db
 from compressors.files.litert import read_facts
 from compressors.inputs import program
-from compressors.measuring.fidelity import snr_db
 from compressors.sensitivity.sharpness import sharpness
 from compressors.step import Context, Model, content_of
 from compressors.steps import STEPS
@@ -125,8 +125,9 @@ def test_calibration_rows_of_another_distribution_are_warned_of(exported: Model,
         context.calibration,
         inputs={name: array.astype(np.float32) * 0.05 for name, array in context.calibration.inputs.items()},
     )
-    said = apply(STEPS["static-int8"], exported, replace(context, calibration=dark), calibration="min-max").summary
-    assert "warning: the calibration data look like another distribution" in said
+    warned = apply(STEPS["static-int8"], exported, replace(context, calibration=dark), calibration="min-max")
+    assert warned.warning.startswith("warning: the calibration data look like another distribution")
+    assert warned.warning in warned.summary
     assert "warning" not in apply(STEPS["static-int8"], exported, context, calibration="min-max").summary
 
 
