@@ -31,8 +31,8 @@ from benchmarks.compressing.turns import milliseconds
 from benchmarks.peers.litert_quantizer_recipes import quantized
 from compressors.contract import StepSpec, Task
 from compressors.data.evaluation_rows import Split
-from compressors.fidelity import snr_db
 from compressors.inputs import loading
+from compressors.measuring.fidelity import snr_db
 from compressors.metrics import METRICS
 from compressors.recipes import step_of
 from compressors.step import Context, Model, content_of

@@ -15,7 +15,7 @@ import numpy as np
 
 from compressors.contract import Figure
 from compressors.errors import MetricError
-from compressors.fidelity import snr_db
+from compressors.measuring.fidelity import snr_db
 from compressors.metrics import POSITIVE, value_of
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """What goes into a job and what comes out of it, as JSON files. pydantic only: whoever starts a job imports just this.
 
-`python -m compressors.job inspect|build|search|report REQUEST.json RESULT.json`. While it runs it writes one
+`python -m compressors.job inspect|build|search|report|delta REQUEST.json RESULT.json`. While it runs it writes one
 `ProgressLine` a line to stdout. It ends with 0 and the result of its kind, or with 2 and a `JobFailure`.
 """
 
@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from edge_agent.protocol.base import Name, Sha256
+from edge_agent.protocol.delta import Delta
 from edge_agent.protocol.profile import Delegate, DeviceProfile, RuntimeName
 from edge_agent.protocol.signature import ModelSignature
 
@@ -382,6 +383,42 @@ class ReportResult(Part):
     sentence: str
     loses_points: bool  # more than one point of the metric
     files: tuple[str, ...]
+
+
+class PackedPaths(Part):
+    """A packed variant as two files: its manifest, and its object as it travels."""
+
+    manifest_path: Path
+    object_path: Path
+
+
+class DeltaPair(Part):
+    """A variant that devices have, and one that they shall have."""
+
+    base: PackedPaths
+    variant: PackedPaths
+    memory_bytes: int  # what a device may spend on applying the delta
+
+
+class DeltaRequest(Part):
+    """Make deltas, where they are worthwhile."""
+
+    kind: Literal["delta"] = "delta"
+    pairs: tuple[DeltaPair, ...]
+    output_dir: Path  # deltas are written here, named by their sha256
+
+
+class MadeDelta(Part):
+    """A delta, or None where it is not worthwhile or takes more memory than there is."""
+
+    whole_bytes: int
+    delta: Delta | None = None
+
+
+class DeltaResult(Part):
+    """What became of each pair, in their order."""
+
+    made: tuple[MadeDelta, ...]
 
 
 class FailureBody(Part):

@@ -1,4 +1,4 @@
-"""A job: `python -m compressors.job inspect|build|search|report REQUEST.json RESULT.json`; `contract` has both.
+"""A job: `python -m compressors.job inspect|build|search|report|delta REQUEST.json RESULT.json`; `contract` has both.
 
 It runs in a limited subprocess, without network. Errors become one sentence in the result file.
 """
@@ -16,6 +16,8 @@ from compressors.contract import (
     FAILED_EXIT_CODE,
     BuildRequest,
     BuildResult,
+    DeltaRequest,
+    DeltaResult,
     FailureBody,
     InspectRequest,
     InspectResult,
@@ -28,7 +30,7 @@ from compressors.contract import (
 )
 from compressors.errors import CompressorError, ExtraMissingError
 
-Result = InspectResult | BuildResult | SearchResult | ReportResult
+Result = InspectResult | BuildResult | SearchResult | ReportResult | DeltaResult
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 
 
@@ -84,6 +86,10 @@ def _done(verb: str, raw: bytes) -> Result:
             from compressors.reporting.run import run_report  # noqa: PLC0415
 
             return run_report(ReportRequest.model_validate_json(raw), print_progress)
+        case "delta":
+            from compressors.packing.delta_job import run_deltas  # noqa: PLC0415
+
+            return run_deltas(DeltaRequest.model_validate_json(raw), print_progress)
         case _:
             from compressors.searching.run import run_search  # noqa: PLC0415
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from compressors.calibration.rows import part_of
 from compressors.contract import Part
-from compressors.fidelity import snr_db
+from compressors.measuring.fidelity import snr_db
 from compressors.network.folding import fold_batch_norms
 from compressors.network.layers import graph_of, weighted_layers
 from compressors.network.macs import layer_macs

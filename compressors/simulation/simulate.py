@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.calibration.rows import part_of
-from compressors.fidelity import snr_db
+from compressors.measuring.fidelity import snr_db
 from compressors.network.folding import fold_batch_norms
 from compressors.network.layers import graph_of, weight_of, weighted_layers
 from compressors.rehydrate import clone

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from compressors.calibration.ranges import range_of
 from compressors.calibration.rows import part_of
-from compressors.fidelity import snr_db
+from compressors.measuring.fidelity import snr_db
 from compressors.metrics import value_of
 from compressors.step import Form, ModelFile
 from edge_agent.protocol.profile import Delegate

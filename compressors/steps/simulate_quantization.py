@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from compressors.errors import NoEffectError
-from compressors.fidelity import snr_db
+from compressors.measuring.fidelity import snr_db
 from compressors.network.folding import fold_batch_norms
 from compressors.network.layers import graph_of, weight_of, weighted_layers
 from compressors.simulation import Grid, Scheme, ranges_of, simulated, simulated_snr_db

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from server.catalogue.deltas import deltas_of
 from server.catalogue.jobs import WantedJob, enqueue, latest_job
 from server.catalogue.near import no_model, no_version
 from server.catalogue.profiles import profile_names, require_profiles
@@ -126,9 +127,20 @@ def list_variants(
     with database.read() as connection:
         require_version(connection, model, version)
         rows = connection.execute(query).all()
+        made = deltas_of(connection, [row.document["manifest_sha256"] for row in rows])
     # the column decides who is chosen: a later measurement may move it without touching the document
     left_out = {} if steps else {"steps": ()}
-    found = [Variant.model_validate({**row.document, "chosen": row.chosen, **left_out}) for row in rows]
+    found = [
+        Variant.model_validate(
+            {
+                **row.document,
+                "chosen": row.chosen,
+                "deltas": made.get(row.document["manifest_sha256"], ()),
+                **left_out,
+            }
+        )
+        for row in rows
+    ]
     return sorted(found, key=_best_first)
 
 

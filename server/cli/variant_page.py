@@ -13,7 +13,7 @@ from server.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from server.schemas.catalogue import Variant
+    from server.schemas.catalogue import Variant, VariantDelta
     from server.schemas.common import Figure
 
 # together under 100 columns with the names that come with Shoal
@@ -66,6 +66,11 @@ def show_variant(variant: "Variant", *, metric: str, choice: str = "", layers: b
     say("")
     for name, value in _names(variant):
         say(f"{name:<9}  {value}")
+    if variant.deltas:
+        say("")
+        show_table(
+            ("delta from", "download", "of the whole", "memory"), [_delta(one, variant) for one in variant.deltas]
+        )
     if variant.steps:
         say("")
         steps = [
@@ -77,6 +82,14 @@ def show_variant(variant: "Variant", *, metric: str, choice: str = "", layers: b
     if layers:
         say("")
         show_table(("step", "layer", "what it did"), touched, empty="no step says what it did to a layer")
+
+
+def _delta(delta: "VariantDelta", variant: "Variant") -> tuple[str, ...]:
+    base = f"{delta.base_version} {delta.base_variant_id}" if delta.base_version else delta.base_manifest_sha256[:12]
+    if delta.wire_bytes is None:
+        return base, "not worthwhile", "", ""
+    share = f"{delta.wire_bytes / variant.wire_bytes:.1%}" if variant.wire_bytes else ""
+    return base, text_of_bytes(delta.wire_bytes), share, text_of_bytes(delta.memory_bytes)
 
 
 def _figures(variant: "Variant", metric: str) -> list[tuple[str, ...]]:

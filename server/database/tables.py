@@ -226,6 +226,16 @@ variant_reports = Table(
     Column("created_at", Float, nullable=False),
 )
 
+deltas = Table(
+    "deltas",  # from what devices have to what they shall have; without an object where it was not worthwhile
+    catalogue,
+    Column("manifest_sha256", SHA256, primary_key=True),
+    Column("base_manifest_sha256", SHA256, primary_key=True),
+    Column("object_sha256", SHA256),
+    Column("document", JSON),  # edge_agent.protocol.delta.Delta
+    Column("created_at", Float, nullable=False),
+)
+
 # --- written by the ingest
 device_states = Table(
     "device_states",

@@ -20,8 +20,8 @@ from server.errors import (
     StorageRefusedError,
     StorageUnavailableError,
 )
-from server.fleet.entitlements import desired_of
-from server.fleet.manifests import ManifestCache, object_among
+from server.fleet.entitlements import desired_of, not_yours, object_of
+from server.fleet.manifests import ManifestCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,7 +106,7 @@ class Answers:
     def _manifest(self, device: str, ask: Ask) -> Reply:
         wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).deployments}
         if ask.sha256 is None or ask.sha256 not in wanted:
-            raise _not_yours(ask.sha256)
+            raise not_yours(ask.sha256)
         text = self._read_manifest(ask.sha256).text
         if len(text) > MANIFEST_BYTES:
             raise NotFoundError(f"Manifest {ask.sha256} has {len(text)} bytes: too large for MQTT, fetch it by HTTPS.")
@@ -129,12 +129,8 @@ class Answers:
         )
 
     def _descriptor(self, device: str, sha256: str | None) -> ObjectDescriptor:
-        """How an object travels that some manifest of the device's desired state names."""
-        wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).deployments}
-        descriptor = object_among(wanted, sha256 or "", self._read_manifest)
-        if descriptor is None:
-            raise _not_yours(sha256)
-        return descriptor
+        """How an object travels that the device's desired state names."""
+        return object_of(desired_of(self._database, device), sha256 or "", self._read_manifest)
 
     def _read_manifest(self, sha256: str) -> KnownManifest:
         if sha256 not in self._manifests and self._clock() < self._store_away_until:
@@ -157,7 +153,3 @@ def _reply(ask: Ask, status: ReplyStatus = ReplyStatus.OK, *, detail: str = "", 
             **fields,
         }
     )
-
-
-def _not_yours(sha256: str | None) -> ObjectNotFoundError:
-    return ObjectNotFoundError(f"The desired state of this device names no object {sha256}.")

@@ -14,8 +14,11 @@ from server.fleet.manifests import object_among
 from server.fleet.secrets import is_secret_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edge_agent.protocol.manifest import ObjectDescriptor
     from server.database.connect import Database
-    from server.fleet.manifests import ManifestCache
+    from server.fleet.manifests import KnownManifest, ManifestCache
 
 
 def authenticate(database: Database, authorization: str | None) -> str:
@@ -52,7 +55,7 @@ def manifest_of(database: Database, manifests: ManifestCache, device_id: str, sh
         ObjectNotFoundError: the device's desired state names no such manifest.
     """
     if sha256 not in _manifests(database, device_id):
-        raise _not_yours(sha256)
+        raise not_yours(sha256)
     return manifests.read(sha256).text
 
 
@@ -60,15 +63,31 @@ def require_entitled(database: Database, manifests: ManifestCache, device_id: st
     """Pass if a device may fetch an object.
 
     Raises:
-        ObjectNotFoundError: no manifest of the device's desired state names this object.
+        ObjectNotFoundError: the device's desired state names no such object.
     """
-    if object_among(_manifests(database, device_id), sha256, manifests.read) is None:
-        raise _not_yours(sha256)
+    object_of(desired_of(database, device_id), sha256, manifests.read)
+
+
+def object_of(wanted: Desired, sha256: str, read: Callable[[str], KnownManifest]) -> ObjectDescriptor:
+    """How an object travels that a desired state names: a delta's, or a manifest's.
+
+    Raises:
+        ObjectNotFoundError: it names no such object.
+        StorageUnavailableError, StorageRefusedError: a manifest could not be read, and no other names the object.
+    """
+    deltas = (delta.object for entry in wanted.deployments for delta in entry.deltas)
+    found = next((one for one in deltas if one.sha256 == sha256), None)
+    if found is None:
+        found = object_among({entry.manifest_sha256 for entry in wanted.deployments}, sha256, read)
+    if found is None:
+        raise not_yours(sha256)
+    return found
 
 
 def _manifests(database: Database, device_id: str) -> set[str]:
     return {deployment.manifest_sha256 for deployment in desired_of(database, device_id).deployments}
 
 
-def _not_yours(sha256: str) -> ObjectNotFoundError:
+def not_yours(sha256: str | None) -> ObjectNotFoundError:
+    """What is asked for is none of this device's."""
     return ObjectNotFoundError(f"The desired state of this device names no object {sha256}.")

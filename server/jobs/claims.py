@@ -16,7 +16,7 @@ from server.schemas.work import JobKind
 
 MAX_ATTEMPTS: Final = 3
 NO_PROGRESS: Final = {"stage": "starting", "done": 0, "of": 0}
-_ORDER: Final = (JobKind.INSPECT, JobKind.REPORT, JobKind.BUILD, JobKind.SEARCH)
+_ORDER: Final = (JobKind.INSPECT, JobKind.REPORT, JobKind.DELTA, JobKind.BUILD, JobKind.SEARCH)
 _TURNS: Final = {kind.value: turn for turn, kind in enumerate(_ORDER)}
 
 
@@ -34,10 +34,10 @@ class Claim:
 
 
 def claim(database: Database, *, worker: str, now: float, lease_s: float) -> Claim | None:
-    """Take the next job: inspections and reports first, for somebody waits for them; then builds; then searches.
+    """Take the next job: inspections, reports and deltas first, for somebody waits for them; then builds; searches.
 
-    A build or a search waits for the inspection of its model version. A job whose third worker died is marked failed on
-    the way.
+    A build or a search waits for the inspection of its model version, and a delta for its builds. A job whose third
+    worker died is marked failed on the way.
 
     Raises:
         DatabaseUnavailableError: nothing was taken.
@@ -134,6 +134,16 @@ def _open_jobs(now: float) -> sa.Select[tuple[Any, ...]]:
         )
         .where(~sa.exists().where(its_run.c.job_id == inspection.c.job_id, its_run.c.state.in_(["done", "failed"])))
     )
+    build, build_run = jobs.alias("build"), job_runs.alias("build_run")
+    waits_for_builds = (
+        sa.exists()
+        .where(
+            build.c.kind.in_([JobKind.BUILD, JobKind.SEARCH]),
+            build.c.model == jobs.c.model,
+            build.c.version == jobs.c.version,
+        )
+        .where(~sa.exists().where(build_run.c.job_id == build.c.job_id, build_run.c.state.in_(["done", "failed"])))
+    )
     return (
         sa.select(jobs, job_runs.c.attempt)
         .select_from(jobs.outerjoin(job_runs, job_runs.c.job_id == jobs.c.job_id))
@@ -143,6 +153,7 @@ def _open_jobs(now: float) -> sa.Select[tuple[Any, ...]]:
                 sa.and_(job_runs.c.state.in_(["running", "queued"]), job_runs.c.lease_until < now),
             ),
             sa.or_(jobs.c.kind == JobKind.INSPECT, ~waits_for_inspection),
+            sa.or_(jobs.c.kind != JobKind.DELTA, ~waits_for_builds),
         )
         .order_by(sa.case(_TURNS, value=jobs.c.kind, else_=len(_TURNS)), jobs.c.created_at, jobs.c.job_id)
     )

@@ -12,6 +12,7 @@ from server.database.connect import Database
 from server.database.tables import choices, model_versions, variant_reports, variants
 from server.jobs.claims import Claim, finish
 from server.jobs.errors import JobError
+from server.jobs.rows import insert_or_replace
 from server.schemas.catalogue import ModelVersion, Refusal, Splits, Task, Variant
 from server.schemas.report import Report
 from server.schemas.work import InspectWork, ReportWork
@@ -111,9 +112,9 @@ def register_build(
         judged = [choice.profile for choice in result.choices]
         _withdraw(connection, sa.and_(*ours, variants.c.profile.in_(judged)))
         for row in rows:
-            _upsert(connection, database, variants, row)
+            insert_or_replace(connection, variants, row)
         for row in picked:
-            _upsert(connection, database, choices, row)
+            insert_or_replace(connection, choices, row)
         summary: dict[str, Any] = {
             "variants": len(rows),
             "choices": {choice.profile: choice.variant_id for choice in result.choices},
@@ -151,7 +152,7 @@ def register_report(database: Database, claim: Claim, report: Report) -> None:
     columns = ("model", "version", "profile", "variant_id", "archive_sha256", "created_at")
     row = {name: document[name] for name in columns} | {"shifted_sha256": report.shifted_sha256 or ""}
     with database.write() as connection:
-        _upsert(connection, database, variant_reports, row | {"document": document})
+        insert_or_replace(connection, variant_reports, row | {"document": document})
         finish(connection, claim, result={"label": report.label}, now=report.created_at)
 
 
@@ -181,13 +182,6 @@ def _variant_row(claim: Claim, built: BuiltVariant, sizes: StoredSizes, now: flo
         "document": document,
         "created_at": now,
     }
-
-
-def _upsert(connection: sa.Connection, database: Database, table: sa.Table, row: dict[str, Any]) -> None:
-    insert = _insert(database, table).values(row)
-    keys = [column.name for column in table.primary_key]
-    changed = {name: insert.excluded[name] for name in row if name not in keys}
-    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=changed))
 
 
 def _insert(database: Database, table: sa.Table) -> sqlite.Insert | postgresql.Insert:

@@ -14,10 +14,14 @@ from pydantic import BaseModel, ValidationError
 from compressors.contract import (
     BuildRequest,
     BuildResult,
+    DeltaPair,
+    DeltaRequest,
+    DeltaResult,
     Inputs,
     InspectRequest,
     InspectResult,
     Latency,
+    PackedPaths,
     ProgressLine,
     Recipe,
     ReportRequest,
@@ -27,6 +31,7 @@ from compressors.contract import (
     SearchResult,
     Task,
 )
+from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.profile import RuntimeName
 from server.database.connect import Database
 from server.errors import (
@@ -36,7 +41,7 @@ from server.errors import (
     StorageRefusedError,
     StorageUnavailableError,
 )
-from server.jobs import claims, reading, register
+from server.jobs import claims, deltas, reading, register
 from server.jobs.claims import Claim
 from server.jobs.errors import BadResultError, JobError
 from server.jobs.lease import Lease
@@ -44,7 +49,7 @@ from server.jobs.output import output_file
 from server.jobs.pages import zipped
 from server.jobs.process import JobLimits, run_job
 from server.jobs.workspace import workspace
-from server.schemas.work import SEARCH_SHARE, BuildWork, InspectWork, JobKind, ReportWork, SearchWork
+from server.schemas.work import SEARCH_SHARE, BuildWork, DeltaWork, InspectWork, JobKind, ReportWork, SearchWork
 from server.storage import ObjectStore
 
 STORAGE_PATIENCE_S: Final = 60.0
@@ -121,6 +126,7 @@ class JobRunner:
                     JobKind.BUILD: self._build,
                     JobKind.SEARCH: self._search,
                     JobKind.REPORT: self._report,
+                    JobKind.DELTA: self._delta,
                 }
                 do[claim.kind](claim, lease, folder)
         except JobError as exc:
@@ -215,6 +221,38 @@ class JobRunner:
         report = register.report_of(claim, work, result, stored, now=self._clock())
         self._patiently(lease, lambda: register.register_report(self._catalogue, claim, report))
 
+    def _delta(self, claim: Claim, lease: Lease, folder: Path) -> None:
+        work = _parse(DeltaWork, claim.request)
+        wanted = deltas.wanted_deltas(self._catalogue, claim.model, claim.version, work.profiles)
+        output_dir = folder / "output"
+        output_dir.mkdir()
+        request = DeltaRequest(
+            pairs=tuple(
+                DeltaPair(
+                    base=self._packed(lease, one.base_manifest_sha256, folder),
+                    variant=self._packed(lease, one.manifest_sha256, folder),
+                    memory_bytes=one.memory_bytes,
+                )
+                for one in wanted
+            ),
+            output_dir=output_dir,
+        )
+        result = self._run(claim, lease, folder, request, DeltaResult)
+        if len(result.made) != len(wanted):
+            raise BadResultError("The job's result does not tell of each delta: report this as a bug.")
+        self._store_files(lease, [one.delta.object.sha256 for one in result.made if one.delta], output_dir)
+        made = list(zip(wanted, result.made, strict=True))
+        now = self._clock()
+        self._patiently(lease, lambda: deltas.register_deltas(self._catalogue, claim, made, now=now))
+
+    def _packed(self, lease: Lease, manifest_sha256: str, folder: Path) -> PackedPaths:
+        manifest_path, object_path = folder / f"{manifest_sha256}.json", folder / f"{manifest_sha256}.object"
+        if not object_path.exists():
+            self._fetch(lease, manifest_sha256, manifest_path)
+            manifest = VariantManifest.model_validate_json(manifest_path.read_bytes())
+            self._fetch(lease, manifest.object.sha256, object_path)
+        return PackedPaths(manifest_path=manifest_path, object_path=object_path)
+
     def _given(self, claim: Claim, lease: Lease, folder: Path) -> _Given:
         """What builds, searches and reports are given alike: files of the version, runtimes, what is known of them."""
         version = reading.read_version(self._catalogue, claim.model, claim.version)
@@ -269,7 +307,7 @@ class JobRunner:
         claim: Claim,
         lease: Lease,
         folder: Path,
-        request: InspectRequest | BuildRequest | SearchRequest | ReportRequest,
+        request: InspectRequest | BuildRequest | SearchRequest | ReportRequest | DeltaRequest,
         kind: type[ResultT],
     ) -> ResultT:
         request_path, result_path = folder / "request.json", folder / "result.json"
@@ -298,6 +336,9 @@ class JobRunner:
         objects = {built.object_sha256 for built in result.variants if built.object_sha256}
         manifests = {built.manifest_sha256 for built in result.variants if built.manifest_sha256}
         wanted = [*sorted(objects), *sorted(manifests - objects)]
+        return register.StoredSizes(self._store_files(lease, wanted, output_dir))
+
+    def _store_files(self, lease: Lease, wanted: Sequence[str], output_dir: Path) -> dict[str, int]:
         sizes: dict[str, int] = {}
         for number, sha256 in enumerate(wanted):
             lease.report("storing", number, len(wanted))
@@ -306,7 +347,7 @@ class JobRunner:
             if stored.sha256 != sha256:
                 raise BadResultError(f"The job left a file {sha256} that holds other bytes: report this as a bug.")
             sizes[sha256] = stored.size_bytes
-        return register.StoredSizes(sizes)
+        return sizes
 
     def _with_storage(self, lease: Lease, act: Callable[[], ReturnT]) -> ReturnT:
         """Wait for S3 to come back, for a while; the job stays ours meanwhile."""

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.messages import Desired
 from server.database.tables import (
+    deltas,
     deployments,
     desired,
     job_runs,
@@ -62,6 +63,7 @@ def named_objects(connection: sa.Connection, store: ObjectStore, *, retired_befo
     files = {sha256 for row in versions for sha256 in row if sha256}
     kept_reports = sa.select(variant_reports.c.archive_sha256).where(_is_kept(variant_reports, retired_before))
     reports = set(connection.execute(kept_reports).scalars())
+    reports |= _deltas(connection, delivered)
     return frozenset(files | reports | _under_way(connection) | built | delivered | set(_objects_of(older, store)))
 
 
@@ -103,6 +105,15 @@ def _delivered(connection: sa.Connection) -> set[str]:
     }
     before = deployments.c.previous["manifest_sha256"].as_string()
     return wanted | {sha256 for sha256 in connection.execute(sa.select(before).distinct()).scalars() if sha256}
+
+
+def _deltas(connection: sa.Connection, delivered: set[str]) -> set[str]:
+    """Those from what devices run, or may go back to: nobody can apply the others."""
+    query = sa.select(deltas.c.base_manifest_sha256, deltas.c.object_sha256).where(deltas.c.object_sha256.is_not(None))
+    made = {row.object_sha256 for row in connection.execute(query) if row.base_manifest_sha256 in delivered}
+    documents = connection.execute(sa.select(desired.c.document)).scalars()
+    entries = (entry for document in documents for entry in Desired.model_validate(document).deployments)
+    return made | {delta.object.sha256 for entry in entries for delta in entry.deltas}
 
 
 def _objects_of(manifests: Iterable[str], store: ObjectStore) -> Iterable[str]:

@@ -13,6 +13,7 @@ from server.schemas.rollouts import RolloutState
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from edge_agent.protocol.delta import Delta
     from edge_agent.protocol.messages import DeploymentStatus, DesiredDeployment
     from edge_agent.protocol.shadow import ShadowReport
     from server.rollouts.health import Measured
@@ -92,6 +93,8 @@ class VariantFact:
     model_file_sha256: str | None = None
     """None: the manifest could not be read yet, so nobody can be verified."""
     limits: Limits = field(default_factory=Limits)
+    deltas: tuple[Delta, ...] = ()
+    """From what devices of its lane run, to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +279,8 @@ class Facts:
     expected: frozenset[str] = frozenset()
     """Deployments of devices that are in use and have not answered enough yet."""
     commands: tuple[Command, ...] = ()
+    deltas_until: float | None = None
+    """Deltas are being made; it waits for them until then. None: nobody makes any."""
     time_zones: Mapping[str, str] = field(default_factory=dict)
     """By device: its label `tz`, where it has one."""
     status_interval_s: float = 0.0

@@ -28,8 +28,9 @@ class Offer:
 
     variant_id: str | None = None
     manifest_sha256: str = ""
-    download_bytes: int = 0
-    """Of the manifest and the object, as they travel."""
+    manifest_bytes: int = 0
+    object_bytes: int = 0
+    """Of the whole object, as it travels."""
     refusal: str = ""
 
 
@@ -42,6 +43,8 @@ class Fleet:
     """By profile; one that is missing is still to be built."""
     running: Mapping[str, str] = field(default_factory=dict)
     """By device: the manifest of this model that it has said it runs."""
+    deltas: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """By the manifest of what a device runs, and of what it would get: the bytes of the delta."""
 
 
 def forecast(request: RolloutRequest, fleet: Fleet, *, now: float) -> RolloutForecast:
@@ -126,8 +129,10 @@ def _what(device: DeviceFact, wave: int, fleet: Fleet) -> DeviceForecast:
         return found.model_copy(update={"to_be_built": True})
     if offer.variant_id is None:
         return found.model_copy(update={"refusal": offer.refusal})
-    already = fleet.running.get(device.device_id) == offer.manifest_sha256
-    told = {"already": already, "download_bytes": 0 if already else offer.download_bytes}
+    running = fleet.running.get(device.device_id, "")
+    already = running == offer.manifest_sha256
+    object_bytes = fleet.deltas.get((running, offer.manifest_sha256), offer.object_bytes)
+    told = {"already": already, "download_bytes": 0 if already else offer.manifest_bytes + object_bytes}
     return found.model_copy(update={"variant_id": offer.variant_id, **told})
 
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from edge_agent.protocol.shadow import ShadowPlan
 
+DELTA_MODELS = 16  # of a device with more, `desired` would grow too large: it fetches whole objects
+DELTA_MODELS = 16  # of one device: with more, and the deltas of each, `desired` would grow too large
 MAX_MODELS = 64  # of one device, by the wire contract (`Desired.deployments`)
 MAX_CHAIN = 64  # of rollouts that were rolled back one after the other
 WITHDRAWN = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK})
@@ -159,6 +161,7 @@ class Ledger:
             manifest_bytes=variant.manifest_bytes,
             limits=variant.limits,
             shadow=shadow,
+            deltas=variant.deltas if len(self.wanted.get(row.device_id, {})) < DELTA_MODELS else (),
         )
         self.wanted.setdefault(row.device_id, {})[row.model] = entry
         self.changed_devices.add(row.device_id)

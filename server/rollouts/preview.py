@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from edge_agent.protocol.messages import Desired, Status
-from edge_agent.protocol.states import DeploymentState
-from server.database.tables import choices, desired, device_states, variants
+from edge_agent.protocol.delta import Delta
+from server.database.tables import choices, deltas, variants
+from server.fleet.running import running_manifests
 from server.fleet.selector import parse
 from server.rollouts.forecast import Fleet, Offer, forecast
 from server.rollouts.plan import check_growing
 from server.rollouts.requests import targets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from server.database.connect import Database
     from server.schemas.rollouts import RolloutForecast, RolloutRequest
@@ -35,8 +35,11 @@ def forecast_rollout(database: Database, request: RolloutRequest, *, now: float)
     with database.read() as connection:
         meant = targets_of(connection, request, selector)
         offers = dict(_offers(connection, request.model, request.version))
-        running = dict(_running(connection, request.model))
-    return forecast(request.model_copy(update={"selector": str(selector)}), Fleet(meant, offers, running), now=now)
+        running = dict(running_manifests(connection, request.model))
+        by_delta = _deltas(connection, offers)
+    return forecast(
+        request.model_copy(update={"selector": str(selector)}), Fleet(meant, offers, running, by_delta), now=now
+    )
 
 
 def _offers(connection: sa.Connection, model: str, version: str) -> Iterator[tuple[str, Offer]]:
@@ -59,22 +62,18 @@ def _offers(connection: sa.Connection, model: str, version: str) -> Iterator[tup
 
 def _offer(row: sa.Row[Any]) -> Offer:
     if row.variant_id and row.manifest_sha256:
-        return Offer(row.variant_id, row.manifest_sha256, (row.manifest_bytes or 0) + (row.object_bytes or 0))
+        return Offer(row.variant_id, row.manifest_sha256, row.manifest_bytes or 0, row.object_bytes or 0)
     if row.variant_id:
         return Offer(refusal=f"Variant {row.variant_id} was chosen, but it could not be packed.")
     return Offer(refusal=(row.refusal or {}).get("sentence", "No variant fits this profile."))
 
 
-def _running(connection: sa.Connection, model: str) -> Iterator[tuple[str, str]]:
-    """By device: the manifest of what it is wanted to run of a model, where it has said that it runs it."""
-    query = sa.select(desired.c.device_id, desired.c.document, device_states.c.status).join(
-        device_states, device_states.c.device_id == desired.c.device_id
-    )
-    for row in connection.execute(query):
-        entries = Desired.model_validate(row.document).deployments
-        wanted = next((entry for entry in entries if entry.model == model), None)
-        if wanted is None or row.status is None:
-            continue
-        told = Status.model_validate(row.status).deployments
-        if any(one.deployment_id == wanted.deployment_id and one.state == DeploymentState.ACTIVE for one in told):
-            yield row.device_id, wanted.manifest_sha256
+def _deltas(connection: sa.Connection, offers: Mapping[str, Offer]) -> dict[tuple[str, str], int]:
+    """By base and manifest: the bytes of each delta to what is offered."""
+    columns = deltas.c
+    manifests = {offer.manifest_sha256 for offer in offers.values()}
+    query = sa.select(deltas).where(columns.object_sha256.is_not(None), columns.manifest_sha256.in_(sorted(manifests)))
+    return {
+        (row.base_manifest_sha256, row.manifest_sha256): Delta.model_validate(row.document).object.size_bytes
+        for row in connection.execute(query)
+    }

@@ -15,6 +15,7 @@ from edge_agent.protocol.states import DeploymentState
 from server.database import tables
 from server.fleet.selector import SelectorError, parse
 from server.rollouts import facts
+from server.rollouts.deltas import deltas_to, deltas_until
 from server.rollouts.gate import SENT_BACK
 from server.rollouts.ledger import Ledger
 from server.rollouts.rows import (
@@ -297,6 +298,7 @@ class Reader:
             measured=measured,
             expected=expected,
             commands=tuple(picture.commands.get(rollout.rollout_id, ())),
+            deltas_until=deltas_until(connection, rollout) if _is_new(picture, rollout.rollout_id) else None,
             time_zones=picture.time_zones,
             status_interval_s=self._status_interval_s,
         )
@@ -317,6 +319,8 @@ class Reader:
         ).where(
             columns.model == rollout.model, columns.version == rollout.version, columns.manifest_sha256.is_not(None)
         )
+        rows = connection.execute(query).all()
+        deltas = deltas_to(connection, (row.manifest_sha256 for row in rows))
         return {
             (row.profile, row.variant_id): facts.VariantFact(
                 variant_id=row.variant_id,
@@ -327,8 +331,9 @@ class Reader:
                 caveat=row.caveat or "",
                 model_file_sha256=self._model_file_sha256(row.manifest_sha256),
                 limits=picture.limits.get(row.profile, Limits()),
+                deltas=deltas.get(row.manifest_sha256, ()),
             )
-            for row in connection.execute(query)
+            for row in rows
         }
 
 
@@ -337,3 +342,9 @@ def _is_open(picture: _Picture, rollout_id: str) -> bool:
     if standing is None or standing.state in OPEN_STATES:
         return True
     return any(command.command_id > standing.last_command_id for command in picture.commands.get(rollout_id, ()))
+
+
+def _is_new(picture: _Picture, rollout_id: str) -> bool:
+    """Whether its first wave is still to be opened."""
+    standing = picture.standings.get(rollout_id)
+    return standing is None or (standing.state in OPEN_STATES and standing.wave < 0)

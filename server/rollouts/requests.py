@@ -13,6 +13,7 @@ from server.errors import ConflictError, InvalidError, NotFoundError
 from server.fleet.devices import matching
 from server.fleet.selector import parse
 from server.rollouts.commands import allowed
+from server.rollouts.deltas import request_deltas
 from server.rollouts.facts import DeviceFact
 from server.rollouts.plan import check_growing
 from server.schemas.rollouts import RolloutAction, RolloutState
@@ -60,6 +61,7 @@ def start_rollout(database: Database, request: RolloutRequest, *, now: float) ->
         targets = targets_of(connection, request, selector)
         profiles = {device.profile for device in targets}
         build_missing(connection, request.model, request.version, profiles, now=now)
+        request_deltas(connection, rollout_id, model=request.model, version=request.version, profiles=profiles, now=now)
         connection.execute(sa.insert(rollouts).values(row))
     return rollout_id
 

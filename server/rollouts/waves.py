@@ -75,6 +75,7 @@ def _is_held(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: f
     return (
         _is_too_early(facts, ledger, now=now)
         or not _variants_ready(facts, ledger, upcoming, now=now)
+        or _waits_for_deltas(facts, ledger, now=now)
         or _is_soaking(facts, ledger, now=now)
         or watching.is_held(facts, ledger, now=now)
         or _asks_for_approval(facts, ledger, upcoming)
@@ -88,6 +89,14 @@ def _is_too_early(facts: Facts, ledger: Ledger, *, now: float) -> bool:
     ledger.stand(
         rollout.rollout_id, standing.state, f"Starts at {text_of_moment(rollout.options.start_at)}, not before."
     )
+    return True
+
+
+def _waits_for_deltas(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    if standing.wave >= 0 or facts.deltas_until is None or now >= facts.deltas_until:
+        return False
+    ledger.stand(rollout.rollout_id, standing.state, "Deltas from what devices run are being made.")
     return True
 
 

@@ -116,6 +116,16 @@ class Step(Document):
     metric: float | None = None  # on the selection split after it, where the recipe asked for that
 
 
+class VariantDelta(Document):
+    """From a variant that devices run: a delta, or, without `wire_bytes`, that it was not worthwhile."""
+
+    base_version: Name | None = None  # None: of a variant that was built again since
+    base_variant_id: Name | None = None
+    base_manifest_sha256: Sha256
+    wire_bytes: int | None = None
+    memory_bytes: int | None = None  # what applying it takes on a device
+
+
 class Variant(Document):
     """A candidate for a profile, with everything measured about it."""
 
@@ -148,6 +158,7 @@ class Variant(Document):
     metric_drop: Figure | None = None  # loss against float, in units of the metric; positive is worse
     agreement: Figure | None = None
     steps: tuple[Step, ...] = ()  # only where they are asked for: they name every layer
+    deltas: tuple[VariantDelta, ...] = ()
     created_at: float = 0.0
 
 

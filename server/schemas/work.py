@@ -22,6 +22,7 @@ class JobKind(StrEnum):
     BUILD = "build"
     SEARCH = "search"
     REPORT = "report"
+    DELTA = "delta"
 
 
 class StoredFile(Document):
@@ -69,3 +70,9 @@ class ReportWork(Document):
     variant_id: Name
     shifted: StoredFile | None = None
     measure_again: bool = False
+
+
+class DeltaWork(Document):
+    """Make deltas to what these profiles get of a model version, from what most of their devices run."""
+
+    profiles: tuple[Name, ...] = Field(min_length=1)

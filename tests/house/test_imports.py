@@ -42,7 +42,7 @@ SUPERVISOR = (
 COMPRESSORS = tuple(
     f"compressors.{name}"
     for name in (
-        *("errors", "contract", "quiet", "extras", "running", "fidelity", "metrics", "bootstrap"),
+        *("errors", "contract", "quiet", "extras", "running", "metrics", "bootstrap"),
         *("data", "files", "rehydrate", "inputs", "step", "network", "measuring"),
         *("calibration", "quantization", "npu", "training", "students", "pruning", "simulation", "repairs"),
         *("sensitivity", "steps", "recipes", "packing", "building", "searching", "reporting", "job"),

@@ -11,9 +11,9 @@ import pytest
 from compressors.contract import Task
 from compressors.data import evaluation_rows
 from compressors.errors import DataError
-from compressors.fidelity import snr_db
 from compressors.files.litert import read_facts
 from compressors.inputs import program
+from compressors.measuring.fidelity import snr_db
 from compressors.sensitivity.sharpness import sharpness
 from compressors.step import Context, Model, content_of
 from compressors.steps import STEPS

@@ -8,8 +8,8 @@ import pytest
 from compressors.contract import Task
 from compressors.data import evaluation_rows
 from compressors.errors import NoEffectError
-from compressors.fidelity import snr_db
 from compressors.inputs import program
+from compressors.measuring.fidelity import snr_db
 from compressors.network.layers import weight_of, weighted_layers
 from compressors.step import Context, Model
 from compressors.steps.export_litert import STEP as EXPORT

@@ -86,3 +86,16 @@ def test_give_back_costs_no_attempt(catalogue: Catalogue) -> None:
         assert claim.attempt == 1
         claims.give_back(catalogue.database, claim)
         assert catalogue.run(job_id)["state"] == "queued"
+
+
+def test_claim_of_a_delta_waits_for_the_builds_of_its_version(catalogue: Catalogue) -> None:
+    build = catalogue.add_job("build", {})
+    delta = catalogue.add_job("delta", {}, created_at=0.5)
+    first = claims.claim(catalogue.database, worker="w", now=1.0, lease_s=10.0)
+    assert first is not None
+    assert first.job_id == build
+    assert claims.claim(catalogue.database, worker="w", now=1.0, lease_s=10.0) is None
+    claims.fail(catalogue.database, first, code="x", message="x", now=2.0)
+    second = claims.claim(catalogue.database, worker="w", now=3.0, lease_s=10.0)
+    assert second is not None
+    assert second.job_id == delta

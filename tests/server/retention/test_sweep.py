@@ -146,9 +146,13 @@ def name_everything(parts: Parts, store: S3ObjectStore) -> set[str]:
     before, before_object = put_variant(store, "a device would go back to it")
     deployment = {"deployment_id": "dep-2", "rollout_id": "r", "device_id": "d", "wave": 0, "profile": "pi"}
     told = {"model": "m", "version": "2", "state": "running", "reason": "none", "detail": "", "updated_at": NOW}
+    delta, gone = put(store), put(store)
+    for target, base, one in ((manifest, desired, delta), (desired, "0" * 64, gone)):
+        row = {"manifest_sha256": target, "base_manifest_sha256": base, "object_sha256": one, "document": {}}
+        insert(catalogue, tables.deltas, **row, created_at=NOW)
     previous = wanted(before).model_dump(mode="json")
     insert(catalogue, tables.deployments, **deployment, **told, previous=previous)
-    named = {source, data, train, manifest, object_, desired, desired_object, before, before_object}
+    named = {source, data, train, manifest, object_, desired, desired_object, before, before_object, delta}
     return named | set(queued) | set(running) | set(given_back) | {report, second}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import random
 import time
 import uuid
 from dataclasses import dataclass, field, replace
@@ -240,9 +241,12 @@ def make_paper() -> Callable[..., Paper]:
 EPOCH_OF_REGISTRY = 7
 
 
-def _describe_variant(store: S3ObjectStore, profile: str, version: str, *, salt: str) -> tuple[dict[str, object], str]:
+def _describe_variant(
+    store: S3ObjectStore, profile: str, version: str, *, salt: str, filler_bytes: int
+) -> tuple[dict[str, object], str]:
     """A real manifest in S3 and the row of its variant: (row, sha256 of the model file)."""
-    model_file = f"{salt}:{profile}:{version}".encode()
+    model_file = f"{salt}:{profile}:{version}".encode() + random.Random(salt).randbytes(filler_bytes)
+    store.put_bytes(model_file)
     file_sha256 = hashlib.sha256(model_file).hexdigest()
     described = ObjectDescriptor.describe(model_file, encoding=Encoding.IDENTITY)
     tensor = TensorSpec(name="x", shape=(-1, 4))
@@ -297,7 +301,7 @@ class Registry:
     def device(self, number: int) -> str:
         return f"{self.salt}-{number}"
 
-    def fill(self, devices: int) -> None:
+    def fill(self, devices: int, *, filler_bytes: int = 0) -> None:
         profile = DeviceProfile(
             name="pi",
             arch=Arch.AARCH64,
@@ -324,7 +328,7 @@ class Registry:
                 }
                 connection.execute(sa.insert(tables.devices).values(values))
         for version in "12":
-            row, file_sha256 = _describe_variant(self.store, "pi", version, salt=self.salt)
+            row, file_sha256 = _describe_variant(self.store, "pi", version, salt=self.salt, filler_bytes=filler_bytes)
             self.files[str(row["variant_id"])] = file_sha256
             choice = {"model": "m", "version": version, "profile": "pi", "variant_id": row["variant_id"]}
             with self.database.write() as connection:
@@ -403,13 +407,13 @@ class Registry:
 @pytest.fixture
 def make_registry(
     new_database: Callable[[str], Database], broker: str, object_store: S3ObjectStore
-) -> Callable[[int], Registry]:
-    """A registry with so many devices."""
+) -> Callable[..., Registry]:
+    """A registry with so many devices, and files with so many bytes in common."""
     database = new_database("registry")
 
-    def make(devices: int) -> Registry:
+    def make(devices: int, *, filler_bytes: int = 0) -> Registry:
         registry = Registry(database, object_store, broker, salt=f"t{uuid.uuid4().hex[:8]}")
-        registry.fill(devices)
+        registry.fill(devices, filler_bytes=filler_bytes)
         return registry
 
     return make
