@@ -15,7 +15,6 @@ import numpy as np
 
 from compressors.contract import Figure
 from compressors.errors import MetricError
-from compressors.measuring.fidelity import snr_db
 from compressors.metrics import POSITIVE, value_of
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 MOST_SAMPLES, LEAST_SAMPLES = 2000, 300  # with 300 an end moves by 0.15 of the standard error, with 2,000 by 0.06
 DRAWN_ROWS = 5_000_000  # of all draws together, from which on there are fewer of them: many rows have narrow intervals
 INTERVAL = (2.5, 97.5)
-ALIKE_DB = 80.0  # noise of a ten-thousandth: another order of the same sums, as an export to float makes it
 
 
 @dataclass(frozen=True)
@@ -77,11 +75,6 @@ def paired_loss(metric: Metric, before: Estimate, after: Estimate) -> Figure:
     """What `after` loses against `before`, in units of the metric, negative is better; both of the same rows."""
     sign = 1.0 if metric.higher_is_better else -1.0
     return _figure(metric.loss_against(before.value, after.value), sign * (before.drawn - after.drawn))
-
-
-def loss_sources(before: Estimate, after: Estimate) -> int | None:
-    """How many independent sources tell what `after` loses; None: both answer alike, and would on other rows."""
-    return None if snr_db(before.outputs, after.outputs) >= ALIKE_DB else after.sources
 
 
 def _sources(metric: Metric, target: Floats, group: Whole, query: Whole | None) -> int:

@@ -6,11 +6,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressors.bootstrap import loss_sources, paired_loss
+from compressors.bootstrap import paired_loss
 from compressors.building.choice import explain, ranked
 from compressors.building.judge import Candidate, Judgement, judge, metric_point, refuse
 from compressors.contract import BuiltVariant, Figure, Origin, ProfileChoice, StepRecord
 from compressors.files.formats import Target, runs_on
+from compressors.measuring.fidelity import loss_sources
 from compressors.packing.package import Identity, Packed, manifest, write_named
 
 if TYPE_CHECKING:

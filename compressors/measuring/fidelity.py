@@ -13,7 +13,10 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from compressors.bootstrap import Estimate
+
 MOST_DB = 200.0  # of answers that are equal
+ALIKE_DB = 80.0  # noise of a ten-thousandth: another order of the same sums, as an export to float makes it
 
 
 def snr_db(expected: NDArray[np.generic], given: NDArray[np.generic]) -> float:
@@ -29,3 +32,8 @@ def snr_db(expected: NDArray[np.generic], given: NDArray[np.generic]) -> float:
     if signal == 0.0 or not np.isfinite(noise):
         return -MOST_DB
     return float(np.clip(10.0 * np.log10(signal / noise), -MOST_DB, MOST_DB))
+
+
+def loss_sources(before: Estimate, after: Estimate) -> int | None:
+    """How many independent sources tell what `after` loses; None: both answer alike, and would on other rows."""
+    return None if snr_db(before.outputs, after.outputs) >= ALIKE_DB else after.sources

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compressors.bootstrap import evaluate, loss_sources, paired_loss
+from compressors.bootstrap import evaluate, paired_loss
 from compressors.building.kitchen import Kitchen
 from compressors.building.prediction import Predictor, predictor_for
 from compressors.contract import Latency, TrialFigures
 from compressors.errors import ModelRunError, SearchError
 from compressors.files.formats import FORMATS, Target
+from compressors.measuring.fidelity import loss_sources
 from compressors.measuring.kept import KeptMeasurements
 from compressors.measuring.measure import Failure, Measurement, Rig
 from compressors.measuring.scoring import score

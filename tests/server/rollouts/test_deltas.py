@@ -194,7 +194,7 @@ def test_rollout_of_a_version_much_like_the_one_that_runs_gets_a_delta_that_only
     assert row.base_manifest_sha256 == base
     with registry.database.read() as connection:
         snapshot = Reader(lambda _sha256: None).snapshot(connection)
-        named = named_objects(connection, registry.store)
+        named = named_objects(connection, registry.store, retired_before=0.0)
         told = deltas_of(connection, [row.manifest_sha256])
     assert snapshot is not None
     (facts,) = [facts for facts in snapshot.facts if facts.rollout.version == "2"]
