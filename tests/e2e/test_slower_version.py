@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import TinyModel
     from tests.e2e.fleet import Fleet
 
-WIDTH = 1024
-MEASURED = 60  # requests of a device
-FIRST_WAVE = 6  # as many devices as it takes to be sure, and one
+WIDTH = 2048  # the p95 of version 1 is microseconds and scatters: the difference has to stand out
+MEASURED = 100  # requests of a device
+FIRST_WAVE = 8
+LEAST_MEASURED = 5  # devices: fewer prove nothing, even if all measure the same
 
 
 def _widen(tiny: TinyModel, path: Path) -> None:
-    """Version 1 with two wide layers that hand on what it computes: a million weights more, the same answers."""
+    """Version 1 with two wide layers that hand on what it computes: four million weights more, the same answers."""
     import torch  # noqa: PLC0415  only whoever makes the model pays for the import
 
     weights = torch.export.load(tiny.archive("1")).state_dict
@@ -96,7 +97,7 @@ def test_version_that_is_slower_on_devices_is_stopped_by_itself_and_they_go_back
         wait_until(lambda: all(agent.serves("tiny", "1") for agent in agents), "all serve version 1")
 
     gave = [load.answered["3"] for load in loads]
-    assert sum(count >= MEASURED for count in gave) >= FIRST_WAVE - 1
+    assert sum(count >= MEASURED for count in gave) >= LEAST_MEASURED
     assert sum(count > 0 for count in gave) <= FIRST_WAVE, "nobody outside of the first wave was given it"
     assert [load.failures for load in loads] == [[] for _ in loads]
     told = fleet.registry.cli("rollout", "explain", rollout_id).stdout
