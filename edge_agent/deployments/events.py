@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge_agent.deployments.records import Accepted, DeploymentRecord, ModelSlot
+    from edge_agent.deployments.records import Accepted, Deferral, DeploymentRecord, ModelSlot
     from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import Desired, SelfTestReport
     from edge_agent.protocol.profile import Limits
@@ -161,6 +161,20 @@ class ShadowCompared:
 
 
 @dataclass(frozen=True, slots=True)
+class DeferAsked:
+    """An app asks to wait before anything is swapped, or asks for more time."""
+
+    deferral: Deferral
+
+
+@dataclass(frozen=True, slots=True)
+class DeferEnded:
+    """An app needs no more time."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -181,6 +195,8 @@ Event = (
     | RunnerHung
     | RunnerBeat
     | ShadowCompared
+    | DeferAsked
+    | DeferEnded
     | Tick
 )
 
@@ -194,6 +210,7 @@ class Persist:
     slots: tuple[ModelSlot, ...] = ()
     emptied: tuple[str, ...] = ()  # models that have no slot any more
     accepted: Accepted | None = None
+    deferrals: tuple[Deferral, ...] | None = None  # all of them; None: as they were
 
 
 @dataclass(frozen=True, slots=True)

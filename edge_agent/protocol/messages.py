@@ -56,6 +56,7 @@ class DesiredDeployment(Wire):
     manifest_bytes: Annotated[Bytes, Field(le=16 << 20)]
     limits: Limits = Limits()
     shadow: ShadowPlan | None = None  # beside the active one first; an agent that does not know it activates at once
+    max_defer_s: Seconds = 0.0  # how long apps may ask it to wait before the swap; 0: not at all
 
 
 class Desired(Message):
