@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     _json(infer)
     infer.set_defaults(command=_infer)
 
+    _add_defer(commands)
     _add_diagnose(commands)
     probe = commands.add_parser("probe", help="write a profile of this machine")
     probe.add_argument("-o", "--output", type=Path, metavar="FILE", help="by default to standard output")
@@ -113,6 +114,18 @@ def _parser() -> argparse.ArgumentParser:
     _json(profiles)
     profiles.set_defaults(command=_profiles)
     return parser
+
+
+def _add_defer(commands: argparse._SubParsersAction[_Command]) -> None:
+    defer = commands.add_parser("defer", help="swap no model for a while, as long as the rollout allows")
+    defer.add_argument("--for", dest="for_", metavar="TIME", help="such as 90s, 10m or 1h; a day at most")
+    defer.add_argument("--reason", default="edge-agent defer", metavar="TEXT", help="operators see it")
+    defer.add_argument("--model", metavar="MODEL", help="by default every model here")
+    defer.add_argument("--token", metavar="TOKEN", help="of a deferral that shall last longer")
+    defer.add_argument("--end", metavar="TOKEN", help="end a deferral before its time")
+    _data_dir(defer)
+    _json(defer)
+    defer.set_defaults(command=_defer)
 
 
 def _add_diagnose(commands: argparse._SubParsersAction[_Command]) -> None:
@@ -246,6 +259,26 @@ def _infer(options: argparse.Namespace) -> int:
     for output in answer["outputs"]:
         _say(f"{output['name']} {output['datatype']} {output['shape']}")
         _say(json.dumps(output["data"]))
+    return 0
+
+
+def _defer(options: argparse.Namespace) -> int:
+    from edge_agent.defer import defer, release, seconds_of  # noqa: PLC0415
+    from edge_agent.layout import Layout, default_data_dir  # noqa: PLC0415
+
+    layout = Layout(options.data_dir or default_data_dir())
+    if (options.for_ is None) == (options.end is None):
+        raise UsageError("give either --for TIME or --end TOKEN")
+    if options.end is not None:
+        release(layout, options.end)
+        return 0
+    for_s, model = seconds_of(options.for_), _name(options.model, "--model")
+    granted = defer(layout, for_s=for_s, reason=options.reason, model=model, token=options.token)
+    if options.json:
+        _say_json({"token": granted.token, "until": granted.until, "waiting": granted.waiting})
+        return 0
+    waiting = f"{', '.join(granted.waiting)} waits" if granted.waiting else "nothing waits now"
+    _say(f"no swap for {for_s:g} s; {waiting}; end it with edge-agent defer --end {granted.token}")
     return 0
 
 

@@ -19,6 +19,7 @@ from edge_agent.protocol.states import DeploymentState, Reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from edge_agent.deployments.records import Deferral
     from edge_agent.protocol.manifest import VariantManifest
 
 
@@ -55,12 +56,13 @@ class DeviceCore:
         """When a `Tick` is wanted, on the monotonic clock; None: nothing waits."""
         serving = self._serving
         due_s = [*self._acquisition.retry_at.values(), *serving.restart_at.values(), *serving.shadows.until.values()]
-        return min(due_s, default=None)
+        return min([*due_s, *serving.deferrals.due_s], default=None)
 
     def start(self, moment: ev.Moment) -> list[ev.Action]:
         """Take up everything where the last process left it."""
         self._ledger.moment = moment
         self._ledger.act(ev.SetWindow(self.accepted.telemetry_window_s))
+        self._serving.deferrals.start()
         self._serving.advance()  # first of all those that answered before
         for record in list(self._ledger.records.values()):
             if record.state in FETCHING:
@@ -81,6 +83,11 @@ class DeviceCore:
                 self._acquisition.retry_due()
                 self._serving.restart_due()
                 self._serving.shadows.pass_deadlines()
+                self._serving.deferrals.end_due()
+            case ev.DeferAsked():
+                self._serving.deferrals.ask(event.deferral)
+            case ev.DeferEnded():
+                self._serving.deferrals.release(event.token)
             case ev.RunnerBeat():
                 self._serving.beat(event.deployment_id, event.inferences)
                 return self._ledger.take()
@@ -113,6 +120,15 @@ class DeviceCore:
     def knows(self, deployment_id: str) -> bool:
         """Whether this device has such a deployment."""
         return deployment_id in self._ledger.records
+
+    def deferral(self, token: str) -> Deferral | None:
+        """What an app has asked for, while it holds."""
+        return self._ledger.deferrals.get(token)
+
+    @property
+    def deferrals(self) -> tuple[Deferral, ...]:
+        """All that hold."""
+        return tuple(self._ledger.deferrals.values())
 
     def active_models(self) -> frozenset[str]:
         """The models for which a deployment answers, or will once its runner is up."""

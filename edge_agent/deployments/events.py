@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edge_agent.deployments.records import Accepted, DeploymentRecord, ModelSlot
+    from edge_agent.deployments.records import Accepted, Deferral, DeploymentRecord, ModelSlot
     from edge_agent.protocol.delta import Delta
     from edge_agent.protocol.manifest import ObjectDescriptor, VariantManifest
     from edge_agent.protocol.messages import Desired, SelfTestReport
@@ -162,6 +162,20 @@ class ShadowCompared:
 
 
 @dataclass(frozen=True, slots=True)
+class DeferAsked:
+    """An app asks to wait before anything is swapped, or asks for more time."""
+
+    deferral: Deferral
+
+
+@dataclass(frozen=True, slots=True)
+class DeferEnded:
+    """An app needs no more time."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time has passed."""
 
@@ -182,6 +196,8 @@ Event = (
     | RunnerHung
     | RunnerBeat
     | ShadowCompared
+    | DeferAsked
+    | DeferEnded
     | Tick
 )
 
@@ -195,6 +211,7 @@ class Persist:
     slots: tuple[ModelSlot, ...] = ()
     emptied: tuple[str, ...] = ()  # models that have no slot any more
     accepted: Accepted | None = None
+    deferrals: tuple[Deferral, ...] | None = None  # all of them; None: as they were
 
 
 @dataclass(frozen=True, slots=True)

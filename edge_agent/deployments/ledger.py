@@ -12,6 +12,8 @@ from edge_agent.protocol.states import DeploymentState, Reason, may_follow
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edge_agent.deployments.records import Deferral
+
 DETAIL_LIMIT = 512
 
 
@@ -28,11 +30,13 @@ class Ledger:
         self.accepted = snapshot.accepted
         self.records = {record.deployment_id: record for record in snapshot.records}
         self.slots = {slot.model: slot for slot in snapshot.slots}
+        self.deferrals = {deferral.token: deferral for deferral in snapshot.deferrals}
         self.moment = Moment(0.0)
         self._actions: list[Action] = []
         self._dirty_records: dict[str, None] = {}
         self._dirty_slots: dict[str, None] = {}
         self._dirty_accepted = False
+        self._dirty_deferrals = False
         self._report = False
 
     def act(self, action: Action) -> None:
@@ -78,6 +82,11 @@ class Ledger:
             self.slots[model] = slot
         self._dirty_slots[model] = None
 
+    def set_deferrals(self, deferrals: dict[str, Deferral]) -> None:
+        """Replace what apps have asked for, by token."""
+        self.deferrals = deferrals
+        self._dirty_deferrals = True
+
     def move(
         self,
         record: DeploymentRecord,
@@ -115,10 +124,15 @@ class Ledger:
 
     def snapshot(self) -> Snapshot:
         """What is in memory now."""
-        return Snapshot(accepted=self.accepted, records=tuple(self.records.values()), slots=tuple(self.slots.values()))
+        return Snapshot(
+            accepted=self.accepted,
+            records=tuple(self.records.values()),
+            slots=tuple(self.slots.values()),
+            deferrals=tuple(self.deferrals.values()),
+        )
 
     def _flush(self) -> None:
-        if not (self._dirty_records or self._dirty_slots or self._dirty_accepted):
+        if not (self._dirty_records or self._dirty_slots or self._dirty_accepted or self._dirty_deferrals):
             return
         self._actions.append(
             Persist(
@@ -127,6 +141,8 @@ class Ledger:
                 slots=tuple(self.slots[model] for model in self._dirty_slots if model in self.slots),
                 emptied=tuple(model for model in self._dirty_slots if model not in self.slots),
                 accepted=self.accepted if self._dirty_accepted else None,
+                deferrals=tuple(self.deferrals.values()) if self._dirty_deferrals else None,
             )
         )
         self._dirty_records, self._dirty_slots, self._dirty_accepted = {}, {}, False
+        self._dirty_deferrals = False

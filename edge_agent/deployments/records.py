@@ -12,6 +12,8 @@ from edge_agent.protocol.messages import DesiredDeployment, SelfTestReport, Unix
 from edge_agent.protocol.shadow import ShadowReport
 from edge_agent.protocol.states import DeploymentState, Reason
 
+MOST_DEFER_S = 86_400.0  # an app that needs longer asks again
+
 # Trying again can't change these: the publisher must send something else.
 FINAL_REASONS = frozenset(
     {
@@ -47,6 +49,16 @@ TO_TEST = frozenset(
 UNFINISHED = FETCHING | TO_TEST
 
 
+class Deferral(Wire):
+    """What an app has asked for: no swap for now."""
+
+    token: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # who has it may end or renew it
+    model: Name | None = None  # None: no model here
+    for_s: Annotated[float, Field(gt=0, le=MOST_DEFER_S, allow_inf_nan=False)]
+    until: UnixTime  # by this device's clock when it was asked for
+    reason: Annotated[str, Field(min_length=1, max_length=200)]
+
+
 class DeploymentRecord(Wire):
     """One deployment as this device knows it."""
 
@@ -66,6 +78,9 @@ class DeploymentRecord(Wire):
     shadow: ShadowReport | None = None
     file_sha256: Sha256 | None = None
     inferences: Count = 0  # by runners that have left; the living one counts its own
+    deferred_at: UnixTime | None = None  # when it first waited for an app
+    deferred_by: Deferral | None = None  # that it waits for now
+    overridden: Annotated[str, Field(max_length=512)] = ""  # an app asks for more time than the rollout gives
     changed_at: UnixTime = 0.0
 
     @property
@@ -108,3 +123,4 @@ class Snapshot(Wire):
     accepted: Accepted = Accepted()
     records: tuple[DeploymentRecord, ...] = ()
     slots: tuple[ModelSlot, ...] = ()
+    deferrals: tuple[Deferral, ...] = ()

@@ -33,7 +33,7 @@ def recovered(
         installed: manifests of the variants on disk, by the sha256 of the manifest.
         manifest_bytes: their sizes.
     """
-    if snapshot != Snapshot():
+    if snapshot != Snapshot(deferrals=snapshot.deferrals):
         return snapshot
     records, slots = [], []
     for pointer in pointers:
@@ -53,4 +53,4 @@ def recovered(
             DeploymentRecord(wanted=wanted, state=DeploymentState.ACTIVE, file_sha256=manifest.model_file.sha256)
         )
         slots.append(ModelSlot(model=manifest.model, active=pointer.deployment_id))
-    return Snapshot(records=tuple(records), slots=tuple(slots))
+    return Snapshot(records=tuple(records), slots=tuple(slots), deferrals=snapshot.deferrals)

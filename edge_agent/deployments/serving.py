@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING
 
+from edge_agent.deployments.deferring import Deferrals
 from edge_agent.deployments.events import Activate, Deactivate, Leave, Shadow, StartRunner, StopRunner
 from edge_agent.deployments.records import FINAL_REASONS, TO_TEST, ModelSlot
+from edge_agent.deployments.running import Phase, Running
 from edge_agent.deployments.shadowing import NO_ROOM, REFUSING, Shadows, skipped, why_not
 from edge_agent.protocol.profile import Limits
 from edge_agent.protocol.shadow import ShadowOutcome, ShadowReport
@@ -20,25 +20,6 @@ if TYPE_CHECKING:
     from edge_agent.deployments.records import DeploymentRecord
     from edge_agent.protocol.manifest import VariantManifest
     from edge_agent.protocol.messages import SelfTestReport
-
-
-class Phase(Enum):
-    """Where a runner stands, as the core sees it."""
-
-    STARTING = "starting"
-    PROVEN = "proven"
-    LEAVING = "leaving"
-
-
-@dataclass(slots=True)
-class Running:
-    """A living runner."""
-
-    phase: Phase = Phase.STARTING
-    serving: bool = False
-    hurried: bool = False
-    inferences: int = 0
-    no_shadow: str = ""  # why it is not to run as one, where that was asked for
 
 
 class Serving:
@@ -54,6 +35,7 @@ class Serving:
         self._crashes: dict[str, list[float]] = {}
         self._unstarted: dict[str, int] = {}  # how often in a row the device had no room for its process
         self.shadows = Shadows(self.ledger)
+        self.deferrals = Deferrals(self.ledger)
         self._room: dict[str, str] = {}  # a deployment under test -> the active one that was stopped to make room
 
     def advance(self) -> None:
@@ -69,7 +51,9 @@ class Serving:
             return
         for record in list(self.ledger.records.values()):
             waiting = record.state in TO_TEST and not self.ledger.is_active(record)
-            if waiting and record.deployment_id not in self.running and self._begin_test(record):
+            if not waiting or record.deployment_id in self.running or self.deferrals.holds(record):
+                continue  # a self-test takes time from the app, too, and may need the room of what answers
+            if self._begin_test(self.ledger.records[record.deployment_id]):
                 return
 
     def proven(self, deployment_id: str, report: SelfTestReport) -> None:
@@ -79,9 +63,10 @@ class Serving:
             return
         run.phase = Phase.PROVEN
         self._unstarted.pop(deployment_id, None)
-        self._room.pop(deployment_id, None)
+        interrupted = self._room.pop(deployment_id, None) is not None
         if record.state is DeploymentState.SELF_TESTING:
-            self._swap_or_shadow(record, report, no_shadow=run.no_shadow)
+            # what had to stop for it answers nobody any more: to wait would make that longer
+            self._swap_or_shadow(record, report, no_shadow=run.no_shadow, at_once=interrupted)
         elif self.ledger.is_active(record):
             if record.state is DeploymentState.ALREADY_INSTALLED:
                 record = self.ledger.move(record, DeploymentState.ACTIVE, self_test=record.self_test or report)
@@ -175,6 +160,7 @@ class Serving:
         self._unstarted.pop(deployment_id, None)
         self._room.pop(deployment_id, None)
         self.shadows.forget(deployment_id)
+        self.deferrals.forget(deployment_id)
         self._stop(deployment_id, after)
 
     def _manifest(self, record: DeploymentRecord) -> VariantManifest | None:
@@ -212,7 +198,8 @@ class Serving:
             self._acquisition.fail(record, Reason.RUNNER_CRASHED, detail, final=True)
             return False
         begun = record.state is not DeploymentState.SHADOWING  # the last one of a shadow has ended well
-        record = self.ledger.move(record, DeploymentState.SELF_TESTING, tests=record.tests + begun)
+        tests, detail = record.tests + begun, record.overridden
+        record = self.ledger.move(record, DeploymentState.SELF_TESTING, tests=tests, detail=detail)
         old = self.ledger.slot_of(record).active
         run = self.running.get(old) if old is not None else None
         if old is not None and run is not None and not self._room_for_both(manifest):
@@ -237,10 +224,17 @@ class Serving:
         old = self.ledger.records.get(self.ledger.slot_of(record).active or "")
         return why_not(record, manifest, None if old is None else self._manifest(old))
 
-    def _swap_or_shadow(self, record: DeploymentRecord, report: SelfTestReport, *, no_shadow: str) -> None:
+    def _swap_or_shadow(
+        self, record: DeploymentRecord, report: SelfTestReport, *, no_shadow: str, at_once: bool
+    ) -> None:
         """Let a proven variant answer, or run beside the active one first if that is asked for and can be."""
         plan = record.wanted.shadow
         if plan is None or no_shadow:
+            if not at_once and self.deferrals.holds(record):  # asked for during the self-test, which ended well
+                record = self.ledger.records[record.deployment_id]
+                self.ledger.put(record.model_copy(update={"tests": record.tests - 1}))
+                self._stop(record.deployment_id, Leave.NOTHING)
+                return
             self._swap(record, report, shadow=skipped(no_shadow) if no_shadow else None)
             return
         self.shadows.begin(record.deployment_id, plan)
@@ -257,8 +251,10 @@ class Serving:
             found = known.model_copy(update={"outcome": ShadowOutcome.INCONCLUSIVE, "detail": detail})
         if found is None:
             return
-        self.shadows.forget(record.deployment_id)
         reason = REFUSING.get(found.outcome)
+        if reason is None and self.deferrals.holds(record, state=DeploymentState.SHADOWING):
+            return
+        self.shadows.forget(record.deployment_id)
         if reason is None and record.self_test is not None:
             self._swap(record, record.self_test, shadow=found)
             return
@@ -309,7 +305,19 @@ class Serving:
                 previous = old.deployment_id
         if previous == record.deployment_id:
             previous = None
-        record = self.ledger.move(record, DeploymentState.ACTIVE, self_test=report, shadow=shadow, shadows=0)
+        detail = self.ledger.records[record.deployment_id].overridden
+        record = self.ledger.move(
+            record,
+            DeploymentState.ACTIVE,
+            detail=detail,
+            self_test=report,
+            shadow=shadow,
+            shadows=0,
+            deferred_at=None,
+            deferred_by=None,
+            overridden="",
+        )
+        self.deferrals.forget(record.deployment_id)
         slot = ModelSlot(model=record.model, active=record.deployment_id, previous=previous)
         self.ledger.set_slot(slot, model=record.model)
         retire = None

@@ -11,11 +11,13 @@ import logging
 import os
 import threading
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
+from edge_agent.defer import defer, release
 from edge_agent.errors import EdgeAgentError, ModelNotActiveError
 from edge_agent.inprocess.reports import Reports, failure
 from edge_agent.inprocess.variant import LoadedVariant, load, named
@@ -24,9 +26,10 @@ from edge_agent.pointer import ActivePointer
 from edge_agent.protocol.base import Name
 from edge_agent.runtimes.convert import InputError, require_finite
 from edge_agent.runtimes.measure import rss_bytes
+from edge_agent.supervisor.control import NoAgentError, RequestRefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -130,6 +133,35 @@ class LiveModel:
                         raise ModelNotActiveError(f"model {self._model} has been closed")
                     continue
                 return loaded.infer(arrays, rows, began_s=began_s, asked_s=asked_s)
+
+    @contextmanager
+    def defer(self, for_s: float, *, reason: str) -> Iterator[bool]:
+        """Ask that nothing takes this variant's place until the block ends, at most for a while.
+
+        The rollout's limit wins, and a variant that is taken back does not wait. Without an agent there is nobody who
+        could swap or promise not to: the block runs all the same.
+
+        Args:
+            for_s: seconds after which it ends by itself, at most a day.
+            reason: for people, who see it while something waits.
+
+        Yields:
+            whether an agent has promised it.
+
+        Raises:
+            DeferError: the time or the reason can't be.
+        """
+        try:
+            token = defer(self._layout, for_s=for_s, reason=reason, model=self._model).token
+        except (NoAgentError, RequestRefusedError) as exc:
+            log.warning("a swap of model %s is not deferred: %s", self._model, exc)
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with suppress(NoAgentError):  # it ends by its own time
+                release(self._layout, token)
 
     def close(self) -> None:
         """Send the last window and let go of the model."""

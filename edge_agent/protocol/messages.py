@@ -58,6 +58,7 @@ class DesiredDeployment(Wire):
     limits: Limits = Limits()
     shadow: ShadowPlan | None = None  # beside the active one first; an agent that does not know it activates at once
     deltas: Annotated[tuple[Delta, ...], Field(max_length=2)] = ()  # each for those who have its base
+    max_defer_s: Seconds = 0.0  # how long apps may ask it to wait before the swap; 0: not at all
 
 
 class Desired(Message):

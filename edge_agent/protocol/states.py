@@ -43,6 +43,7 @@ class Reason(StrEnum):
     SHADOW_DISAGREES = "shadow_disagrees"
     SHADOW_FAILED = "shadow_failed"
     CRASH_LOOP = "crash_loop"
+    DEFERRED = "deferred"  # not a failure: an app has asked to wait before the swap
     UNSUPPORTED_VERSION = "unsupported_version"
     INTERNAL = "internal"
 
@@ -73,8 +74,10 @@ TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
     DeploymentState.STAGED: frozenset(
         {DeploymentState.SELF_TESTING, DeploymentState.FAILED, DeploymentState.REJECTED, DeploymentState.SUPERSEDED}
     ),
+    # back to `staged`: an app has asked for more time before the swap
     DeploymentState.SELF_TESTING: frozenset(
         {
+            DeploymentState.STAGED,
             DeploymentState.SHADOWING,
             DeploymentState.ACTIVE,
             DeploymentState.FAILED,
@@ -85,6 +88,7 @@ TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
     # proven, and its runner is fed with copies of what the active one answers; after a restart it is proven again
     DeploymentState.SHADOWING: frozenset(
         {
+            DeploymentState.STAGED,
             DeploymentState.SELF_TESTING,
             DeploymentState.ACTIVE,
             DeploymentState.FAILED,
@@ -96,6 +100,7 @@ TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
     # bytes on disk, runner to be started and proven again
     DeploymentState.ALREADY_INSTALLED: frozenset(
         {
+            DeploymentState.STAGED,
             DeploymentState.SELF_TESTING,
             DeploymentState.ACTIVE,
             DeploymentState.FAILED,

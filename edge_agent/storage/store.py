@@ -6,10 +6,10 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING, Protocol
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from edge_agent.deployments.events import Persist
-from edge_agent.deployments.records import Accepted, DeploymentRecord, ModelSlot, Snapshot
+from edge_agent.deployments.records import Accepted, Deferral, DeploymentRecord, ModelSlot, Snapshot
 from edge_agent.storage.database import open_database, set_aside, transaction
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ CREATE TABLE IF NOT EXISTS deployments (deployment_id TEXT PRIMARY KEY, record T
 CREATE TABLE IF NOT EXISTS slots (model TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_DEFERRALS: TypeAdapter[tuple[Deferral, ...]] = TypeAdapter(tuple[Deferral, ...])
 
 
 def merged(before: Persist, after: Persist) -> Persist:
@@ -34,6 +35,7 @@ def merged(before: Persist, after: Persist) -> Persist:
         slots=tuple(slot for model, slot in slots.items() if model not in after.emptied),
         emptied=tuple({*before.emptied, *after.emptied} - refilled),
         accepted=after.accepted or before.accepted,
+        deferrals=before.deferrals if after.deferrals is None else after.deferrals,
     )
 
 
@@ -69,6 +71,7 @@ class StateStore:
     def _read(self) -> Snapshot:
         execute = self._connection.execute
         row = execute("SELECT value FROM facts WHERE name = 'accepted'").fetchone()
+        deferrals = execute("SELECT value FROM facts WHERE name = 'deferrals'").fetchone()
         return Snapshot(
             accepted=Accepted() if row is None else Accepted.model_validate_json(row[0]),
             records=tuple(
@@ -78,6 +81,7 @@ class StateStore:
             slots=tuple(
                 ModelSlot.model_validate_json(text) for (text,) in execute("SELECT record FROM slots ORDER BY model")
             ),
+            deferrals=() if deferrals is None else _DEFERRALS.validate_json(deferrals[0]),
         )
 
     def persist(self, change: Persist) -> None:
@@ -122,6 +126,9 @@ class StateStore:
                 connection.execute(
                     "INSERT OR REPLACE INTO facts VALUES ('accepted', ?)", (change.accepted.model_dump_json(),)
                 )
+            if change.deferrals is not None:
+                text = _DEFERRALS.dump_json(change.deferrals).decode()
+                connection.execute("INSERT OR REPLACE INTO facts VALUES ('deferrals', ?)", (text,))
 
 
 class Reservations(Protocol):

@@ -16,14 +16,17 @@ from edge_agent.backoff import Backoff
 from edge_agent.deployments import events as ev
 from edge_agent.deployments.acquire import Rules
 from edge_agent.deployments.core import DeviceCore
+from edge_agent.deployments.deferring import MOST_DEFERRALS
+from edge_agent.deployments.records import Deferral
 from edge_agent.layout import Layout
 from edge_agent.link.inbox import Inbox
+from edge_agent.protocol.states import Reason
 from edge_agent.settings import AgentSettings, parse_listen
 from edge_agent.storage.store import StateStore
 from edge_agent.storage.variants import VariantFolders
 from edge_agent.supervisor.actions import Actions
 from edge_agent.supervisor.complaints import Complaints
-from edge_agent.supervisor.control import ControlServer
+from edge_agent.supervisor.control import ControlServer, DeferRequest, ReleaseRequest, Request, RequestRefusedError
 from edge_agent.supervisor.history import History
 from edge_agent.supervisor.incoming import Incoming
 from edge_agent.supervisor.inquiries import Inquiries
@@ -121,7 +124,7 @@ class Agent:
             complaints=self._complaints,
             deliver=deliver,
         )
-        self._control = ControlServer(layout.control_socket, self.describe)
+        self._control = ControlServer(layout.control_socket, self._obey, watch=self._watch, unwatch=self._unwatch)
         self._reports = listen_unix(layout.report_socket, kind=socket.SOCK_DGRAM)
         self._reports.setblocking(False)
 
@@ -143,7 +146,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: self.stop())
         self._watch(self._inbox.fileno(), self._read_inbox)
-        self._watch(self._control.listener.fileno(), self._control.answer)
+        self._watch(self._control.listener.fileno(), self._control.accept)
         self._watch(self._reports.fileno(), self._read_reports)
         self._line.start()
         self._folders.unpoint_stale(self._core.active_models())
@@ -182,6 +185,7 @@ class Agent:
             "model_sockets": {m: str(self._layout.model_socket(m)) for m in self._core.model_runners()},
             "desired": {"epoch": accepted.epoch, "generation": accepted.generation, "wanted": list(accepted.wanted)},
             "deployments": [status.model_dump(mode="json", exclude_none=True) for status in statuses],
+            "deferrals": [deferral.model_dump(mode="json") for deferral in self._core.deferrals],
             "spool": {
                 "reports": self._spool.count,
                 "size_bytes": self._spool.size_bytes,
@@ -197,6 +201,32 @@ class Agent:
             "transfers": {sha256: dataclasses.asdict(one) for sha256, one in progress.items()},
             "history": self._history.describe(),
         }
+
+    def _obey(self, request: Request) -> Mapping[str, object]:
+        """Answer on the control socket; what is granted is on disk by then."""
+        match request:
+            case DeferRequest():
+                return self._defer(request)
+            case ReleaseRequest():
+                self._events.append(ev.DeferEnded(request.token))
+                self._handle_events()
+                return {}
+            case _:
+                return self.describe()
+
+    def _defer(self, asked: DeferRequest) -> Mapping[str, object]:
+        if asked.model is not None and asked.model not in self._core.active_models():
+            raise RequestRefusedError(f"nothing answers for a model {asked.model} here: see edge-agent status")
+        until = self._moment().unix_s + asked.for_s
+        deferral = Deferral(token=asked.token, model=asked.model, for_s=asked.for_s, until=until, reason=asked.reason)
+        self._events.append(ev.DeferAsked(deferral))
+        self._handle_events()
+        if self._core.deferral(asked.token) is None:
+            raise RequestRefusedError(
+                f"{MOST_DEFERRALS} deferrals hold already: end or renew one by its token (edge-agent status --json)"
+            )
+        waiting = [one.deployment_id for one in self._core.statuses() if one.reason is Reason.DEFERRED]
+        return {"token": asked.token, "until": until, "waiting": waiting}
 
     def _turn(self, timeout_s: float) -> None:
         for key, _ in self._selector.select(timeout_s):

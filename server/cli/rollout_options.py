@@ -52,6 +52,9 @@ ShadowMaxSlowdown = Annotated[
 ShadowHold = Annotated[
     bool, typer.Option("--shadow-hold", help="With too little to compare wait on; else a device goes on and says so.")
 ]
+MaxDefer = Annotated[
+    float, typer.Option("--max-defer-s", min=0.0, help="Apps may make a device wait so long before the swap.")
+]
 GateDeadline = Annotated[
     float, typer.Option("--gate-deadline-s", min=0.0, help="The next wave waits so long for measurements.")
 ]

@@ -126,10 +126,18 @@ class Ledger:
         entry = self.wanted.get(row.device_id, {}).get(row.model)
         return entry is not None and entry.deployment_id == row.deployment_id and entry.shadow is not None
 
-    def offer(self, row: Deployment, variant: VariantFact, *, shadow: ShadowPlan | None = None, now: float) -> bool:
+    def offer(
+        self,
+        row: Deployment,
+        variant: VariantFact,
+        *,
+        shadow: ShadowPlan | None = None,
+        max_defer_s: float = 0.0,
+        now: float,
+    ) -> bool:
         """Put a deployment into the device's desired state, in the place of an older one of the same model.
 
-        What it replaces is kept without its shadow: who goes back shall answer at once.
+        What it replaces is kept without its shadow and its patience with apps: who goes back shall answer at once.
 
         Returns:
             False when that can't be: a newer rollout of the model has this device, or it has as many models as it may.
@@ -162,6 +170,7 @@ class Ledger:
             limits=variant.limits,
             shadow=shadow,
             deltas=variant.deltas if len(self.wanted.get(row.device_id, {})) < DELTA_MODELS else (),
+            max_defer_s=max_defer_s,
         )
         self.wanted.setdefault(row.device_id, {})[row.model] = entry
         self.changed_devices.add(row.device_id)
@@ -241,7 +250,7 @@ class Ledger:
     def _what_ran(replaced: DesiredDeployment | None, before: Deployment | None) -> DesiredDeployment | None:
         """What the device ran before an offer: what that replaces, or, if it never ran, what came before it."""
         if replaced is not None:
-            replaced = replaced.model_copy(update={"shadow": None})
+            replaced = replaced.model_copy(update={"shadow": None, "max_defer_s": 0.0})
         if before is None:
             return replaced
         ran = before.state not in FAILED_STATES and (

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from edge_agent.protocol.states import Reason
 from server.rollouts import gate
 from server.rollouts.facts import FAILED_STATES, WAITING
 from server.rollouts.plan import in_plan_order
@@ -43,6 +44,10 @@ class Waits:
     """By profile: in lanes that an operator has paused."""
     pace: int = 0
     places: int = 0
+    deferred: int = 0
+    """For an app on them, which has asked for time before the swap."""
+    deferred_why: str = ""
+    """What the first of them says."""
 
     def told(self, facts: Facts, *, wave: int) -> str:
         """Half a sentence; empty where nobody waits for any of these."""
@@ -64,6 +69,10 @@ class Waits:
         if self.places:
             most = facts.rollout.options.max_in_progress
             said.append(f"{counted(self.places, 'device waits', 'devices wait')} for one of {most} places in progress")
+        if self.deferred:
+            among = "for example: " if self.deferred > 1 else ""
+            waiting = counted(self.deferred, "device defers the swap", "devices defer the swap")
+            said.append(f"{waiting} ({among}{self.deferred_why})")
         return listed(said)
 
 
@@ -77,17 +86,22 @@ class _Turn:
 def offer_due(facts: Facts, ledger: Ledger, *, now: float) -> Waits:
     """Offer the version to everyone whose turn has come."""
     rows = ledger.rows_of(facts.rollout.rollout_id)
-    waits, shadow = Waits(), plan_of(facts.rollout)
+    waits, shadow, max_defer_s = _deferred(rows), plan_of(facts.rollout), facts.rollout.options.max_defer_s
     pace, places = _room(facts, ledger, rows, now=now)
     for turn in _turns(facts, ledger, rows, waits, now=now):
         if pace <= 0:
             waits.pace += 1
         elif places <= 0 and turn.row.takes_place:
             waits.places += 1
-        elif ledger.offer(turn.row, turn.variant, shadow=shadow, now=now):
+        elif ledger.offer(turn.row, turn.variant, shadow=shadow, max_defer_s=max_defer_s, now=now):
             pace, places = pace - 1, places - turn.row.takes_place
             _note_canary(turn, facts, ledger)
     return waits
+
+
+def _deferred(rows: Iterable[Deployment]) -> Waits:
+    deferring = [row for row in rows if row.reason == Reason.DEFERRED and gate.bucket(row) == "in_progress"]
+    return Waits(deferred=len(deferring), deferred_why=min((row.detail for row in deferring), default=""))
 
 
 def pace_of(facts: Facts, *, wave: int) -> int | None:

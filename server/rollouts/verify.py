@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edge_agent.protocol.states import DeploymentState
+from edge_agent.protocol.states import DeploymentState, Reason
 from server.rollouts.facts import (
     DEVICE_REASONS,
     FAILED_STATES,
@@ -63,6 +63,7 @@ def judge(
             return found  # it waits as long as it takes, as was asked
         patience_s = max(options.progress_deadline_s, 2 * status_interval_s)
         patience_s += options.shadow_s if found.state == DeploymentState.SHADOWING else 0
+        patience_s += options.max_defer_s if found.reason == Reason.DEFERRED else 0  # it says whom it waits for
         return _stuck(row, found, took=took, patience_s=patience_s, now=now) or found
     if took:
         # before two intervals are over it need not have said anything, and to be lost is a failure
@@ -153,4 +154,4 @@ def _by_report(
     if status.state != DeploymentState.ACTIVE:
         return Judgement(status.state, status.reason, status.detail)
     lacking = missing_proof(status, variant, options, verified=verified)
-    return Judgement(DeploymentState.ACTIVE, detail=lacking) if lacking else Judgement(RUNNING)
+    return Judgement(DeploymentState.ACTIVE, detail=lacking) if lacking else Judgement(RUNNING, detail=status.detail)

@@ -91,6 +91,12 @@ class RolloutOptions(RequestDocument):
     shadow_hold: bool = Field(
         default=False, description="with too little to compare wait on; without it the device goes on and says so"
     )
+    max_defer_s: float = Field(
+        default=3600.0,
+        ge=0,
+        le=30 * 86400,
+        description="longest time that apps on a device may make it wait before the swap; 0: none",
+    )
     gate_deadline_s: float = Field(
         default=600.0, ge=0, description="how long the next wave waits for devices in use to be measured"
     )

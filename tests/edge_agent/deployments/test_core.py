@@ -92,7 +92,7 @@ class Bench:
     def _took(self, actions: list[ev.Action]) -> list[ev.Action]:
         records = {r.deployment_id: r for r in self.snapshot.records}
         slots = {s.model: s for s in self.snapshot.slots}
-        accepted = self.snapshot.accepted
+        accepted, deferrals = self.snapshot.accepted, self.snapshot.deferrals
         for action in actions:
             if isinstance(action, ev.Persist):
                 records.update({r.deployment_id: r for r in action.records})
@@ -102,7 +102,13 @@ class Bench:
                 for model in action.emptied:
                     slots.pop(model, None)
                 accepted = action.accepted or accepted
-        self.snapshot = Snapshot(accepted=accepted, records=tuple(records.values()), slots=tuple(slots.values()))
+                deferrals = deferrals if action.deferrals is None else action.deferrals
+        self.snapshot = Snapshot(
+            accepted=accepted,
+            records=tuple(records.values()),
+            slots=tuple(slots.values()),
+            deferrals=deferrals,
+        )
         self.last = actions
         return actions
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import edge_agent
+from edge_agent.defer import DeferError
 from edge_agent.errors import EdgeAgentError, ModelNotActiveError
 from edge_agent.inprocess import LiveModel
 from edge_agent.protocol.profile import RuntimeName
@@ -254,3 +255,21 @@ def test_run_on_tflite_runtime_follows_too(data_dir: DataDir, workshop: Workshop
     files = [str(workshop.folder / name) for name in ("rows.npy", "scores.npy")]
     subprocess.run([str(tflite_python), "-c", code, *files], check=True, env=environment, timeout=30)
     np.testing.assert_allclose(np.load(files[1]), workshop.network.expected(rows), atol=0.08)
+
+
+def test_defer_without_an_agent_runs_the_block_and_tells_that_nobody_has_promised(
+    opened: LiveModel, workshop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    with opened as model, model.defer(60, reason="checkout running") as promised:
+        assert not promised
+        assert model.run(workshop.network.samples(1))["scores"].shape == (1, 4)
+    assert "a swap of model tiny is not deferred: no agent answers" in caplog.text
+
+
+def test_defer_for_what_can_t_be_is_refused(opened: LiveModel) -> None:
+    with (
+        opened as model,
+        pytest.raises(DeferError, match="up to 86400 s, not for 100000"),
+        model.defer(1e5, reason="x"),
+    ):
+        pass

@@ -76,11 +76,13 @@ class MqttRegistry:
         *,
         epoch: int = 1,
         shadow: ShadowPlan | None = None,
+        max_defer_s: float = 0.0,
     ) -> None:
         """Publish a desired state as the retained doorbell."""
         self.offer(*deployments.values())
         wanted = tuple(
-            variant.wanted(name).model_copy(update={"shadow": shadow}) for name, variant in deployments.items()
+            variant.wanted(name).model_copy(update={"shadow": shadow, "max_defer_s": max_defer_s})
+            for name, variant in deployments.items()
         )
         desired = Desired(
             epoch=epoch, generation=generation, deployments=wanted, status_interval_s=1.0, telemetry_window_s=1.0
