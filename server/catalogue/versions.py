@@ -127,7 +127,7 @@ def list_variants(
     with database.read() as connection:
         require_version(connection, model, version)
         rows = connection.execute(query).all()
-        made = deltas_of(connection, [row.document["manifest_sha256"] for row in rows])
+        made = deltas_of(connection, [row.document.get("manifest_sha256") for row in rows])
     # the column decides who is chosen: a later measurement may move it without touching the document
     left_out = {} if steps else {"steps": ()}
     found = [
@@ -135,7 +135,7 @@ def list_variants(
             {
                 **row.document,
                 "chosen": row.chosen,
-                "deltas": made.get(row.document["manifest_sha256"], ()),
+                "deltas": made.get(row.document.get("manifest_sha256"), ()),
                 **left_out,
             }
         )

@@ -163,7 +163,8 @@ def test_build_every_profile_once_however_often_it_is_asked(
     assert (job["kind"], job["state"]) == ("build", "queued")
     with registry.catalogue.read() as connection:
         request = connection.execute(sa.select(jobs.c.request)).scalar_one()
-    assert request == {"profiles": ["pi-x", "pi-y"], "recipes": [], "own_recipes": [], "measure_again": False}
+    rest = {"recipes": [], "own_recipes": [], "device": "cpu", "measure_again": False}
+    assert request == {"profiles": ["pi-x", "pi-y"], **rest}
     assert http.post(path, json={"profiles": ["pi-x"]}).json()[0]["job_id"] != job["job_id"]
     unknown = http.post(path, json={"profiles": ["pi-z"]})
     assert unknown.status_code == 404
