@@ -112,7 +112,7 @@ def entropy_bits(counts: np.ndarray[Any, Any]) -> float:
 
 def forms(shop: Shop, model: Model) -> dict[str, dict[str, float]]:
     """The packed weights beside the ideal: what the file holds beside them is counted with both."""
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     ways: dict[str, tuple[AnyStep, dict[str, object]]] = {
         "16 values": (CLUSTER, {"values": 16}),
         "64 values": (CLUSTER, {"values": 64}),

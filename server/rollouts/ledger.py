@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from edge_agent.protocol.shadow import ShadowPlan
 
-DELTA_MODELS = 16  # of a device with more, `desired` would grow too large: it fetches whole objects
 DELTA_MODELS = 16  # of one device: with more, and the deltas of each, `desired` would grow too large
 MAX_MODELS = 64  # of one device, by the wire contract (`Desired.deployments`)
 MAX_CHAIN = 64  # of rollouts that were rolled back one after the other
