@@ -10,9 +10,10 @@ sends files.
 
 One file dominates another if it is faster beyond the spread of the turns, righter beyond the metric's interval or
 smaller on the wire by more than 1 %, and the other is none of these. Exit code 1: of some model something on Shoal's
-front is dominated by a peer, or nothing of it is better than what is on the peers'. On pictures the profile allows a
-loss of 2 points; on tables it sets no limit, and Shoal offers nothing that may lose more than half a point. NNCF gets
-a virtual environment of its own: `--without-nncf` leaves it out.
+front is dominated by a peer, or nothing of it is better than what is on the peers'. The profile allows clothes a loss
+of 2 points and asks photos for 0.6 of top-1 (float: 0.875 of the few rows that a search may see); on tables it sets no
+limit, and Shoal offers nothing that may lose more than half a point. NNCF gets a virtual environment of its own:
+`--without-nncf` leaves it out.
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ if TYPE_CHECKING:
     from benchmarks.compressing.judgement import Judgement
 
 MODELS = ("vision", "fashion", "price", "phishing")
-MAX_DROPS = {"vision": 0.02, "fashion": 0.02}  # of top-1; the others set no limit
+# Of top-1; the others set none. Six photos to choose by tell nothing of a loss of points, but surely what is broken.
+LIMITS = {"vision": {"metric_floor": 0.6}, "fashion": {"metric_max_drop": 0.02}}
 COLUMNS = ("metric", "95 %", "p50 ms", "five turns", "file kB", "wire kB")
 
 
 def compare(name: str, options: argparse.Namespace, folder: Path, python: Path | None) -> Comparison:
     """Everybody compresses one model, and everything is measured."""
     found = probe(data_dir=folder, runtimes=tuple(PYTHONS), name="this-machine")
-    limits = found.limits.model_copy(update={"metric_max_drop": MAX_DROPS.get(name)})
+    limits = found.limits.model_copy(update=LIMITS.get(name, {}))
     profile = found.model_copy(update={"threads": 1, "limits": limits})
     cache = folder / "cache" if options.cache is None else options.cache / name
     cache.mkdir(parents=True, exist_ok=True)
