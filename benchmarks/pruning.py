@@ -241,6 +241,8 @@ def main() -> int:
         rows = Rows.read()
     except DataMissingError as exc:
         raise SystemExit(str(exc)) from exc
+    if options.models is not None:
+        options.models.mkdir(parents=True, exist_ok=True)
     figures, ratios = run(options, rows)
     mean = {
         way: {

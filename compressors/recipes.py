@@ -41,6 +41,10 @@ RECIPES = {
         Recipe(name="onnx-float32", steps=(_ONNX,)),
         Recipe(name="onnx-dynamic-int8", steps=(_ONNX, StepSpec(step="dynamic-int8-onnx"))),
         Recipe(name="onnx-static-int8", steps=(_ONNX, StepSpec(step="static-int8-onnx"))),
+        Recipe(
+            name="onnx-static-uint8",
+            steps=(_ONNX, StepSpec(step="static-int8-onnx", parameters={"activations": "uint8"})),
+        ),
         Recipe(name="executorch-float32", steps=(StepSpec(step="export-executorch"),)),
         Recipe(
             name="executorch-static-int8",

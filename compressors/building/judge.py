@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from compressors.contract import Origin, RefusedProfile, Verdict
+from compressors.measuring.fidelity import FEW_SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,7 +42,6 @@ POINT = 0.01  # of a metric between 0 and 1; for the others this share of the fl
 UNSAID_POINTS = 0.5  # may be lost without a word where the profile sets no limit on the loss
 UNASKED_POINTS = 2.0  # may not surely be lost there at all
 UNASKED_DROP = UNASKED_POINTS * POINT
-FEW_SOURCES = 30  # below, an interval of the bootstrap is not believed
 UNSEEN = 3.0  # over the sources: what a share of them may be that none shows
 
 T = TypeVar("T")

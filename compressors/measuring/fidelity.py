@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from compressors.bootstrap import Estimate
 
 MOST_DB = 200.0  # of answers that are equal
+FEW_SOURCES = 30  # below, an interval of the bootstrap is not believed
 ALIKE_DB = 80.0  # noise of a ten-thousandth: another order of the same sums, as an export to float makes it
 
 
@@ -32,6 +33,16 @@ def snr_db(expected: NDArray[np.generic], given: NDArray[np.generic]) -> float:
     if signal == 0.0 or not np.isfinite(noise):
         return -MOST_DB
     return float(np.clip(10.0 * np.log10(signal / noise), -MOST_DB, MOST_DB))
+
+
+def noise_db(before: Estimate, after: Estimate) -> float | None:
+    """Noise over signal in dB of what `after` answers, where too few sources can tell what it loses; else None.
+
+    Below what an export to float makes all are alike.
+    """
+    if before.sources >= FEW_SOURCES:
+        return None
+    return -min(snr_db(before.outputs, after.outputs), ALIKE_DB)
 
 
 def loss_sources(before: Estimate, after: Estimate) -> int | None:

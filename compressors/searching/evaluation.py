@@ -13,7 +13,7 @@ from compressors.building.prediction import Predictor, predictor_for
 from compressors.contract import Latency, TrialFigures
 from compressors.errors import ModelRunError, SearchError
 from compressors.files.formats import FORMATS, Target
-from compressors.measuring.fidelity import loss_sources
+from compressors.measuring.fidelity import loss_sources, noise_db
 from compressors.measuring.kept import KeptMeasurements
 from compressors.measuring.measure import Failure, Measurement, Rig
 from compressors.measuring.scoring import score
@@ -205,4 +205,5 @@ class Evaluation:
             metric_drop=loss.value,
             metric_drop_interval=loss.interval,
             metric_sources=loss_sources(self._bar.float_metric, found),
+            noise_db=noise_db(self._bar.float_metric, found),
         )

@@ -148,16 +148,27 @@ def _rounded(ask: Ask, facts: Facts, *, may_move: bool) -> Iterator[StepSpec]:
         yield StepSpec(step="train-quantized", parameters={"epochs": max(1, facts.epochs // 2)})
     if may_move and _one_of(ask, "repairs", (False, True)):
         yield from (StepSpec(step=name) for name in ("fold-batch-norm", "equalize-layers", "correct-biases"))
+    if form is Form.ONNX:
+        yield from (_ONNX, StepSpec(step="static-int8-onnx", parameters=_onnx_numbers(ask)))
+        return
     if form is not Form.LITERT:
         yield from NUMBERS[form][numbers]
         return
     most = facts.outstanding or min(1, len(facts.sensitive) - 1)
     float_layers = ask.suggest_int("float_layers", 0, most) if most > 0 else 0
     parameters: Choices = {"float_layers": float_layers} if float_layers else {}
-    if _one_of(ask, "per_tensor", (False, True)):  # one scale a tensor: fewer bytes, and often as right
-        parameters["granularity"] = "tensor"
     yield _LITERT
-    yield StepSpec(step="static-int8", parameters=parameters)
+    yield StepSpec(step="static-int8", parameters=parameters | _granularity(ask))
+
+
+def _onnx_numbers(ask: Ask) -> Choices:
+    unsigned: Choices = {"activations": "uint8"} if _one_of(ask, "unsigned", (False, True)) else {}
+    return unsigned | _granularity(ask)
+
+
+def _granularity(ask: Ask) -> Choices:
+    """One scale a tensor: fewer bytes, and often as right."""
+    return {"granularity": "tensor"} if _one_of(ask, "per_tensor", (False, True)) else {}
 
 
 def _numbers(ask: Ask, form: Form) -> str:
@@ -166,9 +177,7 @@ def _numbers(ask: Ask, form: Form) -> str:
 
 def _first(facts: Facts) -> Iterator[Choices]:
     """What is tried before the sampler chooses: the usual recipes, then what the facts point at."""
-    for form in facts.forms:
-        for numbers in list(NUMBERS[form])[:USUAL]:
-            yield _chosen(form, numbers)
+    yield from _usual(facts)
     if not facts.has_layers:
         return
     form = facts.forms[0]
@@ -193,6 +202,15 @@ def _first(facts: Facts) -> Iterator[Choices]:
         yield _chosen(form, "static-int8", shrink="student", architecture=str(architecture), width_percent=percent)
 
 
+def _usual(facts: Facts) -> Iterator[Choices]:
+    for form in facts.forms:
+        for numbers in list(NUMBERS[form])[:USUAL]:
+            yield _chosen(form, numbers)
+    if facts.has_layers and Form.ONNX in facts.forms:  # which of these is the fastest differs from CPU to CPU
+        yield _chosen(Form.ONNX, "static-int8", unsigned=True)
+        yield _chosen(Form.ONNX, "static-int8", unsigned=True, per_tensor=True)
+
+
 def _chosen(form: Form, numbers: str, **choices: JsonValue) -> Choices:
     """These choices, and for all else that may be asked nothing special; what is not asked for does not count."""
     plain: Choices = {
@@ -208,6 +226,7 @@ def _chosen(form: Form, numbers: str, **choices: JsonValue) -> Choices:
         "repairs": False,
         "float_layers": 0,
         "per_tensor": False,
+        "unsigned": False,
         "spared": 0,
     }
     return plain | choices

@@ -118,6 +118,16 @@ def test_loss_that_few_sources_tell_is_not_believed() -> None:
     assert [bar().standing("a", one).unasked_points for one in (few, enough, alike)] == [0.0, None, None]
 
 
+def test_front_goes_by_noise_where_few_sources_tell_the_loss() -> None:
+    lucky, near = (
+        figures(drop, p50_ms=1.0, sources=6).model_copy(update={"noise_db": noise})
+        for drop, noise in ((-0.04, -7.0), (0.0, -17.0))
+    )
+    assert lucky.objectives > near.objectives
+    lucky, near = (one.model_copy(update={"noise_db": None}) for one in (lucky, near))
+    assert lucky.objectives < near.objectives
+
+
 def test_floor_is_held_against_the_interval_of_the_metric() -> None:
     found = figures(0.0, p50_ms=1.0, interval=(0.0, 0.0))  # 0.79, and 0.6 at the unfavourable end
     assert bar(metric_floor=0.7).standing("perhaps", found).unasked_points == pytest.approx(10.0)

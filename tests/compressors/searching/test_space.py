@@ -100,6 +100,8 @@ def test_files_of_every_format_that_the_profile_runs_are_tried_each_with_its_own
     recipes = suggested(KINDS["three-formats"])
     usual = ["onnx-float32", "onnx-dynamic-int8", "onnx-static-int8", "float32", "dynamic-int8", "static-int8"]
     assert [recipe.name for recipe in recipes[:6]] == usual
+    assert "onnx-static-uint8" in {recipe.name for recipe in recipes}
+    assert {"activations": "uint8", "granularity": "tensor"} in [recipe.steps[-1].parameters for recipe in recipes]
     assert {form_of(recipe) for recipe in recipes} == {Form.ONNX, Form.LITERT, Form.EXECUTORCH}
     searched = [recipe for recipe in recipes if recipe.name.startswith("auto-")]
     assert {form_of(recipe) for recipe in searched} == {Form.ONNX, Form.LITERT, Form.EXECUTORCH}

@@ -130,6 +130,31 @@ def test_static_int8_of_a_convnet_with_a_dead_channel_computes_in_integers(
     assert abs(before - after) <= 0.02
 
 
+@pytest.mark.parametrize(
+    ("parameters", "kinds", "scales"),
+    [
+        ({}, "int8 x int8", "one for each channel"),
+        ({"activations": "uint8"}, "uint8 x int8", "one for each channel"),
+        ({"activations": "uint8", "granularity": "tensor"}, "uint8 x int8", "one"),
+    ],
+)
+def test_static_int8_file_holds_the_activations_and_scales_that_were_asked_for(
+    shapes_model: tuple[Model, Context], parameters: dict[str, str], kinds: str, scales: str
+) -> None:
+    model, context = shapes_model
+    exported = apply(EXPORT, model, context).model
+    outcome = apply(STATIC, exported, context, **parameters)
+    graph = onnx.load_model_from_string(content_of(outcome.model)).graph
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    (first,) = [node for node in graph.node if node.op_type == "Conv"][:1]
+    made_by = {name: node for node in graph.node for name in node.output}
+    activation, weight = (made_by[name] for name in first.input[:2])
+    assert f"{constants[activation.input[2]].dtype} x {constants[weight.input[2]].dtype}" == kinds
+    assert (constants[weight.input[1]].size > 1) == (scales != "one")
+    before, after = (score(one, context.selection, context.metric) for one in (exported, outcome.model))
+    assert abs(before - after) <= 0.02
+
+
 def test_static_int8_of_a_network_without_weights_is_no_effect(price_model: tuple[Model, Context]) -> None:
     model, context = price_model
 
