@@ -26,7 +26,7 @@ def look(facts: Facts, ledger: Ledger, *, now: float) -> None:
         if not found.cause or standing.stop_of(lane) is not None:
             continue
         wave = max(0, standing.wave)
-        standing.gate_stops += (GateStop(lane.profile, lane.variant_id, wave, found.cause),)
+        standing.gate_stops += (GateStop(lane.profile, lane.variant_id, wave, found.cause, str(found.figures["gate"])),)
         ledger.changed_standings.add(facts.rollout.rollout_id)
         back, kept = _send_back(lane, facts, ledger, now=now)
         sentence = f"Lane {lane.profile}: {found.cause}; {counted(back, 'device goes', 'devices go')} back"

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from edge_agent.protocol.shadow import ShadowReport
     from server.database.connect import Database
+    from server.rollouts.asking import Wish
+    from server.rollouts.facts import AskedJob
     from server.rollouts.health import Measured
     from server.storage import S3ObjectStore
 
@@ -73,6 +75,8 @@ class Paper:
     measured: dict[str, Measured] = field(default_factory=dict)  # by deployment
     in_use: set[str] = field(default_factory=set)  # deployments that answer inferences
     commands: dict[str, list[Command]] = field(default_factory=dict)
+    asked: dict[str, AskedJob] = field(default_factory=dict)  # by job
+    wishes: list[Wish] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     sentences: list[tuple[str, str]] = field(default_factory=list)
 
@@ -123,6 +127,7 @@ class Paper:
             self.ledger.generations[device] = self.ledger.generations.get(device, 0) + 1
         for deployment_id in self.ledger.changed_deployments:
             self.ledger.deployments[deployment_id].changed_at = self.now
+        self.wishes += self.ledger.wishes
         self.sentences += [(decision.action, decision.sentence) for decision in self.ledger.decisions]
 
     def facts(self, name: str) -> Facts:
@@ -147,6 +152,7 @@ class Paper:
             measured={one: self.measured[one] for one in own if one in self.measured},
             expected=frozenset(own & self.in_use - set(self.measured)),
             commands=tuple(self.commands.get(name, ())),
+            asked=self.asked,
             time_zones=self.time_zones,
             status_interval_s=self.status_interval_s,
         )
