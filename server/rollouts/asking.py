@@ -149,16 +149,6 @@ def told(facts: Facts, standing: Standing) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
 
 
-def holds(upcoming: Iterable[Deployment], facts: Facts, ledger: Ledger) -> bool:
-    """Whether everybody who would be offered something in the next wave waits for the compressor; tells that."""
-    standing = ledger.standings[facts.rollout.rollout_id]
-    waiting = [row for row in upcoming if row.state == WAITING]
-    if not waiting or any(standing.lane(row.profile).waits_for is None for row in waiting):
-        return False
-    ledger.stand(facts.rollout.rollout_id, standing.state, told(facts, standing))
-    return True
-
-
 def without_hope(
     stops: Mapping[Lane, LaneStop], lanes: Mapping[str, LaneStanding], *, found: bool
 ) -> dict[Lane, LaneStop]:

@@ -194,13 +194,15 @@ class LaneStanding:
     """What became of one lane apart from the others."""
 
     paused: bool = False
-    """By an operator."""
+    """By an operator; or because of `undecided`."""
     ended: str = ""
     """`aborted` or `rolled_back`, by an operator; empty while it goes on."""
     rejected: tuple[str, ...] = ()
     """Variants that its devices have rejected, in this order: none of them is given again."""
     asks: tuple[Ask, ...] = ()
     """What the compressor was asked for on its behalf."""
+    undecided: str = ""
+    """The variant that looked far worse than is allowed when the time to decide was over; told once."""
 
     @property
     def waits_for(self) -> Ask | None:

@@ -137,7 +137,8 @@ def lanes_of(document: dict[str, dict[str, Any]] | None) -> dict[str, facts.Lane
             lane["paused"],
             lane["ended"],
             tuple(lane["rejected"]),
-            tuple(facts.Ask(**ask) for ask in lane.get("asks", ())),  # none in a row that is older than asks
+            tuple(facts.Ask(**ask) for ask in lane.get("asks", ())),  # rows that are older than these have none
+            lane.get("undecided", ""),
         )
         for profile, lane in (document or {}).items()
     }

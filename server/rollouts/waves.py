@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from server.rollouts import asking, gate, offering, stopping, watching
 from server.rollouts.facts import NO_VARIANT, WAITING
-from server.rollouts.wording import counted
+from server.rollouts.wording import counted, listed
 from server.schemas.rollouts import RolloutState
 from server.windows import text_of_moment
 
@@ -80,7 +80,7 @@ def _is_held(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: f
     """Whether the next wave waits: for its start, variants, deltas, the soak of the wave before, or an operator."""
     return (
         _is_too_early(facts, ledger, now=now)
-        or asking.holds(upcoming, facts, ledger)
+        or _is_for_held_lanes(facts, ledger, upcoming)
         or not _variants_ready(facts, ledger, upcoming, now=now)
         or _waits_for_deltas(facts, ledger, now=now)
         or _is_soaking(facts, ledger, now=now)
@@ -96,6 +96,21 @@ def _is_too_early(facts: Facts, ledger: Ledger, *, now: float) -> bool:
     ledger.stand(
         rollout.rollout_id, standing.state, f"Starts at {text_of_moment(rollout.options.start_at)}, not before."
     )
+    return True
+
+
+def _is_for_held_lanes(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> bool:
+    """Whether nobody of the next wave could be offered anything: lanes are paused, or wait for the compressor."""
+    rollout_id, standing = facts.rollout.rollout_id, ledger.standings[facts.rollout.rollout_id]
+    profiles = sorted({row.profile for row in upcoming if row.state == WAITING})
+    if not profiles or not all(standing.lane(profile).held for profile in profiles):
+        return False
+    sentence = asking.told(facts, standing)
+    if paused := [profile for profile in profiles if standing.lane(profile).paused]:
+        lanes = f"{'lane' if len(paused) == 1 else 'lanes'} {listed(paused)}"
+        sentence = f"The next wave waits for {lanes}, which {'is' if len(paused) == 1 else 'are'} paused: "
+        sentence += f"`rollout resume {rollout_id} --profile {paused[0]}`."
+    ledger.stand(rollout_id, standing.state, sentence)
     return True
 
 

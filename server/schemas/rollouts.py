@@ -260,6 +260,7 @@ class LaneView(Document):
     ended: str = ""  # aborted | rolled_back, by an operator
     rejected: tuple[Name, ...] = ()  # variants that its devices have rejected
     asks: tuple[AskView, ...] = ()
+    undecided: str = ""  # the variant that looked far worse than is allowed when the time to decide was over
 
 
 class DecisionView(Document):
