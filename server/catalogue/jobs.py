@@ -43,6 +43,8 @@ class WantedJob:
     version: str
     identity: object
     request: Mapping[str, Any]
+    job_id: str = ""
+    """Of the first job that does it, where who asks has to know beforehand; empty: any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,19 @@ def enqueue(connection: sa.Connection, wanted: WantedJob, *, now: float, again: 
             continue
         return EnqueuedJob(_view(row), row.request)
     raise AssertionError("itertools.count ends")
+
+
+def enqueue_once(connection: sa.Connection, wanted: WantedJob, *, now: float) -> None:
+    """Add the job that does this work, unless it was asked for before: also one that has failed is not done again."""
+    key = _dedupe_key(wanted, 0)
+    if connection.execute(_by_key(key)).first() is None:
+        _insert(connection, wanted, key, now)
+
+
+def find_job(connection: sa.Connection, wanted: WantedJob) -> Job | None:
+    """The job of `enqueue_once`."""
+    row = connection.execute(_by_key(_dedupe_key(wanted, 0))).first()
+    return None if row is None else _view(row)
 
 
 def get_job(database: Database, job_id: str) -> Job:
@@ -132,7 +147,7 @@ def _by_key(key: str) -> sa.Select[tuple[Any, ...]]:
 
 def _insert(connection: sa.Connection, wanted: WantedJob, key: str, now: float) -> sa.Row[Any]:
     values = {
-        "job_id": secrets.token_hex(16),
+        "job_id": wanted.job_id or secrets.token_hex(16),
         "kind": wanted.kind,
         "dedupe_key": key,
         "model": wanted.model,

@@ -29,18 +29,27 @@ def request_search(
         NotFoundError: no such version or profile.
         InvalidError: no profile is registered, or the budget is larger than the time of a job.
     """
-    most_s = SEARCH_SHARE * job_timeout_s
-    if form.seconds is not None and form.seconds > most_s:
-        raise InvalidError(
-            f"A search may take {most_s:g} s here, and {form.seconds:g} s are asked for: ask for less, or set "
-            "job_timeout_s higher."
-        )
+    check_seconds(form.seconds or 0.0, job_timeout_s=job_timeout_s)
     with database.write() as connection:
         require_usable(connection, model, version)
         require_profiles(connection, (form.profile,))
         document = SearchWork.model_validate(form.model_dump(exclude={"again"})).model_dump(mode="json")
         wanted = WantedJob(JobKind.SEARCH, model, version, identity=document, request=document)
         return enqueue(connection, wanted, now=now, again=form.again).job
+
+
+def check_seconds(seconds: float, *, job_timeout_s: float) -> None:
+    """Refuse a search that a job has no time for.
+
+    Raises:
+        InvalidError: the budget is larger than the time of a job.
+    """
+    most_s = SEARCH_SHARE * job_timeout_s
+    if seconds > most_s:
+        raise InvalidError(
+            f"A search may take {most_s:g} s here, and {seconds:g} s are asked for: ask for less, or set job_timeout_s "
+            "higher."
+        )
 
 
 def get_search(database: Database, job_id: str) -> Search:

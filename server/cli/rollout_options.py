@@ -7,6 +7,7 @@ import typer
 
 from edge_agent.protocol.refusal import shown
 from server.cli.output import fail
+from server.cli.tokens import seconds_of
 
 if TYPE_CHECKING:
     from server.schemas.rollouts import RolloutRequest
@@ -87,6 +88,15 @@ RetryFirst = Annotated[
 OtherVariants = Annotated[
     int, typer.Option("--other-variants", min=0, help="Variants that a lane tries next whose devices reject one.")
 ]
+AskCompressor = Annotated[
+    str,
+    typer.Option(
+        "--ask-compressor",
+        help="A lane with no variant left has one searched for so long, for example 10m; without it, it stops.",
+    ),
+]
+AskTimes = Annotated[int, typer.Option("--ask-times", min=1, help="How often a lane asks at most.")]
+AskDeadline = Annotated[float, typer.Option("--ask-deadline-s", min=1.0, help="How long a lane waits for an answer.")]
 Priority = Annotated[
     int, typer.Option("--priority", help="While a rollout with a higher one has a device, this one waits for it.")
 ]
@@ -111,6 +121,7 @@ def plan_of(to: str, waves: str, seed: int, options: dict[str, Any]) -> dict[str
         fail(str(exc), exit_code=2)
     told = {
         "start_at": _moment(options["start_at"]),
+        "ask_compressor_s": seconds_of(options["ask_compressor_s"]) if options["ask_compressor_s"] else 0.0,
         "approve_waves": _wave_numbers(options["approve_waves"], waves=len(parsed)),
     }
     return {"selector": to, "waves": parsed, "seed": seed, "options": {**options, **told}}

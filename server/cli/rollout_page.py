@@ -31,9 +31,15 @@ def show_rollout(rollout: "Rollout") -> None:
         say(f"lane {stop.profile} has stopped: {stop.cause}")
     for lane in rollout.lanes:
         if told := ", ".join(filter(None, ("paused" * lane.paused, lane.ended.replace("_", " ")))):
-            say(f"lane {lane.profile} is {told} by command")
+            undecided = lane.paused and lane.undecided
+            why = ": what was measured decides nothing" if undecided else " by command"
+            say(f"lane {lane.profile} is {told}{why}")
         if lane.rejected:
             say(f"lane {lane.profile} has rejected {', '.join(lane.rejected)}")
+        if lane.asks and not lane.asks[-1].outcome:
+            ask = lane.asks[-1]
+            waits = f"waits for the compressor (job {ask.job_id})"
+            say(f"lane {lane.profile} {waits} until {text_of_time(ask.until)} at most: {ask.cause}")
     show_table(("", *WAVE_COLUMNS), wave_rows(rollout), empty="no waves yet: the variants are being built")
     rows = [
         (

@@ -51,6 +51,14 @@ def read_profiles(database: Database, names: tuple[str, ...]) -> tuple[DevicePro
     return tuple(DeviceProfile.model_validate_json(json.dumps(found[name])) for name in names)
 
 
+def within(profile: DeviceProfile, latency_p95_ms: float) -> DeviceProfile:
+    """A profile that allows no longer p95 than this, nor than before."""
+    limit_ms = profile.limits.latency_p95_ms
+    tighter_ms = latency_p95_ms if limit_ms is None else min(limit_ms, latency_p95_ms)
+    limits = profile.limits.model_copy(update={"latency_p95_ms": tighter_ms})
+    return profile.model_copy(update={"limits": limits})
+
+
 def read_candidates(database: Database, model: str, version: str, profile: str) -> tuple[BuiltVariant, ...]:
     """All that was built of a model version for a profile, as the builds told of it."""
     query = sa.select(variants.c.document, variants.c.chosen).where(

@@ -26,6 +26,15 @@ class StoredSizes:
     size_bytes: Mapping[str, int]
 
 
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What a search tried before its build."""
+
+    result: SearchResult
+    for_a_lane: bool = False
+    """A lane of a rollout asked for it: where nothing fits, what its profile gets stays as it is."""
+
+
 def model_version_of(claim: Claim, work: InspectWork, found: InspectResult, *, now: float) -> ModelVersion:
     """The record of a model version."""
     return ModelVersion(
@@ -77,9 +86,11 @@ def register_build(
     sizes: StoredSizes,
     *,
     now: float,
-    search: SearchResult | None = None,
+    searched: Searched | None = None,
 ) -> None:
     """Write the candidates and the choices, and end the job. Candidates of an earlier build stay: devices run them.
+
+    A search for a lane may be held to less than its profile allows: where it finds nothing it takes nothing away.
 
     Args:
         database: the catalogue.
@@ -87,12 +98,13 @@ def register_build(
         result: of the build.
         sizes: of the objects that it stored.
         now: seconds since the epoch.
-        search: what was tried before; it is kept with the job.
+        searched: what was tried before; it is kept with the job.
 
     Raises:
         LeaseLostError: the job is another worker's; nothing was changed.
     """
     rows = [_variant_row(claim, built, sizes, now) for built in result.variants]
+    changes_nothing = searched is not None and searched.for_a_lane and all(c.refusal for c in result.choices)
     picked = [
         {
             "model": claim.model,
@@ -109,18 +121,20 @@ def register_build(
     ]
     ours = (variants.c.model == claim.model, variants.c.version == claim.version)
     with database.write() as connection:
-        judged = [choice.profile for choice in result.choices]
-        _withdraw(connection, sa.and_(*ours, variants.c.profile.in_(judged)))
-        for row in rows:
-            insert_or_replace(connection, variants, row)
-        for row in picked:
-            insert_or_replace(connection, choices, row)
+        if not changes_nothing:
+            judged = [choice.profile for choice in result.choices]
+            _withdraw(connection, sa.and_(*ours, variants.c.profile.in_(judged)))
+            for row in rows:
+                insert_or_replace(connection, variants, row)
+            for row in picked:
+                insert_or_replace(connection, choices, row)
         summary: dict[str, Any] = {
             "variants": len(rows),
             "choices": {choice.profile: choice.variant_id for choice in result.choices},
+            "refusals": {choice.profile: choice.refusal.sentence for choice in result.choices if choice.refusal},
         }
-        if search is not None:
-            summary["search"] = search.model_dump(mode="json", exclude={"build"})
+        if searched is not None:
+            summary["search"] = searched.result.model_dump(mode="json", exclude={"build"})
         finish(connection, claim, result=summary, now=now)
 
 

@@ -175,6 +175,8 @@ class JobRunner:
     def _search(self, claim: Claim, lease: Lease, folder: Path) -> None:
         work = _parse(SearchWork, claim.request)
         (profile,) = reading.read_profiles(self._catalogue, (work.profile,))
+        if work.latency_p95_ms is not None:
+            profile = reading.within(profile, work.latency_p95_ms)
         given = self._given(claim, lease, folder)
         most_s = SEARCH_SHARE * self._settings.limits.wall_s  # the rest is for the build of what was found
         request = SearchRequest(
@@ -193,7 +195,8 @@ class JobRunner:
         result = self._run(claim, lease, folder, request, SearchResult)
         if result.build is None:
             raise BadResultError("The search built nothing of what it found: report this as a bug.")
-        self._register(claim, lease, result.build, (work.profile,), given["output_dir"], search=result)
+        searched = register.Searched(result, for_a_lane=bool(work.rollout_id))
+        self._register(claim, lease, result.build, (work.profile,), given["output_dir"], searched)
 
     def _report(self, claim: Claim, lease: Lease, folder: Path) -> None:
         work = _parse(ReportWork, claim.request)
@@ -287,14 +290,14 @@ class JobRunner:
         result: BuildResult,
         profiles: Sequence[str],
         output_dir: Path,
-        search: SearchResult | None = None,
+        searched: register.Searched | None = None,
     ) -> None:
         _check_build(result, profiles)
         sizes = self._store_output(lease, result, output_dir)
         now = self._clock()
         self._patiently(
             lease,
-            lambda: register.register_build(self._catalogue, claim, result, sizes, now=now, search=search),
+            lambda: register.register_build(self._catalogue, claim, result, sizes, now=now, searched=searched),
         )
 
     def _fetch(self, lease: Lease, sha256: str, path: Path) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.rollouts import commands, going_back, retrying, shadows, stopping, watching, waves
+from server.rollouts import asking, commands, going_back, retrying, shadows, stopping, watching, waves
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
@@ -45,10 +45,13 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     active = state in {RolloutState.RUNNING, RolloutState.PAUSED}
     if active or state is RolloutState.FINISHED:
         watching.look(facts, ledger, now=now)
+    asking.ask_after_the_end(facts, ledger, said=said, now=now)
     if state is not RolloutState.PREPARING:
         going_back.note_returned(facts, ledger, epoch=epoch)
     if active:
         retrying.try_failed_again(facts, ledger, now=now)
+        gave_up = asking.follow(facts, ledger, now=now)
+        said = {lane: stop for lane, stop in said.items() if lane not in gave_up}
     if active and stopping.stop_what_is_bad(facts, ledger, said=said, now=now):
         return
     if state in {RolloutState.STOPPED, RolloutState.ABORTED}:
@@ -86,7 +89,8 @@ def join_later(facts: Facts, ledger: Ledger) -> None:
     """
     rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
     known = {row.device_id for row in ledger.rows_of(rollout.rollout_id)}
-    stopped = {lane.profile for lane in stopping.stopped_lanes(facts, ledger)}
+    stops = asking.without_hope(stopping.stopped_lanes(facts, ledger), standing.lanes, found=True)
+    stopped = {lane.profile for lane in stops}
     joining = [
         device
         for device in facts.targets

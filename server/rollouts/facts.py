@@ -163,6 +163,30 @@ class GateStop:
     wave: int
     cause: str
     """Half a sentence."""
+    gate: str = ""
+    """What found it, as `LaneHealth.figures` names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A lane with no variant left has asked the compressor for one (docs/adr/0014)."""
+
+    number: int
+    """Of the asks of its lane, from 1."""
+    job_id: str
+    variant_id: str
+    """What was rejected or taken back last."""
+    wave: int
+    cause: str
+    """Half a sentence: why it was."""
+    until: float
+    """The job must have ended by then."""
+    rejected: int
+    """How many variants the lane had rejected by then, this one among them."""
+    latency_p95_ms: float | None = None
+    """What devices must reach, by what they measured; None: the profile's own limit, if it has one."""
+    outcome: str = ""
+    """Empty while it waits; else `found`, `nothing`, `failed`, `late` or `dropped`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +194,25 @@ class LaneStanding:
     """What became of one lane apart from the others."""
 
     paused: bool = False
-    """By an operator."""
+    """By an operator; or because of `undecided`."""
     ended: str = ""
     """`aborted` or `rolled_back`, by an operator; empty while it goes on."""
     rejected: tuple[str, ...] = ()
     """Variants that its devices have rejected, in this order: none of them is given again."""
+    asks: tuple[Ask, ...] = ()
+    """What the compressor was asked for on its behalf."""
+    undecided: str = ""
+    """The variant that looked far worse than is allowed when the time to decide was over; told once."""
+
+    @property
+    def waits_for(self) -> Ask | None:
+        """The ask that is not answered yet."""
+        return self.asks[-1] if self.asks and not self.asks[-1].outcome else None
+
+    @property
+    def held(self) -> bool:
+        """Whether nobody of it is offered anything now, and no other lane waits for it."""
+        return self.paused or self.waits_for is not None
 
 
 ROLLED_BACK_LANE = "rolled_back"
@@ -259,6 +297,16 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedJob:
+    """What became of the job of an ask."""
+
+    state: str
+    """`queued`, `running`, `done`, `failed`; what else it may be is an end without a variant."""
+    sentence: str = ""
+    """Why there is no variant: the error of the job, or the refusal of the profile."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """All that a tick reads of one rollout; nothing in it changes while the rules run."""
 
@@ -279,6 +327,8 @@ class Facts:
     expected: frozenset[str] = frozenset()
     """Deployments of devices that are in use and have not answered enough yet."""
     commands: tuple[Command, ...] = ()
+    asked: Mapping[str, AskedJob] = field(default_factory=dict)
+    """By job id: of the asks of its lanes."""
     deltas_until: float | None = None
     """Deltas are being made; it waits for them until then. None: nobody makes any."""
     time_zones: Mapping[str, str] = field(default_factory=dict)

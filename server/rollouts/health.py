@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from server.rollouts import shadows as of_shadows
 from server.rollouts.evidence import evidence_of_share, mean_at_least, share_at_least
-from server.rollouts.wording import percent
+from server.rollouts.wording import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 FALSE_ALARM_BUDGET: Final = 0.01
 GATES: Final = 4
 P95_SHARE: Final = 0.05  # of the requests that may take longer than a limit of the p95
+# How far beyond what is allowed an estimate must be to hold a wave though its bound decides nothing: so far that the
+# scatter of a healthy version on one or two devices does not reach it.
+FAR_SLOWER: Final = 0.5  # of the p95 before
+FAR_SHARE: Final = 0.2  # of the inferences
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,8 @@ class LaneHealth:
     figures: Mapping[str, float | int | str] = field(default_factory=dict)
     shadows: Sequence[ShadowReport] = ()
     """Of its devices."""
+    doubt: str = ""
+    """Half a sentence: what looks far worse than allowed, and is not decided; empty where nothing does."""
 
     def told(self) -> str:
         """Half a sentence with its figures."""
@@ -106,7 +112,7 @@ def examine(
     for gate, (cause, bound) in findings.items():
         if cause:
             return LaneHealth(len(devices), cause, {**figures, "gate": gate, "at_least": bound}, shadows)
-    return LaneHealth(len(devices), "", figures, shadows)
+    return LaneHealth(len(devices), "", figures, shadows, doubt=_doubt(devices, options))
 
 
 def _failing(devices: Sequence[Measured], options: RolloutOptions, alpha: float) -> tuple[str, float]:
@@ -150,6 +156,26 @@ def _over_limit(devices: Sequence[Measured], _options: RolloutOptions, alpha: fl
     bound = share_at_least(shares, alpha=alpha)
     said = f"at least {percent(bound)} of answers take longer than the profile's p95 limit on {len(shares)} devices"
     return f"{said}, {percent(P95_SHARE)} may", bound
+
+
+def _doubt(devices: Sequence[Measured], options: RolloutOptions) -> str:
+    """What looks far worse than is allowed, on however few devices."""
+    number = counted(len(devices), "device", "devices")
+    if ratios := _log_ratios(devices):
+        slowdown = math.expm1(min(700.0, math.fsum(ratios) / len(ratios)))
+        if slowdown > options.max_slowdown + FAR_SLOWER:
+            compared = counted(len(ratios), "device", "devices")
+            said = f"the p95 is {percent(slowdown)} longer than before on {compared}"
+            return f"{said}, {percent(options.max_slowdown)} may be"
+    rises = [device.now.failure_share - (device.before.failure_share if device.before else 0.0) for device in devices]
+    if rises and math.fsum(rises) / len(rises) > options.max_error_rate + FAR_SHARE:
+        share = math.fsum(device.now.failure_share for device in devices) / len(devices)
+        return f"{percent(share)} of inferences fail on {number}, {percent(options.max_error_rate)} may"
+    over = [device.now.over_limit for device in devices if device.now.over_limit is not None]
+    if over and math.fsum(over) / len(over) > P95_SHARE + FAR_SHARE:
+        said = f"{percent(math.fsum(over) / len(over))} of answers take longer than the profile's p95 limit"
+        return f"{said} on {number}, {percent(P95_SHARE)} may"
+    return ""
 
 
 def _figures(devices: Sequence[Measured]) -> dict[str, float | int | str]:

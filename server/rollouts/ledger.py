@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from edge_agent.protocol.shadow import ShadowPlan
+    from server.rollouts.asking import Wish
 
 DELTA_MODELS = 16  # of one device: with more, and the deltas of each, `desired` would grow too large
 MAX_MODELS = 64  # of one device, by the wire contract (`Desired.deployments`)
@@ -69,6 +70,7 @@ class Ledger:
         self.generations = generations if generations is not None else {}
         self.standings = standings if standings is not None else {}
         self.decisions: list[Decision] = []
+        self.wishes: list[Wish] = []
         self.changed_deployments: set[str] = set()
         self.changed_devices: set[str] = set()
         self.changed_standings: set[str] = set()

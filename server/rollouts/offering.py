@@ -42,6 +42,8 @@ class Waits:
     """By rollout: for one with a higher priority, which has them still."""
     paused: dict[str, int] = field(default_factory=dict)
     """By profile: in lanes that an operator has paused."""
+    compressor: dict[str, int] = field(default_factory=dict)
+    """By profile: in lanes that have asked for a variant."""
     pace: int = 0
     places: int = 0
     deferred: int = 0
@@ -63,6 +65,8 @@ class Waits:
             said.append(f"{waiting} for rollout {rollout_id}, which has a higher priority")
         for profile, number in sorted(self.paused.items()):
             said.append(f"{counted(number, 'device waits', 'devices wait')} in lane {profile}, which is paused")
+        for profile, number in sorted(self.compressor.items()):
+            said.append(f"{counted(number, 'device waits', 'devices wait')} in lane {profile} for the compressor")
         if self.pace:
             pace = pace_of(facts, wave=wave)
             said.append(f"{counted(self.pace, 'device waits', 'devices wait')} for the pace of {pace} a minute")
@@ -172,11 +176,13 @@ def _waves_behind(rows: Iterable[Deployment], standing: Standing) -> dict[str, i
 def _resting(
     waiting: Iterable[Deployment], standing: Standing, waits: Waits, above: Mapping[str, str], *, now: float
 ) -> set[str]:
-    """The devices whose lane is paused, that rest after a failure, or that another rollout goes first with."""
+    """The devices whose lane is held, that rest after a failure, or that another rollout goes first with."""
     held = set()
     for row in waiting:
         if standing.lane(row.profile).paused:
             waits.paused[row.profile] = waits.paused.get(row.profile, 0) + 1
+        elif standing.lane(row.profile).waits_for is not None:
+            waits.compressor[row.profile] = waits.compressor.get(row.profile, 0) + 1
         elif row.retry_at is not None and row.retry_at > now:
             waits.retry += 1
             waits.retry_at = min(row.retry_at, waits.retry_at or row.retry_at)

@@ -15,6 +15,7 @@ from edge_agent.protocol.states import DeploymentState
 from server.database import tables
 from server.fleet.selector import SelectorError, parse
 from server.rollouts import facts
+from server.rollouts.asks import asked_jobs
 from server.rollouts.deltas import deltas_to, deltas_until
 from server.rollouts.gate import SENT_BACK
 from server.rollouts.ledger import Ledger
@@ -278,6 +279,8 @@ class Reader:
                 for device in picture.devices
                 if meant.matches(labels=device.labels, profile=device.profile, device_id=device.device_id)
             )
+        # before what a job has chosen: a job that is seen done has written all of it
+        asked = asked_jobs(connection, rollout, picture.standings.get(rollout.rollout_id))
         variants = self._variants(connection, rollout, picture)
         choices = choices_of(connection, rollout, variants)
         measured, expected = (
@@ -298,6 +301,7 @@ class Reader:
             measured=measured,
             expected=expected,
             commands=tuple(picture.commands.get(rollout.rollout_id, ())),
+            asked=asked,
             deltas_until=deltas_until(connection, rollout) if _is_new(picture, rollout.rollout_id) else None,
             time_zones=picture.time_zones,
             status_interval_s=self._status_interval_s,

@@ -58,20 +58,27 @@ def try_failed_again(facts: Facts, ledger: Ledger, *, now: float) -> None:
 
 def variant_of_lane(facts: Facts, standing: Standing, profile: str) -> VariantFact | None:
     """What a lane is given now: the best that none of its devices has rejected; None where nothing fits or is built."""
-    choice = facts.choices.get(profile, ChoiceFact())
-    return _next_best(choice, standing.lane(profile).rejected) or choice.variant
+    return next_best(facts, standing, profile) or facts.choices.get(profile, ChoiceFact()).variant
+
+
+def next_best(facts: Facts, standing: Standing, profile: str) -> VariantFact | None:
+    """The best that none of the devices of a lane has rejected; None where nothing is left."""
+    return _next_best(facts.choices.get(profile, ChoiceFact()), standing.lane(profile).rejected)
 
 
 def try_next_variant(lane: Lane, stop: LaneStop, facts: Facts, ledger: Ledger, *, now: float) -> bool:
     """Give a lane that would stop, because devices reject its variant, the next best; whether there is one left."""
     standing = ledger.standings[facts.rollout.rollout_id]
     rows = [row for row in ledger.rows_of(facts.rollout.rollout_id) if row.variant_id and gate.lane_of(row) == lane]
-    rejected = (*standing.lane(lane.profile).rejected, lane.variant_id)
+    known = standing.lane(lane.profile)
+    rejected = (*known.rejected, lane.variant_id)
     following = _next_best(facts.choices.get(lane.profile, ChoiceFact()), rejected)
-    left = facts.rollout.options.other_variants - len(rejected) + 1
-    if following is None or left <= 0 or not any(_rejects(row) for row in rows):
+    # what a search has found begins the count anew
+    tried = len(rejected) - 1 - (known.asks[-1].rejected if known.asks else 0)
+    left = facts.rollout.options.other_variants - tried
+    if following is None or left <= 0 or not any(rejects(row) for row in rows):
         return False
-    standing.lanes[lane.profile] = replace(standing.lane(lane.profile), rejected=rejected)
+    standing.lanes[lane.profile] = replace(known, rejected=rejected)
     ledger.changed_standings.add(facts.rollout.rollout_id)
     getting = [row for row in rows if row.state not in CLOSED_STATES | {WAITING} and not has_it(row)]
     for row in getting:
@@ -80,7 +87,7 @@ def try_next_variant(lane: Lane, stop: LaneStop, facts: Facts, ledger: Ledger, *
     numbers: dict[str, float | str] = {"wave": stop.wave, "profile": lane.profile, "left": left - 1}
     sentence = (
         f"Lane {lane.profile}: {stop.cause}; {counted(len(getting), 'device that had it tries', 'that had it try')} "
-        f"{following.variant_id} next{_price(following)}, "
+        f"{following.variant_id} next{price(following)}, "
         f"{counted(left - 1, 'more variant', 'more variants')} may follow."
     )
     ledger.decide(
@@ -89,11 +96,12 @@ def try_next_variant(lane: Lane, stop: LaneStop, facts: Facts, ledger: Ledger, *
     return True
 
 
-def _price(variant: VariantFact) -> str:
+def price(variant: VariantFact) -> str:
+    """In brackets, what it may lose; empty where that is little."""
     return f" (it {variant.caveat})" if variant.caveat else ""
 
 
-def _rejects(row: Deployment) -> bool:
+def rejects(row: Deployment) -> bool:
     """Whether the variant can't run there, not just for want of room on one device."""
     return row.state == DeploymentState.REJECTED and speaks_against_variant(row)
 

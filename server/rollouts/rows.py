@@ -133,7 +133,13 @@ def deployment_of(row: sa.Row[Any]) -> facts.Deployment:
 def lanes_of(document: dict[str, dict[str, Any]] | None) -> dict[str, facts.LaneStanding]:
     """By profile: what rollout_states says of lanes."""
     return {
-        profile: facts.LaneStanding(lane["paused"], lane["ended"], tuple(lane["rejected"]))
+        profile: facts.LaneStanding(
+            lane["paused"],
+            lane["ended"],
+            tuple(lane["rejected"]),
+            tuple(facts.Ask(**ask) for ask in lane.get("asks", ())),  # rows that are older than these have none
+            lane.get("undecided", ""),
+        )
         for profile, lane in (document or {}).items()
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.rollouts import gate, going_back, retrying
+from server.rollouts import asking, gate, going_back, retrying
 from server.rollouts.facts import CLOSED_STATES, WAITING, Deployment, Facts, Why
 from server.rollouts.gate import LaneStop
 from server.rollouts.plan import in_plan_order
@@ -65,12 +65,18 @@ def stop_what_is_bad(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneSt
 def _stops_without_another_variant(
     facts: Facts, ledger: Ledger, said: Mapping[Lane, LaneStop], *, now: float
 ) -> Mapping[Lane, LaneStop]:
-    """The lanes that stop, after those that can go on with another variant have been given it."""
+    """The lanes that stop, after those that can have been given another variant, or have asked for one."""
     stops = stopped_lanes(facts, ledger)
     standing = ledger.standings[facts.rollout.rollout_id]
-    new = [lane for lane in stops if lane not in said and standing.stop_of(lane) is None]
-    given = [lane for lane in new if retrying.try_next_variant(lane, stops[lane], facts, ledger, now=now)]
-    return stopped_lanes(facts, ledger) if given else stops
+    helped = [
+        (standing.stop_of(lane) is None and retrying.try_next_variant(lane, stop, facts, ledger, now=now))
+        or asking.ask(lane, stop, facts, ledger, now=now)
+        for lane, stop in stops.items()
+        if lane not in said
+    ]
+    if any(helped):
+        stops = stopped_lanes(facts, ledger)
+    return asking.without_hope(stops, standing.lanes, found=False)
 
 
 def _reason_to_stop(
@@ -105,5 +111,7 @@ def _lane_of(row: Deployment, facts: Facts, ledger: Ledger) -> Lane:
     """Where a device has its variant from, or would get it from if its turn came now."""
     if row.state != WAITING:
         return gate.lane_of(row)
+    if ledger.standings[row.rollout_id].lane(row.profile).waits_for is not None:
+        return gate.Lane(row.profile, "")  # nobody knows yet
     variant = retrying.variant_of_lane(facts, ledger.standings[row.rollout_id], row.profile)
     return gate.Lane(row.profile, variant.variant_id if variant else "")

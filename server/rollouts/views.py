@@ -9,11 +9,13 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.shadow import ShadowReport
 from server.database.tables import decisions, deployments, rollout_states, rollouts
+from server.rollouts.asking import without_hope
 from server.rollouts.facts import Deployment
 from server.rollouts.gate import Lane, LaneStop, count_alike, stopped_lanes
 from server.rollouts.plan import in_plan_order
 from server.rollouts.reading import OPEN_STATES
 from server.rollouts.requests import unknown_rollout
+from server.rollouts.rows import lanes_of
 from server.schemas.rollouts import (
     DecisionView,
     DeploymentView,
@@ -153,6 +155,7 @@ def _stopped_lanes(rollout: sa.Row[Any], found: Iterable[sa.Row[Any]]) -> tuple[
         for stop in rollout.gate_stops or ()
     }
     stops |= stopped_lanes(in_plan_order(offered, seed=rollout.seed), max_failures=allowed)
+    stops = without_hope(stops, lanes_of(rollout.lanes), found=True)
     return tuple(
         LaneStopView(profile=lane.profile, variant_id=lane.variant_id, wave=stop.wave, cause=stop.cause)
         for lane, stop in sorted(stops.items())

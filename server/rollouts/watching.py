@@ -6,6 +6,7 @@ holds the next wave until a deadline.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from server.rollouts import gate, going_back, health
@@ -26,7 +27,7 @@ def look(facts: Facts, ledger: Ledger, *, now: float) -> None:
         if not found.cause or standing.stop_of(lane) is not None:
             continue
         wave = max(0, standing.wave)
-        standing.gate_stops += (GateStop(lane.profile, lane.variant_id, wave, found.cause),)
+        standing.gate_stops += (GateStop(lane.profile, lane.variant_id, wave, found.cause, str(found.figures["gate"])),)
         ledger.changed_standings.add(facts.rollout.rollout_id)
         back, kept = _send_back(lane, facts, ledger, now=now)
         sentence = f"Lane {lane.profile}: {found.cause}; {counted(back, 'device goes', 'devices go')} back"
@@ -72,7 +73,12 @@ def lane_health(facts: Facts, ledger: Ledger) -> dict[Lane, LaneHealth]:
 
 
 def is_held(facts: Facts, ledger: Ledger, *, now: float) -> bool:
-    """Whether the next wave waits for measurements of the one that is open; past the deadline the quorum decides."""
+    """Whether the next wave waits for measurements of the one that is open, or for them to decide something."""
+    return _waits_for_samples(facts, ledger, now=now) or _waits_for_a_decision(facts, ledger, now=now)
+
+
+def _waits_for_samples(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    """Whether somebody of the open wave has not measured enough; past the deadline the quorum decides."""
     rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
     rows = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave and row.state == RUNNING]
     missing = [row for row in rows if row.deployment_id in facts.expected]
@@ -115,6 +121,45 @@ def _after_deadline(facts: Facts, ledger: Ledger, rows: list[Deployment], missin
     ledger.stand(rollout.rollout_id, RolloutState.PAUSED, sentence)
     ledger.decide(rollout, "unmeasured", sentence, wave=standing.wave, **numbers)
     return True
+
+
+def _waits_for_a_decision(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    """Whether a lane looks far worse than is allowed, though no gate is sure; past the deadline it is paused."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    deadline_s = rollout.options.gate_deadline_s
+    if not deadline_s or standing.wave < 0:
+        return False
+    for lane, found in lane_health(facts, ledger).items():
+        of_lane = standing.lane(lane.profile)
+        if not found.doubt or of_lane.held or of_lane.ended or of_lane.undecided == lane.variant_id:
+            continue
+        if standing.stop_of(lane) is not None:
+            continue
+        rows = [row for row in ledger.rows_of(rollout.rollout_id) if gate.lane_of(row) == lane and row.state == RUNNING]
+        if rows and now - max(row.running_at or 0.0 for row in rows) <= deadline_s:
+            sentence = (
+                f"Wave {standing.wave + 1} runs; the next waits at most {deadline_s:g} s for more to be known of "
+            )
+            ledger.stand(rollout.rollout_id, standing.state, f"{sentence}lane {lane.profile}: {found.doubt}.")
+            return True
+        if rows:
+            _pause_undecided(lane, found, facts, ledger)
+            return True  # whom the next wave is for has changed
+    return False
+
+
+def _pause_undecided(lane: Lane, found: LaneHealth, facts: Facts, ledger: Ledger) -> None:
+    """An operator decides what measurements could not; other lanes go on."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    before = standing.lane(lane.profile)
+    standing.lanes[lane.profile] = replace(before, paused=True, undecided=lane.variant_id)
+    ledger.changed_standings.add(rollout.rollout_id)
+    sentence = (
+        f"Lane {lane.profile}: {found.doubt}, and that was not decided within {rollout.options.gate_deadline_s:g} s: "
+        f"paused, `rollout resume {rollout.rollout_id} --profile {lane.profile}` goes on."
+    )
+    known = {"profile": lane.profile, "variant_id": lane.variant_id}
+    ledger.decide(rollout, "undecided", sentence, wave=standing.wave, **known, **found.figures)
 
 
 def tell_lanes(facts: Facts, ledger: Ledger) -> None:

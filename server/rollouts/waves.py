@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.rollouts import gate, offering, stopping, watching
+from server.rollouts import asking, gate, offering, stopping, watching
 from server.rollouts.facts import NO_VARIANT, WAITING
-from server.rollouts.wording import counted
+from server.rollouts.wording import counted, listed
 from server.schemas.rollouts import RolloutState
 from server.windows import text_of_moment
 
@@ -51,16 +51,22 @@ def _is_settled(facts: Facts, ledger: Ledger, waits: Waits, *, now: float) -> bo
 
 
 def _is_on_the_way(row: Deployment, standing: Standing) -> bool:
-    """Whether a wave is not settled because of this device; a paused lane holds up no other."""
+    """Whether a wave is not settled because of this device; a lane that is held holds up no other."""
     if row.wave > standing.wave:
         return False
     if row.state == WAITING:
-        return not standing.lane(row.profile).paused
+        return not standing.lane(row.profile).held
     return gate.bucket(row) == "in_progress" and (row.wave == standing.wave or row.running_at is None)
 
 
 def _waits_for_lanes(facts: Facts, ledger: Ledger, waits: Waits) -> bool:
-    """Whether every wave is open, and only paused lanes are left."""
+    """Whether every wave is open, and only lanes are left that are paused or wait for the compressor."""
+    standing = ledger.standings[facts.rollout.rollout_id]
+    if sentence := asking.told(facts, standing):
+        ledger.stand(
+            facts.rollout.rollout_id, RolloutState.RUNNING, f"Every wave is open; {sentence[0].lower()}{sentence[1:]}"
+        )
+        return True
     if not waits.paused:
         return False
     rollout_id, lane = facts.rollout.rollout_id, min(waits.paused)
@@ -71,9 +77,10 @@ def _waits_for_lanes(facts: Facts, ledger: Ledger, waits: Waits) -> bool:
 
 
 def _is_held(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: float) -> bool:
-    """Whether the next wave waits: for its start, its variants, the soak of the wave before, or an operator."""
+    """Whether the next wave waits: for its start, variants, deltas, the soak of the wave before, or an operator."""
     return (
         _is_too_early(facts, ledger, now=now)
+        or _is_for_held_lanes(facts, ledger, upcoming)
         or not _variants_ready(facts, ledger, upcoming, now=now)
         or _waits_for_deltas(facts, ledger, now=now)
         or _is_soaking(facts, ledger, now=now)
@@ -89,6 +96,21 @@ def _is_too_early(facts: Facts, ledger: Ledger, *, now: float) -> bool:
     ledger.stand(
         rollout.rollout_id, standing.state, f"Starts at {text_of_moment(rollout.options.start_at)}, not before."
     )
+    return True
+
+
+def _is_for_held_lanes(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> bool:
+    """Whether nobody of the next wave could be offered anything: lanes are paused, or wait for the compressor."""
+    rollout_id, standing = facts.rollout.rollout_id, ledger.standings[facts.rollout.rollout_id]
+    profiles = sorted({row.profile for row in upcoming if row.state == WAITING})
+    if not profiles or not all(standing.lane(profile).held for profile in profiles):
+        return False
+    sentence = asking.told(facts, standing)
+    if paused := [profile for profile in profiles if standing.lane(profile).paused]:
+        lanes = f"{'lane' if len(paused) == 1 else 'lanes'} {listed(paused)}"
+        sentence = f"The next wave waits for {lanes}, which {'is' if len(paused) == 1 else 'are'} paused: "
+        sentence += f"`rollout resume {rollout_id} --profile {paused[0]}`."
+    ledger.stand(rollout_id, standing.state, sentence)
     return True
 
 
@@ -185,7 +207,9 @@ def _finish(facts: Facts, ledger: Ledger) -> None:
         f"{counts.failed + counts.refused} failed, {counts.timed_out} timed out, {counts.no_variant} have no variant"
         + (f", {counts.left} were cancelled, removed or taken over by a newer rollout" if counts.left else "")
     )
-    stopped = sorted({lane.profile for lane in stopping.stopped_lanes(facts, ledger)})
+    lanes = ledger.standings[rollout.rollout_id].lanes
+    stops = asking.without_hope(stopping.stopped_lanes(facts, ledger), lanes, found=True)
+    stopped = sorted({lane.profile for lane in stops})
     sentence += f"; stopped lanes: {', '.join(stopped)}." if stopped else "."
     ledger.stand(rollout.rollout_id, RolloutState.FINISHED, sentence)
     ledger.decide(rollout, "finished", sentence, **counts.numbers())

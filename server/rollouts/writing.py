@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from edge_agent.protocol.messages import Desired
 from server.database import tables
+from server.rollouts.asks import ask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +34,8 @@ def save(connection: sa.Connection, ledger: Ledger, intervals: Intervals, *, epo
     # another attempt has another id, and takes the place of the one before
     _upsert(connection, tables.deployments, ["rollout_id", "device_id"], _deployment_rows(ledger, now))
     _upsert(connection, tables.desired, ["device_id"], _desired_rows(ledger, intervals, epoch=epoch, now=now))
+    for wish in ledger.wishes:
+        ask(connection, wish, now=now)
     if ledger.decisions:
         rows = [
             {

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from edge_agent.protocol.base import Name
 from edge_agent.protocol.shadow import MAX_SAMPLES, ShadowReport
 from server.schemas.common import Document, RequestDocument
+from server.schemas.search import MAX_SECONDS
 from server.windows import check_zone, parse_window
 
 MAX_WAVES = 32
@@ -129,6 +130,16 @@ class RolloutOptions(RequestDocument):
     other_variants: int = Field(
         default=2, ge=0, le=10, description="how many other variants a lane tries whose devices reject one"
     )
+    ask_compressor_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=MAX_SECONDS,
+        description="a lane with no variant left has one searched for so long, for what its devices measured; 0: never",
+    )
+    ask_times: int = Field(default=2, ge=1, le=5, description="how often a lane asks for a variant at most")
+    ask_deadline_s: float = Field(
+        default=7200.0, gt=0, le=30 * 86400, description="how long a lane waits for that job, its turn included"
+    )
     priority: int = Field(
         default=0, ge=-100, le=100, description="while a rollout with a higher one has a device, this one waits for it"
     )
@@ -229,6 +240,18 @@ class LaneStopView(Document):
     cause: str
 
 
+class AskView(Document):
+    """A search that the controller asked for because a lane had no variant left."""
+
+    number: int  # of its lane, from 1
+    job_id: str
+    variant_id: Name  # what was rejected or taken back last
+    cause: str
+    until: float
+    latency_p95_ms: float | None = None  # what devices must reach, by what they measured
+    outcome: str = ""  # empty while it waits; found | nothing | failed | late | dropped
+
+
 class LaneView(Document):
     """What became of a lane apart from the others."""
 
@@ -236,6 +259,8 @@ class LaneView(Document):
     paused: bool = False
     ended: str = ""  # aborted | rolled_back, by an operator
     rejected: tuple[Name, ...] = ()  # variants that its devices have rejected
+    asks: tuple[AskView, ...] = ()
+    undecided: str = ""  # the variant that looked far worse than is allowed when the time to decide was over
 
 
 class DecisionView(Document):

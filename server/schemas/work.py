@@ -61,6 +61,8 @@ class SearchWork(Document):
     seed: int = 0
     replay: Latencies | None = None
     device: ComputeDevice = "cpu"
+    rollout_id: str = ""  # of a lane that has asked for it; empty: an operator has
+    latency_p95_ms: float | None = None  # the limit to search within, where it is tighter than the profile's
 
 
 class ReportWork(Document):

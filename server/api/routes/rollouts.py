@@ -15,7 +15,8 @@ router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 @router.post("", operation_id="start_rollout", status_code=HTTPStatus.CREATED)
 def start_rollout(rollout: RolloutRequest, ports: PortsOf) -> Rollout:
     """Start a rollout; missing variants are built first."""
-    rollout_id = requests.start_rollout(ports.catalogue, rollout, now=ports.clock())
+    job_timeout_s = ports.settings.job_timeout_s
+    rollout_id = requests.start_rollout(ports.catalogue, rollout, job_timeout_s=job_timeout_s, now=ports.clock())
     return views.get_rollout(ports.catalogue, rollout_id)
 
 

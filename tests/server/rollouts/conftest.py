@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from edge_agent.protocol.shadow import ShadowReport
     from server.database.connect import Database
+    from server.rollouts.asking import Wish
+    from server.rollouts.facts import AskedJob
     from server.rollouts.health import Measured
     from server.storage import S3ObjectStore
 
@@ -73,6 +75,8 @@ class Paper:
     measured: dict[str, Measured] = field(default_factory=dict)  # by deployment
     in_use: set[str] = field(default_factory=set)  # deployments that answer inferences
     commands: dict[str, list[Command]] = field(default_factory=dict)
+    asked: dict[str, AskedJob] = field(default_factory=dict)  # by job
+    wishes: list[Wish] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     sentences: list[tuple[str, str]] = field(default_factory=list)
 
@@ -123,6 +127,7 @@ class Paper:
             self.ledger.generations[device] = self.ledger.generations.get(device, 0) + 1
         for deployment_id in self.ledger.changed_deployments:
             self.ledger.deployments[deployment_id].changed_at = self.now
+        self.wishes += self.ledger.wishes
         self.sentences += [(decision.action, decision.sentence) for decision in self.ledger.decisions]
 
     def facts(self, name: str) -> Facts:
@@ -147,6 +152,7 @@ class Paper:
             measured={one: self.measured[one] for one in own if one in self.measured},
             expected=frozenset(own & self.in_use - set(self.measured)),
             commands=tuple(self.commands.get(name, ())),
+            asked=self.asked,
             time_zones=self.time_zones,
             status_interval_s=self.status_interval_s,
         )
@@ -242,17 +248,17 @@ EPOCH_OF_REGISTRY = 7
 
 
 def _describe_variant(
-    store: S3ObjectStore, profile: str, version: str, *, salt: str, filler_bytes: int
+    store: S3ObjectStore, profile: str, version: str, *, salt: str, filler_bytes: int, variant_id: str = ""
 ) -> tuple[dict[str, object], str]:
     """A real manifest in S3 and the row of its variant: (row, sha256 of the model file)."""
-    model_file = f"{salt}:{profile}:{version}".encode() + random.Random(salt).randbytes(filler_bytes)
+    model_file = f"{salt}:{profile}:{version}:{variant_id}".encode() + random.Random(salt).randbytes(filler_bytes)
     store.put_bytes(model_file)
     file_sha256 = hashlib.sha256(model_file).hexdigest()
     described = ObjectDescriptor.describe(model_file, encoding=Encoding.IDENTITY)
     tensor = TensorSpec(name="x", shape=(-1, 4))
     binding = TensorBinding(name="x", index=0, datatype=Datatype.FP32, shape=(1, 4))
     manifest = VariantManifest(
-        variant_id=f"v{version}-{profile}",
+        variant_id=variant_id or f"v{version}-{profile}",
         model="m",
         version=version,
         profile=profile,
@@ -335,6 +341,14 @@ class Registry:
                 connection.execute(sa.insert(tables.variants).values(row))
                 connection.execute(sa.insert(tables.choices).values(**choice, refusal=None, created_at=0.0))
 
+    def found(self, variant_id: str) -> dict[str, object]:
+        """The row of one more variant of version 2, as a job would make it; its files are in S3."""
+        row, file_sha256 = _describe_variant(
+            self.store, "pi", "2", salt=self.salt, filler_bytes=0, variant_id=variant_id
+        )
+        self.files[variant_id] = file_sha256
+        return row
+
     def start(self, name: str, *, version: str = "1", waves: str = "100%", **options: float) -> str:
         row = {
             "rollout_id": name,
@@ -402,6 +416,18 @@ class Registry:
         with self.database.write() as connection:
             connection.execute(sa.delete(tables.device_states).where(tables.device_states.c.device_id == device))
             connection.execute(sa.insert(tables.device_states).values(row))
+
+    def rejects(self, device: str, desired: Desired, reason: str) -> None:
+        """The device has found out that what it is wanted to run can't run there."""
+        self.runs(device, desired)
+        status = tables.device_states.c.status
+        condition = tables.device_states.c.device_id == device
+        with self.database.write() as connection:
+            told: Any = connection.execute(sa.select(status).where(condition)).scalar()
+            told["deployments"][0] |= {"state": "rejected", "reason": reason, "detail": "told", "serving": False}
+            told["sequence"] = self.sequence = self.sequence + 1
+            values = {"status": told, "status_sequence": self.sequence}
+            connection.execute(sa.update(tables.device_states).where(condition).values(values))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from edge_agent.protocol.states import DeploymentState, Reason
 from server.rollouts import gate, offering
-from server.rollouts.facts import RUNNING, ChoiceFact
+from server.rollouts.facts import RUNNING, AskedJob, ChoiceFact
 from server.rollouts.health import Measured, Sample
 from server.rollouts.ledger import WITHDRAWN
 from server.rollouts.reading import OPEN_STATES
@@ -58,6 +58,8 @@ SCHEDULES: list[dict[str, Any]] = [
     {"join_later": True, "max_retries": 1, "approve_waves": (1,), "max_in_progress": 3},
     {"gate_deadline_s": 60.0, "quorum": 0.5},
     {"gate_deadline_s": 60.0, "join_later": True, "pace_per_minute": 2},
+    {"ask_compressor_s": 60.0, "ask_deadline_s": 400.0},
+    {"ask_compressor_s": 60.0, "ask_times": 1, "join_later": True, "max_retries": 1, "gate_deadline_s": 60.0},
 ]
 GOOD = Sample(attempts=200, failures=1, p95_ms=10.0)
 SAMPLES = [GOOD, Sample(attempts=200, failures=200, p95_ms=None), Sample(attempts=200, failures=1, p95_ms=30.0)]
@@ -173,6 +175,20 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             rows = (self.paper.ledger.deployments[entry.deployment_id] for entry in wanted if entry is not None)
             return [row.deployment_id for row in rows if row.state == RUNNING]
 
+        @precondition(lambda self: self.paper.wishes)
+        @rule(found=st.booleans(), end=st.sampled_from(["running", "done", "done", "failed"]))
+        def compressor(self, found: bool, end: str) -> None:  # noqa: FBT001
+            """The latest job that was asked for is under way, or has ended; what a lane gets changes with it."""
+            wish = self.paper.wishes[-1]
+            if self.paper.asked.get(wish.job_id, AskedJob("queued")).state not in {"queued", "running"}:
+                return
+            self.paper.asked[wish.job_id] = AskedJob(end, "" if found else "Nothing fits.")
+            choice = self.paper.choices[wish.version][wish.profile]
+            if end == "done" and found and choice.variant is not None:
+                new = replace(choice.variant, variant_id=f"{wish.version}-{wish.profile}-found{len(self.paper.wishes)}")
+                others = (choice.variant, *choice.others)
+                self.paper.choices[wish.version][wish.profile] = ChoiceFact(variant=new, others=others)
+
         @rule(device=st.integers(0, MOST_DEVICES - 1))
         def remove(self, device: int) -> None:
             if len(self.paper.removed) < 2:
@@ -197,7 +213,7 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                 assert standing.wave >= self.best_wave.get(name, -1)
                 if standing.wave > max(0, self.best_wave.get(name, -1)):
                     before = [row for row in self.paper.ledger.rows_of(name) if row.wave == standing.wave - 1]
-                    held = {row.state for row in before if not standing.lane(row.profile).paused}
+                    held = {row.state for row in before if not standing.lane(row.profile).held}
                     assert held <= SETTLED | {"rolling_back"}
                 self.best_wave[name] = standing.wave
                 for row in self.paper.ledger.rows_of(name):
@@ -265,6 +281,26 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                             assert row.opened_at is None or row.opened_at < since or went_back_to(row)
 
         @invariant()
+        def lanes_ask_once_for_each_need_and_are_offered_nothing_meanwhile(self) -> None:
+            asked = [wish.job_id for wish in self.paper.wishes]
+            assert len(asked) == len(set(asked))
+            for name, standing in self.paper.ledger.standings.items():
+                most = self.paper.rollouts[name].options.ask_times
+                for profile, lane in standing.lanes.items():
+                    numbers = [
+                        wish.number for wish in self.paper.wishes if (wish.rollout_id, wish.profile) == (name, profile)
+                    ]
+                    assert numbers == [one.number for one in lane.asks] == list(range(1, len(lane.asks) + 1))
+                    assert len(numbers) <= most
+                    assert all(one.outcome for one in lane.asks[:-1])
+                    rows = [row for row in self.paper.ledger.rows_of(name) if row.profile == profile]
+                    fresh = [row for row in rows if row.opened_at == self.paper.now and not went_back_to(row)]
+                    if lane.waits_for is not None:
+                        assert [row for row in fresh if row.state == "offered" and not row.detail] == []
+                    if lane.asks:
+                        assert not {row.variant_id for row in fresh} & set(lane.rejected)
+
+        @invariant()
         def generations_only_grow(self) -> None:
             next(steps)
             for device, generation in self.paper.ledger.generations.items():
@@ -280,6 +316,8 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                 for name in self.paper.rollouts:
                     self.paper.say(name, "approve")
                     self.paper.say(name, "resume")  # too little measured has paused it
+                    for profile in ("pi", "zero") if number % 20 == 0 else ():
+                        self.paper.say(name, "resume", profile)  # what is undecided has paused that
                 for device, models in self.paper.ledger.wanted.items():
                     self.paper.takes_up(device)
                     for model in models:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.rollouts.health import Measured, Sample
-from server.schemas.rollouts import RolloutState
+from server.rollouts.health import Measured, Sample, examine
+from server.schemas.rollouts import RolloutOptions, RolloutState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,3 +105,85 @@ def test_is_held_too_little_measured_waits_until_the_deadline_then_the_quorum_de
     paper.say(new, "resume")
     paper.tick()
     assert paper.ledger.standings[new].wave == 1, "the operator goes on without"
+
+
+SCATTER = (1.5, 20.0, 3.0, 40.0, 2.0, 12.0)  # times as slow: far beyond a tenth, and no bound can be sure of it
+
+
+def undecided(paper: Paper, name: str, *, over: float | None = None) -> None:
+    """The first wave looks far slower than before, on devices that agree in nothing."""
+    first = [row.device_id for row in paper.ledger.rows_of(name) if row.wave == 0]
+    samples = {
+        device: Measured(Sample(200, 1, 10.0 * times, over), GOOD) for device, times in zip(first, SCATTER, strict=True)
+    }
+    measure(paper, samples)
+
+
+def test_is_held_bound_undecided_far_beyond_what_is_allowed_holds_then_pauses_its_lane(make_paper: Make) -> None:
+    paper, new = updated(make_paper, gate_deadline_s=100)
+    undecided(paper, new)
+    paper.tick()  # they run
+    paper.tick()
+    standing = paper.ledger.standings[new]
+    assert "gate_failed" not in paper.actions, "else this tests nothing"
+    assert (standing.wave, standing.state) == (0, RolloutState.RUNNING)
+    assert "the next waits at most 100 s for more to be known of lane pi: the p95 is" in standing.reason
+    assert "longer than before on 6 devices, 10 % may be" in standing.reason
+    paper.tick(90)
+    assert paper.ledger.standings[new].wave == 0
+    paper.tick(20)
+    paper.tick()
+    standing = paper.ledger.standings[new]
+    assert (standing.wave, standing.lane("pi").paused, standing.lane("pi").undecided) == (0, True, "2-pi")
+    assert "not decided within 100 s: paused, `rollout resume new --profile pi` goes on" in paper.sentence("undecided")
+    assert standing.reason == "The next wave waits for lane pi, which is paused: `rollout resume new --profile pi`."
+    held = [row.device_id for row in paper.ledger.rows_of(new) if row.wave == 1]
+    assert [(paper.wanted(device) or pytest.fail(device)).version for device in held] == ["1"] * 4
+    for _ in range(3):
+        paper.tick()
+    assert paper.actions.count("undecided") == 1
+    paper.say(new, "resume", "pi")
+    paper.tick()
+    assert paper.ledger.standings[new].wave == 1, "the operator goes on; it is not asked again"
+    for _ in range(3):
+        paper.all_run(new)
+    assert paper.ledger.standings[new].state is RolloutState.FINISHED
+    assert paper.actions.count("undecided") == 1
+
+
+def test_is_held_undecided_bound_that_is_decided_meanwhile_goes_its_way(make_paper: Make) -> None:
+    paper, new = updated(make_paper, gate_deadline_s=100)
+    undecided(paper, new)
+    paper.tick()  # they run
+    paper.tick()
+    assert paper.ledger.standings[new].wave == 0
+    first = [row.device_id for row in paper.ledger.rows_of(new) if row.wave == 0]
+    measure(paper, {device: Measured(replace(SLOW, p95_ms=20.0 + n / 100), GOOD) for n, device in enumerate(first)})
+    paper.tick(10)
+    assert paper.ledger.standings[new].state is RolloutState.STOPPED
+    assert "the p95 is at least" in paper.sentence("gate_failed")
+    assert "undecided" not in paper.actions
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [
+        ([Measured(BROKEN, GOOD)], "100 % of inferences fail on 1 device, 2 % may"),
+        ([Measured(Sample(200, 0, 30.0, over_limit=0.9))], "90 % of answers take longer than the profile's p95 limit"),
+        ([Measured(replace(GOOD, p95_ms=15.9), GOOD)], ""),  # beyond what is allowed, and not far
+        ([Measured(GOOD, GOOD)] * 6, ""),
+        ([], ""),
+    ],
+)
+def test_examine_doubts_what_is_far_beyond_on_however_few_devices(samples: list[Measured], said: str) -> None:
+    found = examine(samples, RolloutOptions(), lanes=5)
+    assert found.cause == ""
+    assert (said in found.doubt) if said else (found.doubt == "")
+
+
+def test_is_held_without_a_deadline_nothing_waits_to_be_decided(make_paper: Make) -> None:
+    paper, new = updated(make_paper, gate_deadline_s=0)
+    undecided(paper, new)
+    paper.tick()  # they run
+    paper.tick()
+    assert paper.ledger.standings[new].wave == 1
