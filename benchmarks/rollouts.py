@@ -204,8 +204,10 @@ class Rollout:
         rows = self.ledger.rows_of("r2")
         got = (row.device_id for row in rows if row.profile in bad and row.opened_at is not None)
         reached = len(set(got) - self.fleet.silent)
-        # a lane goes on exactly if a version 2 is left on it
-        stopped = {stop.profile for stop in self.ledger.standings["r2"].gate_stops}
+        standing = self.ledger.standings["r2"]
+        # a lane goes on exactly if a version 2 is left on it; one that was paused because it is undecided does not
+        stopped = {stop.profile for stop in standing.gate_stops}
+        stopped |= {profile for profile, lane in standing.lanes.items() if lane.paused}
         stopped |= {row.profile for row in rows if row.reason in {facts.Why.LANE_STOPPED, facts.Why.ROLLOUT_STOPPED}}
         healthy = not self.fleet.scenario.lanes
         wrongly = stopped if healthy else stopped - bad

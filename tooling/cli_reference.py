@@ -71,6 +71,7 @@ JSON_DOCUMENTS = {
     "rollout start": "a `Rollout`; with `--watch` as it ended; with `--dry-run` a `RolloutForecast`",
     "rollout status": "a `Rollout`; with `--watch` as it ended",
     "rollout explain": "a list of `DecisionView`",
+    "webhook status": "a `WebhookStatus`",
     "rollout list": "a list of `Rollout`, without their devices",
     "rollout pause": "a `Rollout`, as it was when the word was said",
     "rollout resume": "a `Rollout`, as it was when the word was said",

@@ -21,6 +21,7 @@ from server.api.routes import (
     retirement,
     rollouts,
     telemetry,
+    webhook,
 )
 from server.api.slots import UploadSlots
 from server.schemas.common import ErrorDocument, Health
@@ -63,7 +64,19 @@ def create_app(ports: Ports) -> FastAPI:
     app.state.upload_slots = UploadSlots()
     install_error_answers(app)
     app.add_middleware(BodyLimit)
-    for module in (profiles, models, reports, fleet, inquiries, device, rollouts, telemetry, retention, retirement):
+    for module in (
+        profiles,
+        models,
+        reports,
+        fleet,
+        inquiries,
+        device,
+        rollouts,
+        telemetry,
+        retention,
+        retirement,
+        webhook,
+    ):
         app.include_router(module.router)
 
     @app.get("/v1/health", operation_id="get_health", tags=["health"])

@@ -18,6 +18,7 @@ from server.cli import (
     telemetry,
     tokens,
     variants,
+    webhook,
 )
 from server.cli.options import ConfigOption, DataDirOption, JsonOption, RegistryOption
 from server.cli.output import say, show_json, show_table
@@ -37,6 +38,7 @@ app.add_typer(jobs.app, name="job")
 app.add_typer(tokens.app, name="token")
 app.add_typer(devices.app, name="device")
 app.add_typer(rollouts.app, name="rollout")
+app.add_typer(webhook.app, name="webhook")
 app.command("compress")(compress.compress)
 app.command("telemetry")(telemetry.telemetry)
 app.command("gc")(retention.gc)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from server.client.checking import checked
 from server.client.transport import segment
 from server.schemas.rollouts import ActionRequest, Rollout, RolloutAction, RolloutForecast, RolloutRequest
+from server.schemas.webhook import WebhookStatus
 
 if TYPE_CHECKING:
     from server.client.transport import Transport
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _ROLLOUT: Final = TypeAdapter(Rollout)
 _FORECAST: Final = TypeAdapter(RolloutForecast)
 _ROLLOUTS: Final = TypeAdapter(list[Rollout])
+_WEBHOOK: Final = TypeAdapter(WebhookStatus)
 
 
 class RolloutCalls:
@@ -45,3 +47,7 @@ class RolloutCalls:
         body = checked(ActionRequest, {"action": action, "profile": profile}).model_dump(mode="json")
         path = f"/v1/rollouts/{segment(rollout_id, 'the rollout')}/actions"
         return self._transport.ask("POST", path, json=body, answer=_ROLLOUT)
+
+    def get_webhook(self) -> WebhookStatus:
+        """What was posted to the operator's webhook last, what waits, and when the next try comes."""
+        return self._transport.ask("GET", "/v1/webhook", answer=_WEBHOOK)

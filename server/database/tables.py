@@ -350,6 +350,17 @@ webhook_cursors = Table(
     Column("name", String(32), primary_key=True),
     Column("decision_id", Integer, nullable=False),
 )
+webhook_deliveries = Table(
+    "webhook_deliveries",  # of the latest decisions: what became of telling them, for people
+    catalogue,
+    Column("decision_id", Integer, primary_key=True, autoincrement=False),
+    Column("tried_at", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("fate", String(16), nullable=False),  # server.webhook.rules.Fate
+    Column("status", Integer),  # of the HTTP answer
+    Column("failure", Text, nullable=False),
+    Column("next_try_at", Float),
+)
 
 # --- written by every process of the registry, each its own row
 heartbeats = Table(

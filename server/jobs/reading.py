@@ -11,7 +11,7 @@ from compressors.contract import BuiltVariant, DeviceFigure, HostRun
 from edge_agent.protocol.messages import SelfTestReport
 from edge_agent.protocol.profile import Delegate, DeviceProfile, RuntimeName
 from server.database.connect import Database
-from server.database.tables import deployments, device_figures, devices, model_versions, profiles, variants
+from server.database.tables import device_figures, devices, model_versions, profiles, variants
 from server.jobs.errors import JobError
 from server.schemas.catalogue import ModelVersion, Variant
 from server.schemas.common import Origin
@@ -87,12 +87,10 @@ def read_figures(catalogue: Database, telemetry: Database, profiles: tuple[str, 
     query = (
         sa.select(device_figures.c.device_id, device_figures.c.report, variants.c.variant_id, variants.c.document)
         .join(devices, devices.c.device_id == device_figures.c.device_id)
-        .join(deployments, deployments.c.deployment_id == device_figures.c.deployment_id)
         .join(
             variants,
+            # not by the deployment: another attempt has taken the place of one that was rejected; an id names one file
             sa.and_(
-                variants.c.model == deployments.c.model,
-                variants.c.version == deployments.c.version,
                 variants.c.profile == devices.c.profile,  # a device that has another profile by now tells of neither
                 variants.c.variant_id == device_figures.c.variant_id,
             ),

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 NAME: Final = "decisions"
 _MINE: Final = webhook_cursors.c.name == NAME
 _REACHED: Final = sa.func.coalesce(sa.select(webhook_cursors.c.decision_id).where(_MINE).scalar_subquery(), 0)
-_UNTOLD: Final = decisions.c.decision_id > _REACHED
+UNTOLD: Final = decisions.c.decision_id > _REACHED
 
 
 def next_notice(database: Database) -> DecisionNotice | None:
@@ -27,7 +27,7 @@ def next_notice(database: Database) -> DecisionNotice | None:
     query = (
         sa.select(decisions, rollouts.c.model, rollouts.c.version)
         .join(rollouts, rollouts.c.rollout_id == decisions.c.rollout_id)
-        .where(_UNTOLD)
+        .where(UNTOLD)
         .order_by(decisions.c.decision_id)
         .limit(1)
     )
@@ -47,36 +47,21 @@ def next_notice(database: Database) -> DecisionNotice | None:
     )
 
 
-def move_on(database: Database, decision_id: int) -> None:
-    """All up to this decision are done with. Never back: one that has lost the lead may come late.
-
-    Raises:
-        DatabaseUnavailableError: nothing was written; the decision is told again.
-    """
-    with database.write() as connection:
-        _write(connection, decision_id)
-
-
-def skip_older(database: Database, before: float) -> int:
-    """Be done with those at the front that were decided before this time; how many there were.
-
-    Raises:
-        DatabaseUnavailableError: nothing was written.
-    """
-    fresh = sa.select(sa.func.min(decisions.c.decision_id)).where(_UNTOLD, decisions.c.at >= before)
-    with database.write() as connection:
-        first_fresh = connection.execute(fresh).scalar()
-        old = _UNTOLD if first_fresh is None else sa.and_(_UNTOLD, decisions.c.decision_id < first_fresh)
-        told = sa.select(sa.func.count(), sa.func.max(decisions.c.decision_id)).where(old)
-        count, last = connection.execute(told).one()
-        if count:
-            _write(connection, last)
-    return int(count)
-
-
-def _write(connection: sa.Connection, decision_id: int) -> None:
+def move_on(connection: sa.Connection, decision_id: int) -> None:
+    """All up to this decision are done with. Never back: one that has lost the lead may come late."""
     reached = connection.execute(sa.select(webhook_cursors.c.decision_id).where(_MINE)).scalar()
     if reached is None:
         connection.execute(sa.insert(webhook_cursors).values(name=NAME, decision_id=decision_id))
     elif reached < decision_id:
         connection.execute(sa.update(webhook_cursors).where(_MINE).values(decision_id=decision_id))
+
+
+def skip_older(connection: sa.Connection, before: float) -> tuple[int, int]:
+    """Be done with those at the front that were decided before this time; how many there were, and the last of them."""
+    fresh = sa.select(sa.func.min(decisions.c.decision_id)).where(UNTOLD, decisions.c.at >= before)
+    first_fresh = connection.execute(fresh).scalar()
+    old = UNTOLD if first_fresh is None else sa.and_(UNTOLD, decisions.c.decision_id < first_fresh)
+    count, last = connection.execute(sa.select(sa.func.count(), sa.func.max(decisions.c.decision_id)).where(old)).one()
+    if count:
+        move_on(connection, last)
+    return int(count), int(last or 0)

@@ -21,6 +21,12 @@ class ReceiverUnavailableError(RegistryError):
     retryable = True
 
 
+def shown_address(url: str) -> str:
+    """What may be shown of an address: no user, password, path or query."""
+    parsed = httpx.URL(url)
+    return f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
+
+
 class Receiver:
     """Where decisions are posted to; one thread calls it.
 
@@ -34,7 +40,7 @@ class Receiver:
         except httpx.InvalidURL as exc:
             raise SettingsError("The setting webhook_url is not usable: it is not a valid address.") from exc
         self._secret = secret
-        self.name = f"{self._url.scheme}://{self._url.netloc.decode('ascii')}"  # without user and password
+        self.name = shown_address(url)
         self._http = httpx.Client(
             timeout=httpx.Timeout(answer_timeout_s, connect=min(CONNECT_TIMEOUT_S, answer_timeout_s)),
             headers={"User-Agent": "shoal-registry", "Content-Type": "application/json"},

@@ -22,6 +22,7 @@ class Fate(StrEnum):
     TAKEN = "taken"
     REFUSED = "refused"  # told no more: the same bytes would be refused again
     LATER = "later"  # told again, before any that came after it
+    SKIPPED = "skipped"  # not told any more: too old
 
 
 def fate_of(status: int) -> Fate:

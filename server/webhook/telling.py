@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from server.errors import RegistryError
 from server.mqtt import Backoff
 from server.webhook.cursor import move_on, next_notice, skip_older
+from server.webhook.deliveries import Attempt, note
 from server.webhook.receiver import ReceiverUnavailableError
 from server.webhook.rules import KEPT_S, Fate, body_of, fate_of
 
@@ -35,6 +37,7 @@ class Teller:
         self._receiver = receiver
         self._clock = clock
         self._waits = False
+        self._later: Attempt | None = None
 
     def tell_next(self) -> Fate | None:
         """Tell the first decision that was not told yet, and note it; None: there is none.
@@ -44,27 +47,50 @@ class Teller:
         """
         notice = next_notice(self._database)
         if notice is not None and notice.at < self._clock() - KEPT_S:
-            count = skip_older(self._database, self._clock() - KEPT_S)
-            if count:  # a former leader may have been at it, too
-                log.warning("webhook: %d decisions are over a day old and are not told any more", count)
+            self._skip_older()
             notice = next_notice(self._database)
         if notice is None:
             return None
-        fate = self._tell(notice)
-        if fate is not Fate.LATER:
-            move_on(self._database, notice.id)
-        return fate
+        attempt = self._tell(notice)
+        if attempt.fate is Fate.LATER:
+            self._later = attempt
+            return attempt.fate
+        with self._database.write() as connection:
+            note(connection, attempt)
+            move_on(connection, notice.id)
+        return attempt.fate
 
-    def _tell(self, notice: DecisionNotice) -> Fate:
+    def note_pause(self, pause_s: float) -> None:
+        """Write down that the last attempt came to nothing, and when the next comes.
+
+        Raises:
+            DatabaseUnavailableError: nothing was written; nothing but people depends on it.
+        """
+        attempt, self._later = self._later, None
+        if attempt is not None:
+            with self._database.write() as connection:
+                note(connection, replace(attempt, next_try_at=self._clock() + pause_s))
+
+    def _skip_older(self) -> None:
+        with self._database.write() as connection:
+            count, last = skip_older(connection, self._clock() - KEPT_S)
+            if count:
+                why = f"{count} up to this one were over a day old"
+                note(connection, Attempt(last, self._clock(), Fate.SKIPPED, failure=why))
+        if count:  # a former leader may have been at it, too
+            log.warning("webhook: %d decisions are over a day old and are not told any more", count)
+
+    def _tell(self, notice: DecisionNotice) -> Attempt:
         try:
             status = self._receiver.post(body_of(notice))
         except ReceiverUnavailableError as exc:
             self._note_wait(notice, str(exc))
-            return Fate.LATER
+            return Attempt(notice.id, self._clock(), Fate.LATER, failure=str(exc))
         fate = fate_of(status)
+        said = "" if fate is Fate.TAKEN else f"it answers {status}"
         if fate is Fate.LATER:
-            self._note_wait(notice, f"it answers {status}")
-            return fate
+            self._note_wait(notice, said)
+            return Attempt(notice.id, self._clock(), fate, status, said)
         if fate is Fate.REFUSED:
             log.warning(
                 "webhook: %s refuses decision %d with %d; it is not told again", self._receiver.name, notice.id, status
@@ -72,7 +98,7 @@ class Teller:
         elif self._waits:
             log.info("webhook: %s takes decisions again", self._receiver.name)
         self._waits = False
-        return fate
+        return Attempt(notice.id, self._clock(), fate, status, said)
 
     def _note_wait(self, notice: DecisionNotice, why: str) -> None:
         """Once for each time that it is away, not for each attempt."""
@@ -114,7 +140,15 @@ def keep_telling(
             fate = Fate.LATER
         if fate is Fate.LATER:
             pause_s = backoff.next_s()
+            _note_pause(teller, pause_s)
             continue
         backoff.reset()
         if fate is not None:
             pause_s = 0.0
+
+
+def _note_pause(teller: Teller, pause_s: float) -> None:
+    try:
+        teller.note_pause(pause_s)
+    except RegistryError as exc:
+        log.warning("webhook: %s", exc)

@@ -10,6 +10,7 @@ import pytest
 
 from edge_agent.probe.read import probe
 from edge_agent.protocol.profile import Limits, RuntimeName
+from server.schemas.common import Origin, Verdict
 from server.schemas.rollouts import RolloutState
 from tests.e2e.conftest import FORM
 from tests.e2e.wide import widen
@@ -110,10 +111,14 @@ def test_device_that_rejects_what_there_is_ends_with_what_was_searched_for_it(
     assert rollout.state is RolloutState.FINISHED
     with registry.client() as client:
         jobs = [job for job in client.list_jobs() if job.kind == "search"]
-        (found,) = [one for one in client.list_variants("tiny", "2") if one.variant_id == deployment.variant_id]
+        built = {one.variant_id: one for one in client.list_variants("tiny", "2") if one.profile == BOARD}
     assert [job.job_id for job in reversed(jobs)] == [one.job_id for one in lane.asks]
-    assert found.latency_p95_ms is not None
-    assert found.latency_p95_ms.value < limit_ms, "by what its device had measured"
+    found, rejected = (built[name].latency_p95_ms for name in (deployment.variant_id, lane.asks[0].variant_id))
+    assert found is not None
+    assert rejected is not None
+    assert rejected.origin is Origin.DEVICE, "what its device had measured has aimed the search"
+    assert found.value < limit_ms < rejected.value
+    assert built[lane.asks[0].variant_id].verdict is Verdict.MISSES
     expected = tiny_model.expected("1").ravel()
     answered = np.asarray(agent.infer("tiny", tiny_model.rows)["outputs"][0]["data"], np.float32)
     assert 1 - np.mean((answered - expected) ** 2) / np.var(expected) > R2_LEAST

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from edge_agent.protocol.base import Name
 from server.api.ports import PortsOf
+from server.catalogue.searches import check_seconds
 from server.rollouts import preview, requests, views
 from server.schemas.rollouts import ActionRequest, Rollout, RolloutForecast, RolloutRequest
 
@@ -15,14 +16,15 @@ router = APIRouter(prefix="/v1/rollouts", tags=["rollouts"])
 @router.post("", operation_id="start_rollout", status_code=HTTPStatus.CREATED)
 def start_rollout(rollout: RolloutRequest, ports: PortsOf) -> Rollout:
     """Start a rollout; missing variants are built first."""
-    job_timeout_s = ports.settings.job_timeout_s
-    rollout_id = requests.start_rollout(ports.catalogue, rollout, job_timeout_s=job_timeout_s, now=ports.clock())
+    check_seconds(rollout.options.ask_compressor_s, job_timeout_s=ports.settings.job_timeout_s)
+    rollout_id = requests.start_rollout(ports.catalogue, rollout, now=ports.clock())
     return views.get_rollout(ports.catalogue, rollout_id)
 
 
 @router.post("/dry-run", operation_id="forecast_rollout")
 def forecast_rollout(rollout: RolloutRequest, ports: PortsOf) -> RolloutForecast:
     """What a rollout would do: who would get what, when at the earliest, how many bytes. Writes nothing."""
+    check_seconds(rollout.options.ask_compressor_s, job_timeout_s=ports.settings.job_timeout_s)
     return preview.forecast_rollout(ports.catalogue, rollout, now=ports.clock())
 
 

@@ -181,6 +181,8 @@ def test_lane_is_commanded_by_its_profile_as_often_as_one_likes(
         ({"options": {"max_failures": -1}}, 422, "max_failures"),
         ({"options": {"window": "22-04"}}, 422, "for example 22:00-04:00"),
         ({"options": {"time_zone": "Europe/Berln"}}, 422, "'Europe/Berln' is no time zone"),
+        ({"options": {"ask_compressor_s": 86400}}, 422, "A search may take 2880 s here, and 86400 s are asked for"),
+        ({"options": {"ask_compressor_s": 60, "ask_times": 0}}, 422, "ask_times"),
         ({"options": {"pace_per_minute": 0}}, 422, "pace_per_minute"),
         ({"options": {"approve_waves": [2]}}, 422, "names wave 2, but there are 1"),
         ({"waves": [{"count": 1}], "options": {"join_later": True}}, 422, "needs a last wave of 100%"),

@@ -127,6 +127,17 @@ def test_figure_of_a_host_whose_cpu_nobody_wrote_down_calibrates_nothing(
     assert (found.p95_ms, found.host) == (10.0, None)
 
 
+def test_figure_of_an_attempt_that_another_has_replaced_still_tells_what_was_too_slow(
+    catalogue: Catalogue, telemetry: Database
+) -> None:
+    add_variant(catalogue, "net")
+    add_device(catalogue, "slow", "net", 90.0)
+    with catalogue.database.write() as connection:
+        connection.execute(tables.deployments.update().values(deployment_id="d-again", variant_id=None))
+    (figure,) = read_figures(catalogue.database, telemetry, ("pi4",))
+    assert (figure.variant_id, figure.p95_ms) == ("net-pi4", 90.0)
+
+
 def test_figures_of_other_profiles_are_not_read(catalogue: Catalogue, telemetry: Database) -> None:
     add_variant(catalogue, "net")
     add_device(catalogue, "moved", "net", 10.0, profile="pi3")  # it ran the variant before it got another profile

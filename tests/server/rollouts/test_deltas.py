@@ -182,7 +182,7 @@ def test_rollout_of_a_version_much_like_the_one_that_runs_gets_a_delta_that_only
     registry = make_registry(2, filler_bytes=FILLER_BYTES)
     base = run_version_one(registry, 2)
     before = forecast_rollout(registry.database, REQUEST, now=time.time())
-    start_rollout(registry.database, REQUEST, job_timeout_s=3600.0, now=time.time())
+    start_rollout(registry.database, REQUEST, now=time.time())
     (job,) = registry.rows(tables.jobs)
     assert (job.kind, job.request) == ("delta", {"profiles": ["pi"]})
 
@@ -223,7 +223,7 @@ def test_rollout_to_devices_that_run_something_small_asks_for_no_delta(
 ) -> None:
     registry = make_registry(1, filler_bytes=1000)
     run_version_one(registry, 1)
-    start_rollout(registry.database, REQUEST, job_timeout_s=3600.0, now=time.time())
+    start_rollout(registry.database, REQUEST, now=time.time())
     assert registry.rows(tables.jobs) == []
 
 
@@ -233,7 +233,7 @@ def test_rollout_waits_longer_for_a_delta_that_a_worker_makes_than_for_one_that_
     registry = make_registry(1, filler_bytes=FILLER_BYTES)
     run_version_one(registry, 1)
     now = time.time()
-    start_rollout(registry.database, REQUEST, job_timeout_s=3600.0, now=now)
+    start_rollout(registry.database, REQUEST, now=now)
     (job,) = registry.rows(tables.jobs)
 
     def until() -> float | None:
