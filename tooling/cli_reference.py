@@ -57,6 +57,7 @@ JSON_DOCUMENTS = {
     "variant report": "a `Report`, and the `folder` of its files; with `--no-wait` a `Job`",
     "variant choices": "a list of `Choice`",
     "compress": "a `Search`; with `--no-wait` a `Job`",
+    "job cancel": "a `Job`",
     "job list": "a list of `Job`",
     "job show": "a `Job`",
     "token create": "a `Token`",

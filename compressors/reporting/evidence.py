@@ -80,6 +80,8 @@ class Sensitivity(Part):
     weights_db: float
     activations_db: float
     both_db: float  # the noise of the two, added
+    top_eigenvalue: float | None = None  # of the Hessian of the loss in its weights; None: it was not computed
+    trace: float | None = None
 
 
 class Candidate(Part):

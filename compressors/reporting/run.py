@@ -33,6 +33,7 @@ from compressors.reporting.labels import labelled, loss_share
 from compressors.reporting.pages import write_report
 from compressors.searching.front import pareto_front
 from compressors.sensitivity.quantizing import sensitivity
+from compressors.sensitivity.sharpness import affordable_curvature
 from compressors.step import Context, ModelFile
 from edge_agent.protocol.manifest import VariantManifest
 
@@ -199,6 +200,7 @@ class Reporting:
         """Of each layer; or why there are none."""
         try:
             found = sensitivity(self._network, self._context)
+            curvature = affordable_curvature(self._network, self._context)
         except CompressorError as exc:
             return (), (f"Layers are left out: {exc}.",)
         return tuple(
@@ -207,6 +209,8 @@ class Reporting:
                 weights_db=one.weights_db,
                 activations_db=one.activations_db,
                 both_db=-10.0 * float(np.log10(one.noise)),
+                top_eigenvalue=curvature[one.layer].top_eigenvalue if one.layer in curvature else None,
+                trace=curvature[one.layer].trace if one.layer in curvature else None,
             )
             for one in found
         ), ()

@@ -151,17 +151,22 @@ def _shifts(evidence: Evidence) -> Table:
 
 
 def _sensitivity(evidence: Evidence) -> Table:
-    return Table(
-        "Layers",
+    rows = sorted(evidence.sensitivity, key=lambda one: one.both_db)[:MAX_LAYERS]
+    said = (
         "Signal to noise of the float model's output when this layer alone is quantized to 8 bits, simulated on rows "
-        "of the selection split; the lower, the worse. Both: the noise of the two, added.",
-        ("layer", "weights, dB", "activations, dB", "both, dB"),
-        tuple(
-            (one.layer, _number(one.weights_db), _number(one.activations_db), _number(one.both_db))
-            for one in sorted(evidence.sensitivity, key=lambda one: one.both_db)[:MAX_LAYERS]
-        ),
-        "sensitivity",
+        "of the selection split; the lower, the worse. Both: the noise of the two, added."
     )
+    columns = ("layer", "weights, dB", "activations, dB", "both, dB")
+    cells = [(one.layer, _number(one.weights_db), _number(one.activations_db), _number(one.both_db)) for one in rows]
+    if not any(one.trace is not None for one in rows):
+        return Table("Layers", said, columns, tuple(cells), "sensitivity")
+    said += (
+        " Eigenvalue and trace: the largest eigenvalue and the trace of the Hessian of the loss in the layer's "
+        "weights, on labelled calibration rows; the larger, the more the loss rises when the weights move."
+    )
+    known = [(_number(one.top_eigenvalue), _number(one.trace)) for one in rows]
+    wide = tuple((*few, *more) for few, more in zip(cells, known, strict=True))
+    return Table("Layers", said, (*columns, "eigenvalue", "trace"), wide, "sensitivity")
 
 
 def _steps(evidence: Evidence) -> Table:

@@ -20,6 +20,7 @@ from compressors.network.layers import weight_of, weighted_layers
 from compressors.network.macs import layer_macs
 from compressors.repairs.batch_norm import norms_of
 from compressors.sensitivity.quantizing import sensitivity
+from compressors.sensitivity.sharpness import affordable_curvature, sharpness
 from compressors.step import Model
 from compressors.steps import low_rank, narrowing
 from compressors.students import Architecture, build
@@ -58,6 +59,7 @@ class Facts(Part):
     has_tables: bool = False  # embeddings that are worth sharing
     sensitive: tuple[str, ...] = ()  # the layers that quantization costs most, the worst first
     outstanding: int = 0  # of them that cost far more than the median layer
+    curved: tuple[str, ...] = ()  # the layers whose rounded weights cost the loss most by its curvature, where known
     spared: int = 0  # of them that pruning may leave alone
     narrowest_percent: int | None = None  # of the multiplications that pruning of channels can come down to
     energy_percent: int | None = None  # the most of a layer's energy at which low-rank factors make one cheaper
@@ -65,6 +67,10 @@ class Facts(Part):
         default_factory=dict
     )  # the widest student of each kind that is worthwhile
     epochs: int = 0  # that a training step may have; 0: it can't train
+
+    def curvature_differs(self, count: int) -> bool:
+        """Whether the curvature names other layers to be left in float than the noise does, if so many are left."""
+        return bool(self.curved) and set(self.curved[:count]) != set(self.sensitive[:count])
 
     @property
     def mends(self) -> bool:
@@ -108,6 +114,7 @@ def facts_of(network: FloatModel, context: Context, forms: tuple[Form, ...]) -> 
         ),
         sensitive=sensitive,
         outstanding=_outstanding(found),
+        curved=_curved(network, context),
         spared=spared,
         narrowest_percent=narrowest,
         energy_percent=_energy(model, context),
@@ -132,6 +139,13 @@ def _outstanding(found: Iterable[LayerSensitivity]) -> int:
         return 0
     median = noises[len(noises) // 2]
     return min(MOST_FLOAT, len(noises) - 1, sum(noise > STANDS_OUT * median for noise in noises))
+
+
+def _curved(network: FloatModel, context: Context) -> tuple[str, ...]:
+    """As many layers as may stay in float, the most costly first."""
+    if not affordable_curvature(network, context):
+        return ()
+    return tuple(sharpness(network, context))[:MOST_FLOAT]
 
 
 def _narrowest(model: Model, context: Context, sensitive: tuple[str, ...]) -> tuple[int, int | None]:

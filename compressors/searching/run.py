@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 SHOWN = 8  # trials of the running front: a line of progress is short
 BUILT = 4  # recipes of the front that become variants, beside the usual ones
-SPACE = "space-9"  # another word with each change of what is suggested or kept: old journals then begin anew
+SPACE = "space-10"  # another word with each change of what is suggested or kept: old journals then begin anew
 JOURNALS = "searches"  # folder of the cache
 
 

@@ -49,6 +49,7 @@ NUMBERS: dict[Form, dict[str, tuple[StepSpec, ...]]] = {  # that a file of each 
 }
 USUAL = 4  # numbers of each format that are always tried, the first of them
 CODEBOOKS = (0, 16, 64)  # shared values of a layer's weights; 0: each has its own
+SENSITIVE_BY = ("noise", "curvature")  # what names the layers that stay in float, where the two name others
 STEP_PERCENT = 5
 GENTLE_PERCENT = 65  # of the multiplications that are left at least where nothing can be trained on
 LEAST_ENERGY_PERCENT = {True: 60, False: 90}  # of a layer that low-rank factors keep, where training mends them or not
@@ -157,6 +158,8 @@ def _rounded(ask: Ask, facts: Facts, *, may_move: bool) -> Iterator[StepSpec]:
     most = facts.outstanding or min(1, len(facts.sensitive) - 1)
     float_layers = ask.suggest_int("float_layers", 0, most) if most > 0 else 0
     parameters: Choices = {"float_layers": float_layers} if float_layers else {}
+    if facts.curvature_differs(float_layers) and _one_of(ask, "sensitive_by", SENSITIVE_BY) != SENSITIVE_BY[0]:
+        parameters["sensitive_by"] = "curvature"
     yield _LITERT
     yield StepSpec(step="static-int8", parameters=parameters | _granularity(ask))
 
@@ -181,8 +184,7 @@ def _first(facts: Facts) -> Iterator[Choices]:
     if not facts.has_layers:
         return
     form = facts.forms[0]
-    if facts.outstanding and form is Form.LITERT:
-        yield _chosen(form, "static-int8", float_layers=facts.outstanding)
+    yield from _left_in_float(facts, form)
     yield _chosen(form, "static-int8", repairs=True)
     if form is Form.LITERT:
         yield _chosen(form, "static-int8", per_tensor=True)
@@ -211,6 +213,14 @@ def _usual(facts: Facts) -> Iterator[Choices]:
         yield _chosen(Form.ONNX, "static-int8", unsigned=True, per_tensor=True)
 
 
+def _left_in_float(facts: Facts, form: Form) -> Iterator[Choices]:
+    """The layers that stand out, and those that the curvature names in their place."""
+    if facts.outstanding and form is Form.LITERT:
+        yield _chosen(form, "static-int8", float_layers=facts.outstanding)
+        if facts.curvature_differs(facts.outstanding):
+            yield _chosen(form, "static-int8", float_layers=facts.outstanding, sensitive_by="curvature")
+
+
 def _chosen(form: Form, numbers: str, **choices: JsonValue) -> Choices:
     """These choices, and for all else that may be asked nothing special; what is not asked for does not count."""
     plain: Choices = {
@@ -225,6 +235,7 @@ def _chosen(form: Form, numbers: str, **choices: JsonValue) -> Choices:
         "train_quantized": False,
         "repairs": False,
         "float_layers": 0,
+        "sensitive_by": SENSITIVE_BY[0],
         "per_tensor": False,
         "unsigned": False,
         "spared": 0,

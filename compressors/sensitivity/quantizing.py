@@ -5,13 +5,10 @@ It is simulated on selection rows, and kept by a hash of all that it depends on:
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from compressors.calibration.rows import part_of
 from compressors.contract import Part
@@ -19,14 +16,11 @@ from compressors.measuring.fidelity import snr_db
 from compressors.network.folding import fold_batch_norms
 from compressors.network.layers import graph_of, weighted_layers
 from compressors.network.macs import layer_macs
+from compressors.sensitivity.keeping import Shelf, key_of
 from compressors.simulation import Scheme, ranges_of, simulated
 from compressors.simulation.points import points_of_layers
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import fx
-
     from compressors.inputs.program import FloatModel
     from compressors.step import Context
 
@@ -68,8 +62,10 @@ def sensitivity(
     scheme = scheme or Scheme()
     module = fold_batch_norms(graph_of(network.module))
     rows = _affordable_rows(network) if rows is None else rows
-    key = _key(module, context, scheme, rows)
-    if (kept := _read(context.cache_dir, key)) is not None:
+    arrays = (*context.calibration.inputs.values(), *context.selection.inputs.values())
+    key = key_of(module, [repr(scheme), rows], arrays)
+    shelf = Shelf(context.cache_dir, "sensitivity", _LIST)
+    if (kept := shelf.read(key)) is not None:
         return kept
     folded = replace(network, module=module)
     few = part_of(context.selection, rows).inputs
@@ -90,7 +86,7 @@ def sensitivity(
         if layer in points
     ]
     ordered = tuple(sorted(found, key=lambda one: -one.noise))
-    _write(context.cache_dir, key, ordered)
+    shelf.write(key, ordered)
     return ordered
 
 
@@ -98,35 +94,3 @@ def _affordable_rows(network: FloatModel) -> int:
     """Each layer is simulated twice on each row; by arithmetic, so that a result is kept under one key."""
     macs = layer_macs(network)
     return max(LEAST_ROWS, min(ROWS, int(SIMULATED_MACS / max(1, 2 * len(macs) * sum(macs.values())))))
-
-
-def _key(module: fx.GraphModule, context: Context, scheme: Scheme, rows: int) -> str:
-    digest = hashlib.sha256(json.dumps([module.code, repr(scheme), rows]).encode())
-    tensors = [tensor.detach().cpu().numpy() for _, tensor in sorted(module.state_dict().items())]
-    for array in (*tensors, *context.calibration.inputs.values(), *context.selection.inputs.values()):
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def _read(cache_dir: Path | None, key: str) -> tuple[LayerSensitivity, ...] | None:
-    if cache_dir is None:
-        return None
-    try:
-        return _LIST.validate_json(_path(cache_dir, key).read_bytes())
-    except (OSError, ValidationError):
-        return None
-
-
-def _write(cache_dir: Path | None, key: str, found: tuple[LayerSensitivity, ...]) -> None:
-    if cache_dir is None:
-        return
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    path = _path(cache_dir, key)
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(_LIST.dump_json(found))
-    temporary.replace(path)
-
-
-def _path(cache_dir: Path, key: str) -> Path:
-    return cache_dir / f"{key}.sensitivity.json"

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
-from server.database.tables import job_runs, jobs
-from server.errors import NotFoundError
+from server.catalogue.cancelling import how_cancelled
+from server.database.job_states import JOBS, STATE
+from server.database.tables import job_cancellations, job_runs, jobs
+from server.errors import ConflictError, NotFoundError
 from server.schemas.catalogue import Job, JobProgress, JobState
 from server.schemas.common import ErrorBody
 
@@ -26,12 +28,13 @@ MAX_LISTED: Final = 500
 
 _COLUMNS: Final = (
     *jobs.c,
-    job_runs.c.state,
+    STATE.label("state"),
     job_runs.c.progress,
     job_runs.c.error,
     job_runs.c.finished_at,
+    job_cancellations.c.cancelled_by,
+    job_cancellations.c.created_at.label("cancelled_at"),
 )
-_WITH_RUNS: Final = jobs.outerjoin(job_runs, jobs.c.job_id == job_runs.c.job_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,15 @@ class EnqueuedJob:
 def enqueue(connection: sa.Connection, wanted: WantedJob, *, now: float, again: bool = False) -> EnqueuedJob:
     """Find the job that does this work, or add one.
 
-    A failed job is not the answer to a new wish: the next attempt gets a key of its own. `again` passes over those that
-    are done as well.
+    A failed or cancelled job is not the answer to a new wish: the next attempt gets a key of its own. `again` passes
+    over those that are done as well.
     """
     for attempt in itertools.count():
         key = _dedupe_key(wanted, attempt)
         row = connection.execute(_by_key(key)).first()
         if row is None:
             row = _insert(connection, wanted, key, now)
-        state = _state(row)
-        if state is JobState.FAILED or (again and state is JobState.DONE):
+        if _came_to_nothing(row) or (again and _state(row) is JobState.DONE):
             continue
         return EnqueuedJob(_view(row), row.request)
     raise AssertionError("itertools.count ends")
@@ -93,17 +95,40 @@ def get_job(database: Database, job_id: str) -> Job:
         NotFoundError: there is none with this id.
     """
     with database.read() as connection:
-        row = connection.execute(sa.select(*_COLUMNS).select_from(_WITH_RUNS).where(jobs.c.job_id == job_id)).first()
-    if row is None:
-        raise NotFoundError(f"There is no job {job_id[:64]}: `edge-registry job list` shows the latest.")
-    return _view(row)
+        return _view(_require(connection, job_id))
+
+
+def cancel_job(database: Database, job_id: str, cancelled_by: str, *, now: float) -> Job:
+    """Say that a job shall not be done: one that waits is over at once, one that is done now within seconds.
+
+    Cancelling what is cancelled already changes nothing, nor who did it first.
+
+    Args:
+        database: the catalogue.
+        job_id: of the job.
+        cancelled_by: who says so, for those who wait for it; may be empty.
+        now: seconds since the epoch.
+
+    Raises:
+        NotFoundError: there is none with this id.
+        ConflictError: it is done, or has failed.
+    """
+    with database.write() as connection:
+        row = _require(connection, job_id)
+        if _state(row) in {JobState.DONE, JobState.FAILED}:
+            ended = "is done" if row.state == JobState.DONE else "has failed"
+            raise ConflictError(f"Job {job_id} {ended}: there is nothing left of it to cancel.")
+        if row.cancelled_at is None:
+            values = {"job_id": job_id, "cancelled_by": cancelled_by, "created_at": now}
+            connection.execute(sa.insert(job_cancellations).values(values))
+        return _view(_require(connection, job_id))
 
 
 def list_jobs(
     database: Database, *, model: str | None = None, version: str | None = None, limit: int = MAX_LISTED
 ) -> list[Job]:
     """The latest jobs, newest first."""
-    query = sa.select(*_COLUMNS).select_from(_WITH_RUNS)
+    query = sa.select(*_COLUMNS).select_from(JOBS)
     if model is not None:
         query = query.where(jobs.c.model == model)
     if version is not None:
@@ -120,15 +145,22 @@ def latest_job(connection: sa.Connection, kind: JobKind, model: str, version: st
 
 
 def standing_job(connection: sa.Connection, kind: JobKind, model: str, version: str) -> EnqueuedJob | None:
-    """The newest job of a kind for a model version, unless it failed."""
+    """The newest job of a kind for a model version, unless it failed or was cancelled."""
     row = _latest(connection, kind, model, version)
-    return None if row is None or _state(row) is JobState.FAILED else EnqueuedJob(_view(row), row.request)
+    return None if row is None or _came_to_nothing(row) else EnqueuedJob(_view(row), row.request)
+
+
+def _require(connection: sa.Connection, job_id: str) -> sa.Row[Any]:
+    row = connection.execute(sa.select(*_COLUMNS).select_from(JOBS).where(jobs.c.job_id == job_id)).first()
+    if row is None:
+        raise NotFoundError(f"There is no job {job_id[:64]}: `edge-registry job list` shows the latest.")
+    return row
 
 
 def _latest(connection: sa.Connection, kind: JobKind, model: str, version: str) -> sa.Row[Any] | None:
     query = (
         sa.select(*_COLUMNS)
-        .select_from(_WITH_RUNS)
+        .select_from(JOBS)
         .where(jobs.c.kind == kind, jobs.c.model == model, jobs.c.version == version)
         .order_by(jobs.c.created_at.desc())
         .limit(1)
@@ -142,7 +174,7 @@ def _dedupe_key(wanted: WantedJob, attempt: int) -> str:
 
 
 def _by_key(key: str) -> sa.Select[tuple[Any, ...]]:
-    return sa.select(*_COLUMNS).select_from(_WITH_RUNS).where(jobs.c.dedupe_key == key)
+    return sa.select(*_COLUMNS).select_from(JOBS).where(jobs.c.dedupe_key == key)
 
 
 def _insert(connection: sa.Connection, wanted: WantedJob, key: str, now: float) -> sa.Row[Any]:
@@ -160,18 +192,36 @@ def _insert(connection: sa.Connection, wanted: WantedJob, key: str, now: float) 
 
 
 def _state(row: sa.Row[Any]) -> JobState:
-    return JobState(row.state) if row.state else JobState.QUEUED
+    return JobState(row.state)
+
+
+def _came_to_nothing(row: sa.Row[Any]) -> bool:
+    """Whether a new wish needs a job of its own: this one failed, was cancelled, or is being stopped."""
+    state = _state(row)
+    return state in {JobState.FAILED, JobState.CANCELLED} or (
+        state is JobState.RUNNING and row.cancelled_at is not None
+    )
+
+
+def how_row_was_cancelled(row: sa.Row[*tuple[Any, ...]]) -> str:
+    """The end of a sentence about a cancelled job, from a row with kind, `cancelled_by`, `finished_at` of its run."""
+    return how_cancelled(row.kind, row.cancelled_by or "", had_begun=row.finished_at is not None)
 
 
 def _view(row: sa.Row[Any]) -> Job:
+    state = _state(row)
+    error = ErrorBody.model_validate(row.error) if row.error else None
+    if state is JobState.CANCELLED:
+        error = ErrorBody(code="cancelled", message=f"This job was {how_row_was_cancelled(row)}")
     return Job(
         job_id=row.job_id,
         kind=row.kind,
         model=row.model,
         version=row.version,
-        state=_state(row),
+        state=state,
         progress=JobProgress.model_validate(row.progress or {}),
-        error=ErrorBody.model_validate(row.error) if row.error else None,
+        error=error,
+        stopping=state is JobState.RUNNING and row.cancelled_at is not None,
         created_at=row.created_at,
-        finished_at=row.finished_at,
+        finished_at=row.finished_at or (row.cancelled_at if state is JobState.CANCELLED else None),
     )

@@ -68,7 +68,7 @@ def get_report(database: Database, job_id: str) -> Report:
 
     Raises:
         NotFoundError: there is no such job.
-        ConflictError: it is not done, or has failed.
+        ConflictError: it is not done, has failed, or was cancelled.
     """
     job = get_job(database, job_id)
     if job.kind != JobKind.REPORT:

@@ -57,7 +57,7 @@ def get_search(database: Database, job_id: str) -> Search:
 
     Raises:
         NotFoundError: there is no such search.
-        ConflictError: it is not done, or has failed.
+        ConflictError: it is not done, has failed, or was cancelled.
     """
     job = get_job(database, job_id)
     if job.kind != JobKind.SEARCH:

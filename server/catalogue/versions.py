@@ -78,7 +78,7 @@ def get_version(database: Database, model: str, version: str) -> ModelVersion:
     """One version.
 
     Raises:
-        NotFoundError: it was never pushed, or the push was refused: the sentence says why.
+        NotFoundError: it was never pushed, or the push was refused or cancelled: the sentence says why.
         ConflictError: it is still being looked into.
     """
     with database.read() as connection:
@@ -96,6 +96,10 @@ def require_version(connection: sa.Connection, model: str, version: str) -> Mode
     if job.state is JobState.FAILED:
         reason = job.error.message if job.error else "the reason is not known."
         raise NotFoundError(f"Version {version} of model {model} was refused: {reason}")
+    if job.state is JobState.CANCELLED or job.stopping:
+        raise NotFoundError(
+            f"Version {version} of model {model} was never inspected: job {job.job_id} was cancelled; push it again."
+        )
     raise ConflictError(f"Version {version} of model {model} is still being inspected: wait for job {job.job_id}.")
 
 

@@ -27,7 +27,11 @@ def follow(client: "RegistryClient", job_id: str, label: str, *, failed: str = "
     except RegistryClientError as exc:
         raise RegistryClientError(exc.code, f"{failed}{exc.message}", exc.status) from exc
     except KeyboardInterrupt:
-        fail(f"{label} goes on in the registry: `edge-registry job show {job_id} --wait`.", exit_code=INTERRUPTED)
+        fail(
+            f"{label} goes on in the registry: `edge-registry job show {job_id} --wait` follows it, "
+            f"`edge-registry job cancel {job_id}` ends it.",
+            exit_code=INTERRUPTED,
+        )
 
 
 def show_choices(client: "RegistryClient", name: str, version: str, *, profile: str | None = None) -> None:

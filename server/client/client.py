@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -15,14 +14,14 @@ from server.client.checking import checked
 from server.client.errors import RegistryClientError
 from server.client.export import export_module
 from server.client.inquiries import InquiryCalls
-from server.client.outages import through_outages
+from server.client.jobs import JobCalls
 from server.client.pages import unpack_pages
 from server.client.paths import digest_segment, proof, version_path
 from server.client.retirement import RetirementCalls
 from server.client.rollouts import RolloutCalls
 from server.client.transport import ANSWER_TIMEOUT_S, Transport, given, segment
 from server.client.upload import open_parts
-from server.schemas.catalogue import BuildRequest, Choice, Job, JobState, ModelVersion, PushAccepted, PushForm, Variant
+from server.schemas.catalogue import BuildRequest, Choice, Job, ModelVersion, PushAccepted, PushForm, Variant
 from server.schemas.common import Health
 from server.schemas.fleet import (
     Device,
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
 
     from server.schemas.common import ComputeDevice
     from server.schemas.recipes import Recipe
-
-POLL_S: Final = 0.3
 
 # The registry hashes what it got and copies it to S3 before it answers, three files of up to 4 GiB at the most.
 PUSH_ANSWER_S: Final = 1800.0
@@ -75,7 +72,7 @@ _SWEEP: Final = TypeAdapter(SweepReport)
 _TELEMETRY: Final = TypeAdapter(list[TelemetryRow])
 
 
-class RegistryClient(RolloutCalls, InquiryCalls, RetirementCalls):
+class RegistryClient(JobCalls, RolloutCalls, InquiryCalls, RetirementCalls):
     """A registry at a URL. Every method raises RegistryClientError with the registry's own sentence."""
 
     def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
@@ -281,39 +278,6 @@ class RegistryClient(RolloutCalls, InquiryCalls, RetirementCalls):
         """Write the files of a report into a folder, which is made where it does not exist; the page to open."""
         content = self._transport.raw("GET", f"/v1/reports/{segment(job_id, 'the job')}/files")
         return unpack_pages(content, folder)
-
-    # --- jobs
-    def list_jobs(self, *, model: str | None = None, version: str | None = None, limit: int = 100) -> list[Job]:
-        """The latest jobs, newest first."""
-        parameters = given({"model": model, "version": version, "limit": limit})
-        return self._transport.ask("GET", "/v1/jobs", params=parameters, answer=_JOBS)
-
-    def get_job(self, job_id: str) -> Job:
-        """One job."""
-        return self._transport.ask("GET", f"/v1/jobs/{segment(job_id, 'the job')}", answer=_JOB)
-
-    def wait_for_job(
-        self, job_id: str, *, timeout_s: float | None = None, progress: Callable[[Job], None] | None = None
-    ) -> Job:
-        """Wait until a job is done; a registry that goes away in between for less than `OUTAGE_S` is waited for.
-
-        Raises:
-            RegistryClientError: the job failed (its own code and sentence), or the time is over (`timeout`).
-        """
-        deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
-        job = self.get_job(job_id)
-        while True:
-            if progress is not None:
-                progress(job)
-            if job.state is JobState.DONE:
-                return job
-            if job.state is JobState.FAILED:
-                code, message = (job.error.code, job.error.message) if job.error else ("failed", "The job failed.")
-                raise RegistryClientError(code, message)
-            if deadline_s is not None and time.monotonic() > deadline_s:
-                raise RegistryClientError("timeout", f"Job {job_id} is still {job.state} after {timeout_s:g} s.")
-            time.sleep(POLL_S)
-            job = through_outages(lambda: self.get_job(job_id))
 
     # --- tokens and devices
     def create_token(

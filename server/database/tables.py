@@ -85,6 +85,13 @@ jobs = Table(
     Column("request", JSON, nullable=False),
     Column("created_at", Float, nullable=False),
 )
+job_cancellations = Table(
+    "job_cancellations",  # jobs that shall not be done; one that has not begun is over with this row
+    catalogue,
+    Column("job_id", String(32), primary_key=True),
+    Column("cancelled_by", Text, nullable=False),  # as the client named itself; may be empty
+    Column("created_at", Float, nullable=False),
+)
 rollouts = Table(
     "rollouts",  # the plan, immutable; what became of it stands in rollout_states
     catalogue,
@@ -158,7 +165,7 @@ job_runs = Table(
     "job_runs",
     catalogue,
     Column("job_id", String(32), primary_key=True),
-    Column("state", String(16), nullable=False),  # running | done | failed
+    Column("state", String(16), nullable=False),  # running | queued (given back) | done | failed | cancelled
     Column("worker", String(64), nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("lease_until", Float, nullable=False),  # a worker that dies loses the job at this time

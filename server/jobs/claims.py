@@ -10,8 +10,10 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from server.database.connect import Database
+from server.database.job_states import is_cancelled, is_over
 from server.database.tables import job_runs, jobs
-from server.jobs.errors import LeaseLostError, WorkerLostError
+from server.jobs.errors import JobCancelledError, LeaseLostError, WorkerLostError
+from server.schemas.catalogue import JobState
 from server.schemas.work import JobKind
 
 MAX_ATTEMPTS: Final = 3
@@ -37,7 +39,7 @@ def claim(database: Database, *, worker: str, now: float, lease_s: float) -> Cla
     """Take the next job: inspections, reports and deltas first, for somebody waits for them; then builds; searches.
 
     A build or a search waits for the inspection of its model version, and a delta for its builds. A job whose third
-    worker died is marked failed on the way.
+    worker died is marked failed on the way, and one that was cancelled while its worker died is marked cancelled.
 
     Raises:
         DatabaseUnavailableError: nothing was taken.
@@ -47,6 +49,9 @@ def claim(database: Database, *, worker: str, now: float, lease_s: float) -> Cla
             return None
     with database.write() as connection:
         for row in connection.execute(_open_jobs(now)).mappings().all():
+            if row["cancelled"]:
+                _end_lost(connection, row["job_id"], {"state": JobState.CANCELLED.value, "finished_at": now})
+                continue
             attempt = int(row["attempt"] or 0) + 1
             if attempt > MAX_ATTEMPTS:
                 _fail_lost(connection, row["job_id"], now)
@@ -113,18 +118,41 @@ def fail(database: Database, claim: Claim, *, code: str, message: str, now: floa
         _update_own(connection, claim, values)
 
 
+def is_unwanted(database: Database, claim: Claim) -> bool:
+    """Whether somebody has cancelled the job.
+
+    Raises:
+        DatabaseUnavailableError: it is not known.
+    """
+    with database.read() as connection:
+        return bool(connection.execute(sa.select(is_cancelled(sa.literal(claim.job_id)))).scalar())
+
+
+def end_cancelled(database: Database, claim: Claim, *, now: float) -> None:
+    """The job is stopped because somebody cancelled it; how far it was stays in it.
+
+    Raises:
+        LeaseLostError: it is not ours any more.
+    """
+    with database.write() as connection:
+        _update_own(connection, claim, {"state": JobState.CANCELLED.value, "finished_at": now})
+
+
 def finish(connection: sa.Connection, claim: Claim, *, result: dict[str, Any], now: float) -> None:
     """Mark the job done, in the transaction that registers what it made.
 
     Raises:
         LeaseLostError: it is not ours any more; the transaction must not be committed.
+        JobCancelledError: it was cancelled just now; the same.
     """
+    if connection.execute(sa.select(is_cancelled(sa.literal(claim.job_id)))).scalar():
+        raise JobCancelledError(f"Job {claim.job_id} was cancelled.")
     _update_own(connection, claim, {"state": "done", "finished_at": now, "error": sa.null(), "result": result})
 
 
 def _open_jobs(now: float) -> sa.Select[tuple[Any, ...]]:
-    """Jobs that nobody works on, in order."""
-    inspection, its_run = jobs.alias("inspection"), job_runs.alias("its_run")
+    """Jobs that nobody works on, in order; with those that were cancelled and whose worker died before it saw that."""
+    inspection = jobs.alias("inspection")
     waits_for_inspection = (
         sa.exists()
         .where(
@@ -132,9 +160,9 @@ def _open_jobs(now: float) -> sa.Select[tuple[Any, ...]]:
             inspection.c.model == jobs.c.model,
             inspection.c.version == jobs.c.version,
         )
-        .where(~sa.exists().where(its_run.c.job_id == inspection.c.job_id, its_run.c.state.in_(["done", "failed"])))
+        .where(~is_over(inspection.c.job_id))
     )
-    build, build_run = jobs.alias("build"), job_runs.alias("build_run")
+    build = jobs.alias("build")
     waits_for_builds = (
         sa.exists()
         .where(
@@ -142,16 +170,26 @@ def _open_jobs(now: float) -> sa.Select[tuple[Any, ...]]:
             build.c.model == jobs.c.model,
             build.c.version == jobs.c.version,
         )
-        .where(~sa.exists().where(build_run.c.job_id == build.c.job_id, build_run.c.state.in_(["done", "failed"])))
+        .where(~is_over(build.c.job_id))
+    )
+    # asked for again while it is being stopped: two of a kind would write the same journal
+    stopping, stopping_run = jobs.alias("stopping"), job_runs.alias("stopping_run")
+    waits_for_a_stop = (
+        sa.exists()
+        .where(stopping.c.kind == jobs.c.kind, stopping.c.model == jobs.c.model, stopping.c.version == jobs.c.version)
+        .where(stopping.c.job_id != jobs.c.job_id, is_cancelled(stopping.c.job_id))
+        .where(sa.exists().where(stopping_run.c.job_id == stopping.c.job_id, stopping_run.c.state == "running"))
     )
     return (
-        sa.select(jobs, job_runs.c.attempt)
+        sa.select(jobs, job_runs.c.attempt, is_cancelled(jobs.c.job_id).label("cancelled"))
         .select_from(jobs.outerjoin(job_runs, job_runs.c.job_id == jobs.c.job_id))
         .where(
             sa.or_(
                 job_runs.c.job_id.is_(None),
                 sa.and_(job_runs.c.state.in_(["running", "queued"]), job_runs.c.lease_until < now),
             ),
+            ~is_over(jobs.c.job_id),
+            sa.or_(is_cancelled(jobs.c.job_id), ~waits_for_a_stop),
             sa.or_(jobs.c.kind == JobKind.INSPECT, ~waits_for_inspection),
             sa.or_(jobs.c.kind != JobKind.DELTA, ~waits_for_builds),
         )
@@ -164,7 +202,11 @@ def _fail_lost(connection: sa.Connection, job_id: str, now: float) -> None:
         f"The worker died {MAX_ATTEMPTS} times during this job; lower job_memory_bytes so that the job's own limit "
         "stops it first, or push a smaller model."
     )
-    values = {"state": "failed", "finished_at": now, "error": {"code": WorkerLostError.code, "message": message}}
+    error = {"code": WorkerLostError.code, "message": message}
+    _end_lost(connection, job_id, {"state": JobState.FAILED.value, "finished_at": now, "error": error})
+
+
+def _end_lost(connection: sa.Connection, job_id: str, values: dict[str, Any]) -> None:
     connection.execute(sa.update(job_runs).where(job_runs.c.job_id == job_id).values(**values))
 
 

@@ -52,6 +52,12 @@ class LeaseLostError(RegistryError):
     code = "lease_lost"
 
 
+class JobCancelledError(RegistryError):
+    """Somebody cancelled the job while it was being done: it ends here and registers nothing."""
+
+    code = "cancelled"
+
+
 class StopRequestedError(RegistryError):
     """The worker was asked to stop; the job goes back to the queue."""
 

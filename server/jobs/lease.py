@@ -8,8 +8,8 @@ from typing import Any, Final, Self
 
 from server.database.connect import Database
 from server.errors import DatabaseUnavailableError
-from server.jobs.claims import Claim, renew
-from server.jobs.errors import LeaseLostError, StopRequestedError
+from server.jobs.claims import Claim, is_unwanted, renew
+from server.jobs.errors import JobCancelledError, LeaseLostError, StopRequestedError
 
 LEASE_S: Final = 30.0
 RENEW_EVERY_S: Final = 5.0
@@ -40,6 +40,7 @@ class Lease:
         self._progress: dict[str, Any] | None = None
         self._front: list[dict[str, Any]] = []
         self._lost = False
+        self._cancelled = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
@@ -64,10 +65,13 @@ class Lease:
 
         Raises:
             LeaseLostError: another worker may have the job.
+            JobCancelledError: somebody cancelled the job.
             StopRequestedError: this worker shall end.
         """
         if self._lost or time.monotonic() > self._held_until_s:
             raise LeaseLostError(f"Job {self._claim.job_id} belongs to another worker now.")
+        if self._cancelled:
+            raise JobCancelledError(f"Job {self._claim.job_id} was cancelled.")
         if self._stop.is_set():
             raise StopRequestedError("The worker was asked to stop.")
 
@@ -75,6 +79,7 @@ class Lease:
         renewed_s, written = time.monotonic(), None
         while not self._done.wait(PROGRESS_EVERY_S):
             self._pulse()  # a job has a time limit of its own
+            self._look_for_cancellation()
             progress = self._progress
             now_s = time.monotonic()
             if progress == written and now_s - renewed_s < min(RENEW_EVERY_S, self._lease_s / 4):
@@ -88,3 +93,9 @@ class Lease:
                 continue  # tried again in a second; `check` ends the work when the lease is over
             renewed_s, written = now_s, progress
             self._held_until_s = now_s + self._lease_s
+
+    def _look_for_cancellation(self) -> None:
+        try:
+            self._cancelled = self._cancelled or is_unwanted(self._database, self._claim)
+        except DatabaseUnavailableError:
+            return  # asked again in a second

@@ -32,7 +32,9 @@ def read_version(database: Database, model: str, version: str) -> ModelVersion:
     with database.read() as connection:
         document = connection.execute(query).scalar_one_or_none()
     if document is None:
-        raise JobError(f"There is no {model} {version}: its inspection failed, or it was never pushed.")
+        raise JobError(
+            f"There is no {model} {version}: its inspection failed or was cancelled, or it was never pushed."
+        )
     return ModelVersion.model_validate(document)
 
 

@@ -116,6 +116,7 @@ class JobRunner:
 
         Raises:
             LeaseLostError: another worker has it; nothing was registered.
+            JobCancelledError: somebody cancelled it; nothing was registered.
             StopRequestedError: the worker shall end; nothing was registered.
             DatabaseUnavailableError: it stayed away for so long that the job must be done again.
         """

@@ -4,12 +4,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from server.database.connect import Database
 from server.errors import DatabaseUnavailableError
 from server.jobs import claims
-from server.jobs.errors import LeaseLostError, StopRequestedError
+from server.jobs.errors import JobCancelledError, LeaseLostError, StopRequestedError
 from server.jobs.lease import LEASE_S, Lease
 from server.jobs.runner import JobRunner
 
@@ -69,17 +70,19 @@ class Worker:
             ) as lease:
                 self._runner.run(claim, lease)
         except StopRequestedError:
-            self._give_back(claim)
+            self._hand_over(claim, "given back", claims.give_back)
+        except JobCancelledError:
+            self._hand_over(claim, "cancelled", partial(claims.end_cancelled, now=self._clock()))
         except LeaseLostError as exc:
             log.warning("%s", exc)
         else:
             log.info("Job %s: ended", claim.job_id)
         return True
 
-    def _give_back(self, claim: claims.Claim) -> None:
+    def _hand_over(self, claim: claims.Claim, said: str, act: Callable[[Database, claims.Claim], None]) -> None:
         try:
-            claims.give_back(self._catalogue, claim)
+            act(self._catalogue, claim)
         except LeaseLostError as exc:
             log.warning("%s", exc)
         else:
-            log.info("Job %s: given back", claim.job_id)
+            log.info("Job %s: %s", claim.job_id, said)

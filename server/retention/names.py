@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.messages import Desired
+from server.database.job_states import is_over
 from server.database.tables import (
     deltas,
     deployments,
     desired,
-    job_runs,
     jobs,
     model_versions,
     retired_versions,
@@ -24,7 +24,6 @@ from server.database.tables import (
     variants,
 )
 from server.errors import DigestMismatchError, ObjectNotFoundError
-from server.schemas.catalogue import JobState
 from server.schemas.work import InspectWork, JobKind, ReportWork, StoredFile
 
 if TYPE_CHECKING:
@@ -79,12 +78,10 @@ def _under_way(connection: sa.Connection) -> set[str]:
 
     Nobody has them, somebody has, or had and gave them back.
     """
-    open_states = (JobState.QUEUED.value, JobState.RUNNING.value)
     query = (
         sa.select(jobs.c.kind, jobs.c.request)
-        .outerjoin(job_runs, job_runs.c.job_id == jobs.c.job_id)
         .where(jobs.c.kind.in_((JobKind.INSPECT.value, JobKind.REPORT.value)))
-        .where(sa.or_(job_runs.c.state.is_(None), job_runs.c.state.in_(open_states)))
+        .where(~is_over(jobs.c.job_id))
     )
     files: list[StoredFile | None] = []
     for row in connection.execute(query):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from edge_agent.protocol.messages import Desired
+from server.database.job_states import is_over
 from server.database.tables import (
     deployments,
     desired,
     device_states,
     devices,
-    job_runs,
     jobs,
     rollout_states,
     rollouts,
@@ -21,7 +21,6 @@ from server.rollouts.facts import Standing
 from server.rollouts.ledger import Ledger
 from server.rollouts.reading import OPEN_STATES
 from server.rollouts.rows import deployment_of, lanes_of
-from server.schemas.catalogue import JobState
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
@@ -98,11 +97,9 @@ def _wanted(connection: sa.Connection, model: str) -> Iterator[tuple[str, Any]]:
 
 
 def _open_jobs(model: str, version: str) -> sa.Select[Any]:
-    is_open = sa.or_(job_runs.c.state.is_(None), job_runs.c.state == JobState.RUNNING.value)
     return (
         sa.select(jobs.c.job_id)
-        .outerjoin(job_runs, job_runs.c.job_id == jobs.c.job_id)
-        .where(jobs.c.model == model, jobs.c.version == version, is_open)
+        .where(jobs.c.model == model, jobs.c.version == version, ~is_over(jobs.c.job_id))
         .order_by(jobs.c.created_at)
     )
 

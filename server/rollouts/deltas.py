@@ -8,8 +8,10 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.delta import Delta
 from server.catalogue.jobs import WantedJob, enqueue
-from server.database.tables import choices, deltas, deployments, job_runs, jobs, variants
+from server.database.job_states import JOBS, STATE
+from server.database.tables import choices, deltas, deployments, jobs, variants
 from server.rollouts.facts import RUNNING
+from server.schemas.catalogue import JobState
 from server.schemas.work import DeltaWork, JobKind
 
 if TYPE_CHECKING:
@@ -46,10 +48,10 @@ def request_deltas(
 def deltas_until(connection: sa.Connection, rollout: Rollout) -> float | None:
     """How long a rollout waits for deltas that are being made, from the moment its variants were; None: for none."""
     query = (
-        sa.select(job_runs.c.state)
-        .select_from(jobs.outerjoin(job_runs, job_runs.c.job_id == jobs.c.job_id))
+        sa.select(STATE)
+        .select_from(JOBS)
         .where(jobs.c.kind == JobKind.DELTA, jobs.c.model == rollout.model, jobs.c.version == rollout.version)
-        .where(sa.or_(job_runs.c.state.is_(None), job_runs.c.state.in_(["queued", "running"])))
+        .where(STATE.in_([JobState.QUEUED.value, JobState.RUNNING.value]))
     )
     states = set(connection.execute(query).scalars())
     if not states:
@@ -58,7 +60,7 @@ def deltas_until(connection: sa.Connection, rollout: Rollout) -> float | None:
         choices.c.model == rollout.model, choices.c.version == rollout.version
     )
     begun_at = max(rollout.created_at, rollout.options.start_at, connection.execute(chosen_at).scalar() or 0.0)
-    return begun_at + (PATIENCE_S if "running" in states else QUEUED_PATIENCE_S)
+    return begun_at + (PATIENCE_S if JobState.RUNNING in states else QUEUED_PATIENCE_S)
 
 
 def deltas_to(connection: sa.Connection, manifests: Iterable[str]) -> dict[str, tuple[Delta, ...]]:

@@ -8,8 +8,11 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.messages import DesiredDeployment
 from edge_agent.protocol.shadow import ShadowReport
+from server.catalogue.jobs import how_row_was_cancelled
 from server.database import tables
+from server.database.job_states import JOBS, STATE
 from server.rollouts import facts
+from server.schemas.catalogue import JobState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,15 +62,19 @@ def choices_of(
 
 
 def build_failures(connection: sa.Connection, rollout: facts.Rollout, missing: set[str]) -> dict[str, str]:
-    """By profile: why the last job that should have built for it failed, unless another is queued or running.
+    """By profile: why the last job that should have built for it came to nothing, unless another is queued or running.
 
     A profile that no job was asked to build for would be waited for without end: that is a failure, too. (A rollout
     asks for its builds when it starts; a label that changes before the plan is made can bring in another profile.)
     """
     jobs, runs = tables.jobs.c, tables.job_runs.c
     query = (
-        sa.select(jobs.request, runs.state, runs.error)
-        .outerjoin(tables.job_runs, jobs.job_id == runs.job_id)
+        sa.select(
+            *(jobs.request, jobs.kind, runs.error, runs.finished_at),
+            STATE.label("state"),
+            tables.job_cancellations.c.cancelled_by,
+        )
+        .select_from(JOBS)
         .where(jobs.kind == "build", jobs.model == rollout.model, jobs.version == rollout.version)
         .order_by(jobs.created_at)
     )
@@ -79,8 +86,10 @@ def build_failures(connection: sa.Connection, rollout: facts.Rollout, missing: s
         covered = missing & set(row.request.get("profiles") or missing)
         for profile in covered:
             failures.pop(profile, None)
-        if row.state == "failed":
+        if row.state == JobState.FAILED:
             failures |= dict.fromkeys(covered, (row.error or {}).get("message", "the build job failed"))
+        if row.state == JobState.CANCELLED:
+            failures |= dict.fromkeys(covered, f"its build was {how_row_was_cancelled(row)}")
     return failures
 
 

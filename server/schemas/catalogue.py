@@ -15,6 +15,7 @@ from server.schemas.recipes import Recipe
 from server.schemas.search import FrontLine
 
 MAX_OWN_RECIPES = 32
+ONE_LINE = r"^[^\x00-\x1f\x7f]*$"
 
 
 class Task(StrEnum):
@@ -79,6 +80,7 @@ class JobState(StrEnum):
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
+    CANCELLED = "cancelled"
 
 
 class JobProgress(Document):
@@ -100,8 +102,17 @@ class Job(Document):
     state: JobState
     progress: JobProgress = JobProgress()
     error: ErrorBody | None = None
+    stopping: bool = False  # it was cancelled, and the worker that does it has not stopped it yet
     created_at: float
     finished_at: float | None = None
+
+
+class JobCancellation(RequestDocument):
+    """That a job shall not be done, or not be done to its end."""
+
+    cancelled_by: str = Field(
+        default="", max_length=128, pattern=ONE_LINE, description="who says so; whoever waits for the job reads it"
+    )
 
 
 class Step(Document):

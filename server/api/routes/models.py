@@ -11,7 +11,16 @@ from server.api.ports import PortsOf
 from server.api.upload import PUSH, receiving
 from server.catalogue import jobs, recipe_book, searches, versions
 from server.catalogue.push import Upload, accept_push
-from server.schemas.catalogue import BuildRequest, Choice, Job, ModelVersion, PushAccepted, PushForm, Variant
+from server.schemas.catalogue import (
+    BuildRequest,
+    Choice,
+    Job,
+    JobCancellation,
+    ModelVersion,
+    PushAccepted,
+    PushForm,
+    Variant,
+)
 from server.schemas.recipes import RecipeBook
 from server.schemas.search import Search, SearchForm
 
@@ -131,3 +140,9 @@ def list_jobs(
 def get_job(job_id: Name, ports: PortsOf) -> Job:
     """One job."""
     return jobs.get_job(ports.catalogue, job_id)
+
+
+@router.put("/jobs/{job_id}/cancellation", operation_id="cancel_job", tags=["jobs"])
+def cancel_job(job_id: Name, cancellation: JobCancellation, ports: PortsOf) -> Job:
+    """Have a job not done: one that waits is over at once, one that runs is stopped within seconds."""
+    return jobs.cancel_job(ports.catalogue, job_id, cancellation.cancelled_by, now=ports.clock())

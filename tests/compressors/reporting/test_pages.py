@@ -165,6 +165,18 @@ def test_hostile_name_is_text_on_every_page(tmp_path: Path, evidence: Evidence) 
     assert row.count("|") - row.count("\\|") == 7  # six cells
 
 
+def test_layers_tell_their_curvature_where_it_was_computed(tmp_path: Path, evidence: Evidence) -> None:
+    known = Sensitivity(
+        layer="head", weights_db=22.0, activations_db=31.0, both_db=21.5, top_eigenvalue=3.25, trace=17.125
+    )
+    write_report(tmp_path / "without", evidence)
+    assert "eigenvalue" not in (tmp_path / "without/report.md").read_text()
+    write_report(tmp_path / "with", evidence.model_copy(update={"sensitivity": (*evidence.sensitivity, known)}))
+    page = (tmp_path / "with/report.md").read_text()
+    assert "| head | 22 | 31 | 21.5 | 3.25 | 17.12 |" in page
+    assert "eigenvalue" in (tmp_path / "with/report.html").read_text()
+
+
 def test_report_is_the_same_each_time(tmp_path: Path, evidence: Evidence) -> None:
     for name in ("a", "b"):
         write_report(tmp_path / name, evidence)

@@ -78,6 +78,7 @@ def test_report_says_what_the_build_measured_whichever_python_runs_the_file(
     assert found.float_size.raw_bytes == plain.raw_bytes
     assert found.size.raw_bytes == built.raw_bytes
     assert {one.layer for one in found.sensitivity} == {"layers.0", "layers.2", "layers.4"}
+    assert all(one.trace is not None and one.top_eigenvalue is not None for one in found.sensitivity)
     assert sum(one.reported for one in found.candidates) == 1
     assert len(found.candidates) == sum(one.latency_p50_ms is not None for one in variants)
     assert found.attribution_correlation is not None

@@ -10,10 +10,11 @@ import pytest
 
 from compressors.contract import Task
 from compressors.data import evaluation_rows
-from compressors.errors import SearchError
+from compressors.errors import ModelRunError, SearchError
 from compressors.files.formats import Form
 from compressors.inputs import loading, program
 from compressors.searching.facts import Facts, affordable_epochs, facts_of
+from compressors.sensitivity.sharpness import sharpness
 from tests.compressors.steps.applying import context_of
 
 if TYPE_CHECKING:
@@ -41,6 +42,35 @@ def test_convnet_can_be_narrowed_and_its_layers_are_known(network: program.Float
     assert facts.narrowest_percent in range(25, 81)
     assert not facts.has_tables
     assert facts == facts_of(network, context, LITERT)
+
+
+def test_curvature_is_looked_at_where_it_costs_little_and_rows_have_labels(
+    network: program.FloatModel, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = replace(context, cache_dir=tmp_path / "cache")
+    facts = facts_of(network, kept, LITERT)
+    assert facts.curved == tuple(sharpness(network, context))
+    assert set(facts.curved) == set(facts.sensitive)
+    assert len(list((tmp_path / "cache").glob("*.curvature.json"))) == 1
+    monkeypatch.setattr("compressors.sensitivity.sharpness.curvature_of", None)
+    assert facts_of(network, kept, LITERT) == facts, "computed once for a network and its rows"
+    unlabelled = replace(context.calibration, target=np.full_like(context.calibration.target, -1))
+    assert facts_of(network, replace(kept, calibration=unlabelled), LITERT).curved == ()
+    monkeypatch.setattr("compressors.sensitivity.sharpness.AFFORDABLE_LAYERS", 3)
+    assert facts_of(network, kept, LITERT).curved == ()
+    monkeypatch.setattr("compressors.sensitivity.sharpness.AFFORDABLE_LAYERS", 32)
+    monkeypatch.setattr("compressors.sensitivity.sharpness.AFFORDABLE_MACS", 1e6)
+    assert facts_of(network, kept, LITERT) == facts.model_copy(update={"curved": ()})
+
+
+def test_curvature_that_an_operator_does_not_have_is_done_without(
+    network: program.FloatModel, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise ModelRunError("the Hessian can't be computed")
+
+    monkeypatch.setattr("compressors.sensitivity.sharpness.curvature_of", refuse)
+    assert facts_of(network, context, LITERT).curved == ()
 
 
 def test_without_training_rows_nothing_trains(network: program.FloatModel, context: Context) -> None:

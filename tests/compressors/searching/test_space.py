@@ -25,6 +25,7 @@ EVERYTHING = Facts(
     has_tables=True,
     sensitive=LAYERS,
     outstanding=2,
+    curved=("features.3", "features.0", "classifier"),
     spared=2,
     narrowest_percent=35,
     energy_percent=95,
@@ -90,6 +91,24 @@ def test_all_that_the_facts_allow_is_suggested_and_the_usual_recipes_come_first(
     assert floats == {0, 1, 2}
     scales = {spec.parameters.get("granularity") for recipe in recipes for spec in recipe.steps}
     assert scales == {None, "tensor"}
+
+
+def test_curvature_names_the_layers_that_stay_in_float_only_where_it_names_others() -> None:
+    def asked(facts: Facts) -> set[tuple[object, object]]:
+        steps = [spec for recipe in suggested(facts) for spec in recipe.steps if spec.step == "static-int8"]
+        return {
+            (spec.parameters.get("float_layers", 0), spec.parameters.get("sensitive_by", "noise")) for spec in steps
+        }
+
+    plain = {(0, "noise"), (1, "noise"), (2, "noise")}
+    assert asked(EVERYTHING) == plain | {(1, "curvature")}, "of two layers both name the same"
+    assert asked(EVERYTHING.model_copy(update={"curved": ()})) == plain
+    assert asked(EVERYTHING.model_copy(update={"curved": LAYERS})) == plain
+    others = EVERYTHING.model_copy(update={"curved": ("classifier", "features.3")})
+    assert asked(others) == plain | {(1, "curvature"), (2, "curvature")}
+    usual = len(NUMBERS[Form.LITERT]) - 2
+    first = [recipe.steps[-1].parameters for recipe in suggested(others, 0)[usual : usual + 2]]
+    assert first == [{"float_layers": 2}, {"float_layers": 2, "sensitive_by": "curvature"}]
 
 
 def test_model_without_layers_is_tried_in_each_number_format_and_no_more() -> None:

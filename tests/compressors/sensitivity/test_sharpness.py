@@ -10,12 +10,15 @@ import torch
 from compressors.errors import DataError
 from compressors.network.layers import weight_of
 from compressors.rehydrate import clone
-from compressors.sensitivity.sharpness import sharpness
+from compressors.sensitivity.curvature import Curvature
+from compressors.sensitivity.sharpness import affordable_curvature, layer_curvature, sharpness
 from compressors.simulation.grid import Grid, bounds_of, rounded
 from compressors.training.row_losses import loss_batches
 from tests.compressors.pruning_networks import Residual, context_for, network_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from compressors.inputs.program import FloatModel
     from compressors.step import Context
 
@@ -61,3 +64,37 @@ def test_rows_without_labels_are_refused(network: FloatModel) -> None:
     blank = replace(context.calibration, target=np.full_like(context.calibration.target, -1))
     with pytest.raises(DataError, match="label"):
         sharpness(network, replace(context, calibration=blank))
+
+
+def test_curvature_is_kept_by_network_rows_loss_and_seed(tmp_path: Path) -> None:
+    network = network_of(Residual())
+    context = replace(context_for(network), cache_dir=tmp_path)
+    found = layer_curvature(network, context)
+    (path,) = tmp_path.glob("*.curvature.json")
+    assert layer_curvature(network, context) == found
+    path.write_text(path.read_text().replace('"head"', '"head.of.the.cache"'))
+    assert "head.of.the.cache" in layer_curvature(network, context)
+
+    other = clone(network.module)
+    with torch.no_grad():
+        other.get_parameter("head.bias").add_(1.0)
+    turned = replace(context.calibration, target=np.roll(context.calibration.target, 1))
+    for changed_network, changed in (
+        (replace(network, module=other), context),
+        (network, replace(context, seed=context.seed + 1)),
+        (network, replace(context, calibration=turned)),
+    ):
+        assert "head" in layer_curvature(changed_network, changed)
+    path.write_text("{")
+    assert layer_curvature(network, context) == found, "damaged, it is computed anew"
+
+
+def test_curvature_nobody_asked_for_is_that_of_small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = network_of(Residual())
+    context = context_for(network)
+    assert affordable_curvature(network, context) == layer_curvature(network, context)
+    monkeypatch.setattr("compressors.sensitivity.sharpness.curvature_of", lambda *_a, **_k: {"head": FLAT})
+    assert affordable_curvature(network, context) == {}, "what is no finite number says nothing"
+
+
+FLAT = Curvature(top_eigenvalue=float("nan"), trace=0.0, weights=1)

@@ -39,6 +39,7 @@ OPERATIONS = [
     "get_search",
     "list_jobs",
     "get_job",
+    "cancel_job",
     "create_token",
     "list_tokens",
     "revoke_token",
@@ -204,6 +205,51 @@ def test_build_again_after_done_or_failed_is_a_new_job(
     assert (failed["state"], failed["error"]["message"]) == ("failed", "Out of memory.")
     assert [job["job_id"] for job in http.get("/v1/jobs", params={"model": "net"}).json()] == [third, second, first]
     assert http.get("/v1/jobs", params={"limit": 1}).json()[0]["job_id"] == third
+
+
+def test_job_is_cancelled_once_and_asked_for_again_it_is_another(
+    http: httpx.Client,
+    profile: Profile,
+    add_version: Callable[..., None],
+    finish_job: Callable[..., None],
+) -> None:
+    add_version()
+    http.post("/v1/profiles", json=profile())
+    path = "/v1/models/net/versions/1/variants"
+    (job,) = http.post(path, json={}).json()
+    address = f"/v1/jobs/{job['job_id']}/cancellation"
+    answer = http.put(address, json={"cancelled_by": "anna@desk"})
+    assert answer.status_code == 200
+    cancelled = answer.json()
+    assert (cancelled["state"], cancelled["stopping"], cancelled["error"]["code"]) == ("cancelled", False, "cancelled")
+    assert "by anna@desk before it began" in cancelled["error"]["message"]
+    assert http.put(address, json={"cancelled_by": "bert@desk"}).json() == cancelled
+    assert http.get(f"/v1/jobs/{job['job_id']}").json() == cancelled
+    (again,) = http.post(path, json={}).json()
+    assert (again["state"], again["job_id"] == job["job_id"]) == ("queued", False)
+    assert http.put("/v1/models/net/versions/1/retirement").status_code == 409
+    finish_job(again["job_id"])
+    late = http.put(f"/v1/jobs/{again['job_id']}/cancellation", json={})
+    assert (late.status_code, error_of(late)) == (
+        409,
+        ("conflict", f"Job {again['job_id']} is done: there is nothing left of it to cancel."),
+    )
+    assert http.put("/v1/models/net/versions/1/retirement").status_code == 200, "a cancelled job needs no version"
+    assert http.put("/v1/jobs/nothing/cancellation", json={}).status_code == 404
+    assert http.put(address, json={"cancelled_by": "two\nlines"}).status_code == 422
+
+
+def test_push_whose_inspection_is_cancelled_is_told_and_may_be_pushed_again(
+    http: httpx.Client, push: Callable[..., httpx.Response]
+) -> None:
+    first = push().json()["job_id"]
+    http.put(f"/v1/jobs/{first}/cancellation", json={})
+    unknown = http.get("/v1/models/net/versions/1")
+    assert unknown.status_code == 404
+    assert f"was never inspected: job {first} was cancelled; push it again" in error_of(unknown)[1]
+    other = push(form={"task": "regression", "metric": "rmse"})
+    assert other.status_code == 202, "a cancelled push holds no name"
+    assert other.json()["job_id"] != first
 
 
 def test_build_of_a_version_nobody_pushed_says_so(http: httpx.Client) -> None:

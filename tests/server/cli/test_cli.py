@@ -279,6 +279,54 @@ def test_push_without_a_profile_is_registered_and_says_what_is_missing(run: Run,
     assert "edge-registry profile add" in said
 
 
+def test_job_cancel_of_one_that_waits_and_of_one_that_its_worker_stops(
+    run: Run, as_json: Callable[..., Any], files: dict[str, str], registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "anna")
+    job_id = as_json(*push_of(files, "--no-wait"))["job_id"]
+    said = run("job", "cancel", job_id).stdout
+    assert said.startswith(f"Job {job_id}: This job was cancelled by anna@")
+    assert said.endswith(" before it began; push the version again to have it.\n")
+    assert run("job", "cancel", job_id).stdout == said
+    assert "cancelled" in run("job", "list").stdout
+    assert "was cancelled by anna@" in run("job", "show", job_id, "--wait", exit_code=1).stderr
+    assert "There is no job j-x" in run("job", "cancel", "j-x", exit_code=1).stderr
+
+    def set_run(job_id: str, state: str) -> None:
+        row = {"job_id": job_id, "worker": "w", "attempt": 1, "lease_until": 9e9, "started_at": 1.0, "progress": {}}
+        with registry.catalogue.write() as connection:
+            connection.execute(sa.delete(job_runs))
+            connection.execute(sa.insert(job_runs).values(**row, state=state, finished_at=2.0))
+
+    for state, words, exit_code in (
+        ("cancelled", "while it was being done", 0),
+        ("done", "was done before it could be stopped", 1),
+    ):
+        job_id = as_json(*push_of(files, "--no-wait"))["job_id"]
+        set_run(job_id, "running")
+        stopper = threading.Timer(0.7, set_run, (job_id, state))
+        stopper.start()
+        assert words in run("job", "cancel", job_id, exit_code=exit_code).stdout
+        stopper.join()
+    assert f"Job {job_id} is done: there is nothing left" in run("job", "cancel", job_id, exit_code=1).stderr
+
+
+def test_job_cancel_whose_worker_does_not_answer_says_so(
+    run: Run,
+    as_json: Callable[..., Any],
+    files: dict[str, str],
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("server.cli.jobs.STOP_PATIENCE_S", 0.5)
+    job_id = as_json(*push_of(files, "--no-wait"))["job_id"]
+    row = {"job_id": job_id, "worker": "w", "attempt": 1, "lease_until": 9e9, "started_at": 1.0, "progress": {}}
+    with registry.catalogue.write() as connection:
+        connection.execute(sa.insert(job_runs).values(**row, state="running"))
+    assert "the worker that does it has not let go of it yet" in run("job", "cancel", job_id).stdout
+    assert "being cancelled" in run("job", "show", job_id).stdout
+
+
 @pytest.mark.parametrize(
     ("kind", "words"),
     [("inspect", "net@1 is not registered: the net is empty."), ("build", "net@1 is registered, but its variants")],

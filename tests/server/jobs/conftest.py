@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from server.catalogue.jobs import cancel_job, get_job
 from server.database import tables
 from server.database.connect import Database
+from server.schemas.catalogue import Job
 
 
 @dataclass
@@ -50,6 +52,12 @@ class Catalogue:
     def rows(self, table: sa.Table) -> list[sa.RowMapping]:
         with self.database.read() as connection:
             return list(connection.execute(sa.select(table)).mappings())
+
+    def cancel(self, job_id: str) -> Job:
+        return cancel_job(self.database, job_id, "anna@desk", now=50.0)
+
+    def job(self, job_id: str) -> Job:
+        return get_job(self.database, job_id)
 
     def run(self, job_id: str) -> sa.RowMapping:
         return next(row for row in self.rows(tables.job_runs) if row["job_id"] == job_id)

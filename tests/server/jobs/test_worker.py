@@ -14,19 +14,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
 import pytest
 import sqlalchemy as sa
 
 from edge_agent.protocol.manifest import VariantManifest
+from server.catalogue.jobs import WantedJob, enqueue
 from server.database import tables
 from server.database.connect import Database
 from server.jobs.process import JobLimits
 from server.jobs.runner import JobRunner, JobSettings
 from server.jobs.worker import Worker
-from server.schemas.catalogue import ModelVersion, PushForm, Task, Variant
+from server.schemas.catalogue import Job, JobState, ModelVersion, PushForm, Task, Variant
 from server.schemas.report import Report
 from server.schemas.search import Search
-from server.schemas.work import BuildWork, InspectWork, ReportWork, SearchWork, StoredFile
+from server.schemas.work import BuildWork, InspectWork, JobKind, ReportWork, SearchWork, StoredFile
 from server.storage import S3ObjectStore
 
 NETWORK = Path(__file__).with_name("network.py")
@@ -41,10 +43,12 @@ class Catalogue(Protocol):
     folder: Path
     database: Database
 
-    def add_job(self, kind: str, request: dict[str, Any], *, version: str = ...) -> str: ...
+    def add_job(self, kind: str, request: dict[str, Any], *, version: str = ..., created_at: float = ...) -> str: ...
     def insert(self, table: sa.Table, row: dict[str, Any]) -> None: ...
     def rows(self, table: sa.Table) -> list[sa.RowMapping]: ...
     def run(self, job_id: str) -> sa.RowMapping: ...
+    def cancel(self, job_id: str) -> Job: ...
+    def job(self, job_id: str) -> Job: ...
 
 
 class S3Server(Protocol):
@@ -65,7 +69,7 @@ def wait_for_end(catalogue: Catalogue, job_id: str, *, timeout_s: float = 60) ->
     end_s = time.monotonic() + timeout_s
     while True:
         runs = {row["job_id"]: row for row in catalogue.rows(tables.job_runs)}
-        if job_id in runs and runs[job_id]["state"] in {"done", "failed"}:
+        if job_id in runs and runs[job_id]["state"] in {"done", "failed", "cancelled"}:
             return runs[job_id]
         assert time.monotonic() < end_s, runs
         time.sleep(0.05)
@@ -408,6 +412,105 @@ def test_worker_that_lost_its_lease_ends_the_job_and_writes_nothing(
     worker.run_one(threading.Event())  # comes back long before the program would have ended
     thread.join()
     assert (catalogue.run(job_id)["state"], catalogue.run(job_id)["worker"]) == ("running", "thief")
+
+
+def test_worker_a_running_job_that_is_cancelled_ends_within_seconds_with_all_its_processes(
+    catalogue: Catalogue, object_store: S3ObjectStore, program: MakeProgram
+) -> None:
+    pids = catalogue.folder / "pids"
+    source = (
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}} ')\n"
+        "time.sleep(600)"
+    )
+    job_id = catalogue.add_job("inspect", inspect_request(object_store, b"one", b"two"))
+    behind = catalogue.add_job("inspect", inspect_request(object_store, b"one", b"two"), version="2", created_at=2.0)
+    worker = in_process(catalogue, object_store, program(source))
+    cancelled_at_s: list[float] = []
+
+    def cancel() -> None:
+        while not (pids.exists() and pids.read_text().endswith(" ")):
+            time.sleep(0.02)
+        cancelled_at_s.append(time.monotonic())
+        assert catalogue.cancel(job_id).stopping
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    assert worker.run_one(threading.Event())
+    took_s = time.monotonic() - cancelled_at_s[0]
+    thread.join()
+    assert took_s < 5
+    assert not any(psutil.pid_exists(int(pid)) for pid in pids.read_text().split())
+    assert catalogue.job(job_id).state is JobState.CANCELLED
+    assert catalogue.run(job_id)["error"] is None
+    assert catalogue.rows(tables.model_versions) == []
+    assert list((catalogue.folder / "work").iterdir()) == []
+    assert catalogue.job(behind).state is JobState.QUEUED
+    catalogue.cancel(behind)
+    assert not worker.run_one(threading.Event())
+
+
+def test_worker_killed_while_it_should_stop_a_job_leaves_that_to_the_next(
+    catalogue: Catalogue, object_store: S3ObjectStore, program: MakeProgram, start_worker: StartWorker, price: Path
+) -> None:
+    request = inspect_request(object_store, (price / "price.pt2").read_bytes(), (price / "price.npz").read_bytes())
+    job_id = catalogue.add_job("inspect", request)
+    worker = start_worker()
+    while not catalogue.rows(tables.job_runs):
+        time.sleep(0.02)
+    worker.send_signal(signal.SIGSTOP)  # it sees nothing any more
+    catalogue.cancel(job_id)
+    worker.kill()
+    worker.wait(5)
+    assert catalogue.job(job_id).stopping
+    with catalogue.database.write() as connection:  # what time does
+        connection.execute(sa.update(tables.job_runs).values(lease_until=1.0))
+    assert not in_process(catalogue, object_store, program("")).run_one(threading.Event())
+    assert catalogue.job(job_id).state is JobState.CANCELLED
+
+
+@pytest.mark.slow  # a whole search
+@pytest.mark.timeout(600)
+@ON_ONE_SERVER
+def test_worker_a_search_that_was_cancelled_goes_on_from_what_it_had_tried(
+    catalogue: Catalogue, object_store: S3ObjectStore, price: Path, start_worker: StartWorker
+) -> None:
+    request = inspect_request(object_store, (price / "price.pt2").read_bytes(), (price / "price.npz").read_bytes())
+    profile: dict[str, Any] = {"name": "small", "arch": "x86_64", "cpu": {"model": "none like this", "cores": 2}}
+    profile |= {"ram_bytes": 1 << 30, "storage_bytes": 1 << 30, "runtimes": ["litert"]}
+    catalogue.insert(tables.profiles, {"name": "small", "document": profile, "created_at": 1.0})
+    catalogue.add_job("inspect", request)
+    work = SearchWork(profile="small", trials=4, seed=1).model_dump(mode="json")
+    wanted = WantedJob(JobKind.SEARCH, "net", "1", identity=work, request=work)
+
+    def ask() -> str:
+        with catalogue.database.write() as connection:
+            return enqueue(connection, wanted, now=2.0).job.job_id
+
+    first = ask()
+    start_worker()
+    journals = catalogue.folder / "cache" / "searches"
+    end_s = time.monotonic() + 300
+    while len([line for path in journals.glob("*.jsonl") for line in path.read_bytes().splitlines()]) < 3:
+        assert time.monotonic() < end_s
+        assert catalogue.job(first).state in {JobState.QUEUED, JobState.RUNNING}, catalogue.job(first).error
+        time.sleep(0.1)
+    catalogue.cancel(first)
+    cancelled_s = time.monotonic()
+    second = ask()  # while the first is being stopped
+    assert second != first
+    assert wait_for_end(catalogue, first)["state"] == "cancelled"
+    assert time.monotonic() - cancelled_s < 10
+    assert catalogue.rows(tables.choices) == []
+    (journal,) = journals.glob("*.jsonl")
+    kept = journal.read_bytes().splitlines()
+    run = wait_for_end(catalogue, second, timeout_s=400)
+    assert run["state"] == "done", run["error"]
+    lines = journal.read_bytes().splitlines()
+    assert lines[: len(kept)] == kept, "what was tried is not tried again"
+    assert len(lines) == 1 + 4
+    assert [trial["number"] for trial in run["result"]["search"]["trials"]] == [0, 1, 2, 3]
 
 
 def check_report(catalogue: Catalogue, store: S3ObjectStore, variant_id: str) -> None:

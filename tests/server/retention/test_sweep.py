@@ -132,6 +132,10 @@ def name_everything(parts: Parts, store: S3ObjectStore) -> set[str]:
     add_inspection(catalogue, "j1", queued, None)
     add_inspection(catalogue, "j2", running, "running")
     add_inspection(catalogue, "j9", given_back, "queued")
+    for number, state in enumerate((None, "queued", "cancelled")):  # nobody needs the files of a cancelled push
+        add_inspection(catalogue, f"c{number}", [put(store) for _ in range(3)], state)
+        insert(catalogue, tables.job_cancellations, job_id=f"c{number}", cancelled_by="", created_at=NOW)
+    insert(catalogue, tables.job_cancellations, job_id="j2", cancelled_by="", created_at=NOW)  # still being stopped
     report, second = put(store), put(store)
     add_report(catalogue, report, second)
     manifest, object_ = put_variant(store, "built and never chosen")

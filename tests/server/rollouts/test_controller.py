@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.messages import Desired, Status, decode
 from edge_agent.protocol.topics import DeviceTopic, device_topic, every_device, parse
+from server.catalogue.jobs import cancel_job
 from server.database import tables
 from server.errors import StorageUnavailableError
 from server.ingest.intake import StatusNews
@@ -572,6 +573,32 @@ def test_controller_prepares_until_each_profile_has_a_choice_and_stops_when_its_
         assert registry.state("r2") == "finished"
     (row,) = (row for row in registry.rows(tables.deployments) if row.rollout_id == "r2")
     assert (row.state, row.detail) == ("no_variant", "2 bytes, 1 is allowed.")
+
+
+def test_controller_a_build_that_is_cancelled_stops_the_rollout_that_waits_for_it_and_says_by_whom(
+    make_registry: Callable[[int], Registry],
+) -> None:
+    registry = make_registry(1)
+    with registry.database.write() as database:
+        database.execute(sa.delete(tables.choices))
+        job = {"job_id": "j1", "kind": "build", "model": "m", "version": "1", "created_at": 1.0}
+        database.execute(sa.insert(tables.jobs).values(**job, dedupe_key="1" * 64, request={"profiles": ["pi"]}))
+        run = {"job_id": "j1", "worker": "w", "attempt": 1, "lease_until": 0.0, "started_at": 1.0, "progress": {}}
+        database.execute(sa.insert(tables.job_runs).values(**run, state="running"))
+    with linked(registry) as connection:
+        one = controller(registry, connection)
+        registry.start("r1")
+        cancel_job(registry.database, "j1", "anna@desk", now=2.0)
+        one.tick()
+        assert registry.state("r1") == "preparing", "its worker has not stopped it yet, and might be done first"
+        with registry.database.write() as database:
+            database.execute(sa.update(tables.job_runs).values(state="cancelled", finished_at=3.0))
+        one.tick()
+        assert registry.state("r1") == "stopped"
+    assert registry.rows(tables.decisions)[-1].sentence.endswith(
+        "no variant of m@1 for pi: its build was cancelled by anna@desk while it was being done; ask for the build "
+        "again to have it."
+    )
 
 
 def test_controller_broker_killed_rings_for_what_is_unpublished_once_it_is_back(
