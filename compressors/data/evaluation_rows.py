@@ -50,16 +50,6 @@ class Split:
         """Samples in this split."""
         return len(self.target)
 
-    def at(self, rows: NDArray[np.int64]) -> Split:
-        """Some of its rows, by their numbers."""
-        return Split(
-            {name: array[rows] for name, array in self.inputs.items()},
-            self.target[rows],
-            self.group[rows],
-            None if self.query is None else self.query[rows],
-            self.places[rows],
-        )
-
 
 @dataclass(frozen=True)
 class EvaluationData:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,13 +23,6 @@ MAX_COLUMNS = 8192  # the moment of more takes gigabytes, and its inverse many m
 MAX_ROWS = 512  # the moments of a layer's channels are known well before
 
 
-class PatchMoment(NamedTuple):
-    """The second moment of what the weights of an output multiply."""
-
-    mean: torch.Tensor  # float64, (groups, weights, weights), in the order of the weights of an output channel
-    seen: int  # of how many rows and places
-
-
 def input_moments(
     network: FloatModel, split: Split, *, max_rows: int = MAX_ROWS, layers: Collection[str] | None = None
 ) -> dict[str, torch.Tensor]:
@@ -38,15 +31,16 @@ def input_moments(
     For an embedding it is how often each row is looked up, (rows,). A layer that is never called has none. Arguments as
     for `patch_moments`.
     """
-    return {name: one.mean for name, one in _means(network, split, max_rows, _moment, layers).items()}
+    return _means(network, split, max_rows, _moment, layers)
 
 
 def patch_moments(
     network: FloatModel, split: Split, *, max_rows: int = MAX_ROWS, layers: Collection[str] | None = None
-) -> dict[str, PatchMoment]:
+) -> dict[str, torch.Tensor]:
     """For linear layers and convolutions the mean of x x^T over what the weights of an output multiply.
 
-    Transposed convolutions, embeddings, and layers whose outputs have more than `MAX_COLUMNS` weights each have none.
+    Float64, (groups, weights, weights), in the order of the weights of an output channel. Transposed convolutions,
+    embeddings, and layers whose outputs have more than `MAX_COLUMNS` weights each have none.
 
     Args:
         network: is run, and not changed.
@@ -59,13 +53,13 @@ def patch_moments(
 
 def _means(
     network: FloatModel, split: Split, max_rows: int, moment: Moment, layers: Collection[str] | None
-) -> dict[str, PatchMoment]:
+) -> dict[str, torch.Tensor]:
     found: dict[str, tuple[torch.Tensor, int]] = {}
     rows = np.unique(np.linspace(0, split.rows - 1, min(split.rows, max_rows)).astype(int))
     watched = [(name, layer) for name, layer in weighted_layers(network.module) if layers is None or name in layers]
     with _watched(watched, found, moment):
         network.run({name: array[rows] for name, array in split.inputs.items()})
-    return {name: PatchMoment(total / max(count, 1), count) for name, (total, count) in found.items()}
+    return {name: total / max(count, 1) for name, (total, count) in found.items()}
 
 
 @contextmanager

@@ -13,37 +13,21 @@ from compressors.pruning.weights import lowest
 
 BLOCK = 32  # columns that are gone through before it is chosen anew which weights go
 DAMPING = 0.01  # of the mean second moment, so that inputs that go together can be told apart
-DAMPINGS = (DAMPING, 0.03, 0.1, 0.3, 1.0)
 
 
-def best_damping(weight: torch.Tensor, moment: torch.Tensor, others: torch.Tensor, count: int) -> float:
-    """The damping with which what goes by one moment costs least by that of other rows.
-
-    From few rows the weights that stay learn to make up for what is chance. Arguments as for `without_weights`.
-    """
-
-    def cost(damping: float) -> float:
-        return output_error(weight, without_weights(weight, moment, count, damping=damping), others)
-
-    return min(DAMPINGS, key=cost)
-
-
-def without_weights(
-    weight: torch.Tensor, moment: torch.Tensor, count: int, *, damping: float = DAMPING
-) -> torch.Tensor:
+def without_weights(weight: torch.Tensor, moment: torch.Tensor, count: int) -> torch.Tensor:
     """A layer's weights with `count` of them at zero, and the rest moved to make up for those.
 
     Args:
         weight: (outputs, ...); not modified.
         moment: (groups, n, n), n the weights of an output: E[x x^T] over what they multiply.
         count: how many are zero then; those that were before are among them, and all of them stay so.
-        damping: the share of the mean second moment to add to each.
 
     Returns:
         Weights of the same shape.
     """
     rows = weight.reshape(moment.shape[0], -1, moment.shape[2]).double().clone()
-    inverse = torch.stack([_inverse_factor(one, damping) for one in moment])
+    inverse = torch.stack([_inverse_factor(one) for one in moment])
     zero = rows == 0.0
     columns, left = moment.shape[2], count
     for start in range(0, columns, BLOCK):
@@ -103,22 +87,22 @@ def without_inputs(weight: torch.Tensor, moment: torch.Tensor, gone: list[int]) 
     kept = torch.ones(weight.shape[1], dtype=torch.bool)
     kept[gone] = False
     columns = kept.repeat_interleave(rows.shape[1] // weight.shape[1])
-    seen = _damped(moment[0], DAMPING)
+    seen = _damped(moment[0])
     found = torch.zeros_like(rows)
     factor = torch.linalg.cholesky(seen[columns][:, columns])
     found[:, columns] = torch.cholesky_solve(seen[columns] @ rows.T, factor).T
     return found.reshape(weight.shape).to(weight.dtype)
 
 
-def _inverse_factor(moment: torch.Tensor, damping: float) -> torch.Tensor:
+def _inverse_factor(moment: torch.Tensor) -> torch.Tensor:
     """The upper Cholesky factor of the damped inverse."""
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(moment, damping)))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(moment)))
     factor: torch.Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor
 
 
-def _damped(moment: torch.Tensor, damping: float) -> torch.Tensor:
+def _damped(moment: torch.Tensor) -> torch.Tensor:
     damped = moment.clone()
     mean = float(damped.diagonal().mean())
-    damped.diagonal().add_(damping * mean if mean > 0.0 else 1.0)
+    damped.diagonal().add_(DAMPING * mean if mean > 0.0 else 1.0)
     return damped

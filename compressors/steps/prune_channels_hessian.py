@@ -96,7 +96,7 @@ def _make_up(model: Model, context: Context, network: nn.Module, gone: Mapping[s
     for name, inputs in gone.items():
         if name in moments:
             weight = weight_of(network.get_submodule(name))
-            weight.copy_(without_inputs(weight, moments[name].mean, inputs))
+            weight.copy_(without_inputs(weight, moments[name], inputs))
 
 
 def _batches(model: Model, context: Context, rows: int) -> Iterator[LossBatch]:

@@ -1,6 +1,6 @@
 """Unstructured pruning by the Hessian: weights go that change their layer's outputs least, and the others make up.
 
-A closed form for each layer from the second moments of its inputs on rows of `--train`; see `pruning.surgeon`.
+A closed form for each layer from the second moments of its inputs on the calibration rows; see `pruning.surgeon`.
 An embedding's Hessian is diagonal (how often a row is looked up), so there nothing makes up for what goes.
 Source: Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv:2208.11580, and 2023, arXiv:2301.00774.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import nn
@@ -18,7 +17,7 @@ from torch import nn
 from compressors.errors import NoEffectError
 from compressors.network.layers import weight_of
 from compressors.network.moments import input_moments, patch_moments
-from compressors.pruning.surgeon import DAMPING, best_damping, output_error, without_weights
+from compressors.pruning.surgeon import output_error, without_weights
 from compressors.pruning.weights import Scope, least, lowest, prunable, zeros_of
 from compressors.rehydrate import clone
 from compressors.sensitivity.curvature import curvature_of
@@ -27,16 +26,11 @@ from compressors.steps.prune_weights import outcome_of
 from compressors.training.row_losses import loss_batches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from compressors.data.evaluation_rows import Split
-    from compressors.network.moments import PatchMoment
     from compressors.sensitivity.curvature import Curvature
     from compressors.step import Context, Model, Outcome
 
 CURVATURE_ROWS = 128  # the mean curvature of a layer is known well before
 BATCH_ROWS = 64
-FEW = 10  # times the weights of an output: from fewer rows and places the damping is tried on halves of them
 LOOKUP_ROWS = 65_536  # cheap, and a large table has many rows that a few hundred lookups miss
 
 
@@ -44,9 +38,8 @@ class PruneWeightsHessianParameters(Parameters):
     """How many weights go.
 
     `sparsity`: the share of weights that is zero in the end. `scope`: whether each layer gives as many as pruning by
-    magnitude over the whole network would take there, or all the same share. `rows`: of `--train` (else of the
-    calibration split), for the moments. `curvature`: the top eigenvalue and trace of each layer's Hessian are reported.
-    `skip`: layers that stay.
+    magnitude over the whole network would take there, or all the same share. `rows`: of the calibration split, for the
+    moments. `curvature`: the top eigenvalue and trace of each layer's Hessian are reported. `skip`: layers that stay.
     """
 
     sparsity: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
@@ -64,9 +57,7 @@ def prune(model: Model, context: Context, parameters: PruneWeightsHessianParamet
         ModelRunError: the network can't be derived twice, for the curvature.
     """
     module = clone(model.network.module)
-    seen = context.train or context.calibration
-    moments = patch_moments(model.network, seen, max_rows=parameters.rows)
-    halves = _halves(model, seen, moments, max_rows=parameters.rows)
+    moments = patch_moments(model.network, context.calibration, max_rows=parameters.rows)
     possible = prunable(module, parameters.skip)
     tables = [name for name, layer in possible.items() if isinstance(layer, nn.Embedding)]
     lookups = _lookups(model, context, tables)
@@ -80,11 +71,8 @@ def prune(model: Model, context: Context, parameters: PruneWeightsHessianParamet
     for name, mask in least(sizes, parameters.sparsity, parameters.scope).items():
         weight = weight_of(layers[name])
         if name in moments:
-            moment = moments[name].mean
-            count = int(mask.sum())
-            damping = best_damping(weight, *halves[name], count) if name in halves else DAMPING
-            pruned = without_weights(weight, moment, count, damping=damping)
-            said[name] = f"{output_error(weight, pruned, moment):.2%} of its outputs' energy lost"
+            pruned = without_weights(weight, moments[name], int(mask.sum()))
+            said[name] = f"{output_error(weight, pruned, moments[name]):.2%} of its outputs' energy lost"
         else:
             pruned = _rarely_looked_up(weight, lookups[name], int(mask.sum()))
             said[name] = "by how often its rows are looked up"
@@ -96,20 +84,6 @@ def prune(model: Model, context: Context, parameters: PruneWeightsHessianParamet
     return replace(
         outcome, layers={name: ", ".join(filter(None, (outcome.layers.get(name), said[name]))) for name in said}
     )
-
-
-def _halves(
-    model: Model, split: Split, moments: Mapping[str, PatchMoment], *, max_rows: int
-) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The moments of each half of the rows, for the layers that have seen little."""
-    few = [name for name, one in moments.items() if one.seen < FEW * one.mean.shape[-1]]
-    if not few or split.rows < 2:  # noqa: PLR2004  halves
-        return {}
-    one, other = (
-        patch_moments(model.network, split.at(np.arange(start, split.rows, 2)), max_rows=max_rows // 2, layers=few)
-        for start in (0, 1)
-    )
-    return {name: (one[name].mean, other[name].mean) for name in few}
 
 
 def _curvature(model: Model, context: Context) -> dict[str, Curvature]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from compressors.pruning.surgeon import DAMPING, best_damping, output_error, without_inputs, without_weights
+from compressors.pruning.surgeon import output_error, without_inputs, without_weights
 
 
 def layer(outputs: int = 6, inputs: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,15 +76,3 @@ def test_weights_that_are_zero_already_count_and_stay_so() -> None:
     assert not pruned[before].any()
     assert int((pruned == 0).sum()) == 900
     assert int((without_weights(weight.masked_fill(before, 0.0), moment, 3) == 0).sum()) == int(before.sum())
-
-
-def test_damping_is_what_costs_least_on_other_rows() -> None:
-    generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(16, 40, generator=generator)
-    mixing = torch.randn(40, 40, generator=generator).double()
-    rows = torch.randn(4000, 40, generator=generator).double() @ mixing
-    few, more, true = ((seen.T @ seen / len(seen))[None] for seen in (rows[:20], rows[20:40], rows))
-    found = best_damping(weight, few, more, 400)
-    plain, damped = (without_weights(weight, few, 400, damping=one) for one in (DAMPING, found))
-    assert found > DAMPING
-    assert output_error(weight, damped, true) < 0.5 * output_error(weight, plain, true)
