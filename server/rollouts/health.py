@@ -2,6 +2,9 @@
 
 Each device counts once, with what it measured first: its first `min_inferences` attempts with the variant beside those
 before. So the devices of a lane are independent, and a lane may be looked at whenever one more has come.
+
+Some times later it counts once more, for what only grows bad with time; each time is a test of its own. What was
+measured before is days old then, and the load of a fleet changes with the hour: only a p95 that is far longer counts.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 # A healthy rollout is stopped by mistake with this probability at most, all gates, lanes and looks taken together.
 FALSE_ALARM_BUDGET: Final = 0.01
+# Since a device began to run the variant; the first of its attempts after each, before the next, make a sample.
+LATER_S: Final = (3600.0, 86400.0, 3 * 86400.0)
+LATER_SHARE: Final = 0.1  # of that budget, for each of these; the rest is for what devices measure first
 GATES: Final = 4
 P95_SHARE: Final = 0.05  # of the requests that may take longer than a limit of the p95
 # An estimate so far above what is allowed, as a share of the p95 before, holds the next wave though its bound decides
@@ -54,6 +60,8 @@ class Measured:
 
     now: Sample
     before: Sample | None = None
+    later: tuple[Sample | None, ...] = ()
+    """For each of `LATER_S` that has come; None: too little was measured then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +108,38 @@ def examine(
     gates = GATES + (of_shadows.GATES if options.shadow_s else 0)
     alpha = FALSE_ALARM_BUDGET / (gates * max(1, lanes))
     figures = _figures(devices) | of_shadows.figures(shadows)
-    findings = {
-        "failing": _failing(devices, options, alpha),
-        "failing_more": _failing_more(devices, options, alpha),
-        "slower": _slower(devices, options, alpha),
-        "over_limit": _over_limit(devices, options, alpha),
-        "disagrees": of_shadows.disagrees(shadows, options, alpha),
-        "slower_as_shadow": of_shadows.slower_as_shadow(shadows, options, alpha),
+    first = alpha * (1 - LATER_SHARE * len(LATER_S))
+    findings = _findings(devices, options, first) | {
+        "disagrees": of_shadows.disagrees(shadows, options, first),
+        "slower_as_shadow": of_shadows.slower_as_shadow(shadows, options, first),
     }
     for gate, (cause, bound) in findings.items():
         if cause:
             return LaneHealth(len(devices), cause, {**figures, "gate": gate, "at_least": bound}, shadows)
+    far = options.model_copy(update={"max_slowdown": options.max_slowdown + FAR_SLOWER})
+    for place, later_s in enumerate(LATER_S):
+        for gate, (cause, bound) in _findings(_at(devices, place), far, alpha * LATER_SHARE).items():
+            if cause:
+                told = f"{later_s / 3600:g} h after devices began to run it {cause}"
+                found = {**figures, "gate": gate, "at_least": bound, "later_s": later_s}
+                return LaneHealth(len(devices), told, found, shadows)
     return LaneHealth(len(devices), "", figures, shadows, doubt=_doubt(devices, options))
+
+
+def _at(devices: Sequence[Measured], place: int) -> list[Measured]:
+    """Those that have measured enough at one of the later times, with that in place of what they measured first."""
+    samples = [(device, device.later[place]) for device in devices if len(device.later) > place]
+    return [Measured(sample, device.before) for device, sample in samples if sample is not None]
+
+
+def _findings(devices: Sequence[Measured], options: RolloutOptions, alpha: float) -> dict[str, tuple[str, float]]:
+    """By gate: half a sentence that says why a lane may not go on, and the bound; empty and 0 where it may."""
+    return {
+        "failing": _failing(devices, options, alpha),
+        "failing_more": _failing_more(devices, options, alpha),
+        "slower": _slower(devices, options, alpha),
+        "over_limit": _over_limit(devices, options, alpha),
+    }
 
 
 def _failing(devices: Sequence[Measured], options: RolloutOptions, alpha: float) -> tuple[str, float]:

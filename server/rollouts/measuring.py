@@ -1,13 +1,15 @@
 """What the devices of a rollout measured: from the telemetry to samples, each device read until it has told enough.
 
-A device that has measured enough is never read again; the others are asked for by index, once in a while. Whatever is
-remembered here can be read anew: a controller that was killed comes to the same samples.
+A device that has measured enough is read again at the later times of `health.LATER_S` alone; the others are asked for
+by index, once in a while. Whatever is remembered here can be read anew: a controller that was killed comes to the same
+samples.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
@@ -15,7 +17,7 @@ import sqlalchemy as sa
 from edge_agent.protocol.sketch import quantile_ms
 from server.database.tables import reports
 from server.errors import DatabaseUnavailableError
-from server.rollouts.health import Measured, Sample
+from server.rollouts.health import LATER_S, Measured, Sample
 from server.schemas.rollouts import RolloutState
 from server.telemetry.codec import FIRST_BIN, GAMMA, BadSketchError, unpack
 from server.telemetry.merge import SketchSum
@@ -35,6 +37,9 @@ LOOK_EVERY_S: Final = 5.0
 # For so long after its last device began to run it a finished rollout may still be stopped by what devices measure.
 WATCH_FINISHED_S: Final = 7 * 86400.0
 IN_CHUNK: Final = 200
+# Devices that are read for a later time in one look: a large fleet comes to it within minutes.
+LATER_AT_ONCE: Final = 200
+LATER_EVERY_S: Final = 60.0  # how often one is read that has told too little
 # The latest reports of the version before that are merged for one device; a day's worth would say no more.
 BEFORE_REPORTS: Final = 30
 # Errors of the model; a bad request, a client that hangs up or a device without memory say nothing against a variant.
@@ -57,11 +62,12 @@ class Measurements:
         self._measured: dict[str, dict[str, Measured]] = {}
         self._in_use: dict[str, set[str]] = {}
         self._looked_at: dict[str, float] = {}
+        self._later_at: dict[str, dict[str, float]] = {}
 
     def forget_others(self, rollout_ids: set[str]) -> None:
         """Only these rollouts are watched now."""
         for known in set(self._looked_at) - rollout_ids:
-            for remembered in (self._measured, self._in_use, self._looked_at):
+            for remembered in (self._measured, self._in_use, self._looked_at, self._later_at):
                 remembered.pop(known, None)
 
     def of(
@@ -100,13 +106,48 @@ class Measurements:
         measured = self._measured.setdefault(rollout_id, {})
         in_use = self._in_use.setdefault(rollout_id, set())
         missing = [row for row in running if row.deployment_id not in measured]
+        due = self._due(rollout_id, running, measured)
         now = self._clock()
-        if missing and now - self._looked_at.get(rollout_id, -LOOK_EVERY_S) >= LOOK_EVERY_S:
+        if (missing or due) and now - self._looked_at.get(rollout_id, -LOOK_EVERY_S) >= LOOK_EVERY_S:
             self._looked_at[rollout_id] = now
             with self._telemetry.read() as connection:
                 for part in (missing[start : start + IN_CHUNK] for start in range(0, len(missing), IN_CHUNK)):
                     self._read(connection, part, measured, in_use, least=least, limits_ms=limits_ms)
+                for row in due:
+                    self._later_at[rollout_id][row.deployment_id] = self._time_of_day()
+                    limit_ms = limits_ms.get(row.profile)
+                    measured[row.deployment_id] = self._with_later(
+                        connection, row, measured[row.deployment_id], least, limit_ms
+                    )
         return dict(measured), frozenset(row.deployment_id for row in missing) & in_use - set(measured)
+
+    def _due(
+        self, rollout_id: str, running: Sequence[Deployment], measured: Mapping[str, Measured]
+    ) -> list[Deployment]:
+        """Who is to be read for a later time now; each of them not again at once."""
+        now, read_at = self._time_of_day(), self._later_at.setdefault(rollout_id, {})
+        due = []
+        for row in running:
+            known = measured.get(row.deployment_id)
+            if known is None or row.running_at is None or len(known.later) == len(LATER_S):
+                continue
+            begins = row.running_at + LATER_S[len(known.later)]
+            if now >= max(begins, read_at.get(row.deployment_id, 0.0) + LATER_EVERY_S):
+                due.append(row)
+        return due[:LATER_AT_ONCE]
+
+    def _with_later(
+        self, connection: sa.Connection, row: Deployment, known: Measured, least: int, limit_ms: float | None
+    ) -> Measured:
+        """With what it has measured at the next later time; without, as long as that may still come."""
+        began, place = row.running_at or 0.0, len(known.later)
+        begins = began + LATER_S[place]
+        ends = began + LATER_S[place + 1] if place + 1 < len(LATER_S) else began + WATCH_FINISHED_S
+        reports_then = _of(connection, row.deployment_id, row.device_id, between=(begins, ends))
+        sample = _sample(reports_then, least, limit_ms)
+        if sample.attempts >= least:
+            return replace(known, later=(*known.later, sample))
+        return replace(known, later=(*known.later, None)) if self._time_of_day() >= ends else known
 
     def _read(
         self,
@@ -139,13 +180,20 @@ class Measurements:
 
 
 def _of(
-    connection: sa.Connection, deployment_id: str, device_id: str, *, latest: bool = False
+    connection: sa.Connection,
+    deployment_id: str,
+    device_id: str,
+    *,
+    latest: bool = False,
+    between: tuple[float, float] | None = None,
 ) -> Iterator[tuple[dict[str, int], bytes]]:
     """The reports of a deployment in order, or its latest; by its own device: another can't speak for it."""
     columns = reports.c
     query = sa.select(columns.errors, columns.sketches).where(
         columns.deployment_id == deployment_id, columns.device_id == device_id
     )
+    if between is not None:
+        query = query.where(columns.received_at >= between[0], columns.received_at < between[1])
     if latest:
         query = query.order_by(columns.received_at.desc(), columns.sequence.desc()).limit(BEFORE_REPORTS)
     else:

@@ -11,7 +11,8 @@ from edge_agent.protocol.messages import DesiredDeployment, TelemetryReport
 from edge_agent.protocol.sketch import new_sketch, to_wire
 from server.database import tables
 from server.rollouts.facts import RUNNING, Deployment, Rollout, Standing
-from server.rollouts.measuring import LOOK_EVERY_S, WATCH_FINISHED_S, Measurements
+from server.rollouts.health import LATER_S, Measured
+from server.rollouts.measuring import LATER_EVERY_S, LOOK_EVERY_S, WATCH_FINISHED_S, Measurements
 from server.schemas.rollouts import RolloutOptions, RolloutState, Wave
 from server.telemetry.codec import pack
 
@@ -107,3 +108,39 @@ def test_of_finished_rollout_is_watched_for_a_week_after_its_last_device(
     rollout = Rollout("r", "m", "2", "", (Wave(percent=100.0),), 0, RolloutOptions(), created_at=0.0)
     measurements = Measurements(telemetry, time_of_day=lambda: (row.running_at or 0.0) + later_s)
     assert bool(measurements.of(rollout, [row], told, {})[0]) is watched
+
+
+def test_look_later_times_are_read_once_each_from_reports_of_then(telemetry: Database) -> None:
+    clock, began = [0.0], 1000.0
+    row = deployment()
+    row.running_at = began
+    time_of_day = [began]
+    measurements = Measurements(telemetry, clock=lambda: clock[0], time_of_day=lambda: time_of_day[0])
+
+    def look(at: float) -> Measured:
+        time_of_day[0] = began + at
+        clock[0] += LOOK_EVERY_S
+        return measurements.look("r", [row], least=10, limits_ms={"pi": 15.0})[0]["new"]
+
+    report(telemetry, 1000, "new", [1.0] * 10)
+    assert look(60).later == ()
+    report(telemetry, 1000 + 3599, "new", [5.0] * 10)  # before the hour is over
+    report(telemetry, 1000 + 3601, "new", [20.0] * 4)
+    assert look(3700).later == (), "too little yet"
+    report(telemetry, 1000 + 3800, "new", [20.0] * 6, invoke_failed=2)
+    report(telemetry, 1000 + 3900, "new", [99.0] * 100)
+    assert look(3720).later == (), "not read again at once"
+    (first,) = look(3700 + LATER_EVERY_S).later
+    assert first is not None
+    assert (first.attempts, first.failures, first.over_limit) == (12, 2, 1.0)
+    assert first.p95_ms == pytest.approx(20.0, rel=0.02)
+    assert look(LATER_S[1] + 1).later == (first,), "nothing was measured a day later, and it still may be"
+    report(telemetry, int(1000 + LATER_S[2] + 5), "new", [30.0] * 10)
+    assert look(LATER_S[2] + 10).later == (first, None)
+    assert [sample is None for sample in look(LATER_S[2] + 80).later] == [False, True, False]
+    again = Measurements(telemetry, time_of_day=lambda: time_of_day[0], clock=lambda: clock[0])
+    for _ in range(4):
+        clock[0] += LOOK_EVERY_S
+        time_of_day[0] += LATER_EVERY_S
+        found = again.look("r", [row], least=10, limits_ms={"pi": 15.0})[0]["new"]
+    assert found == look(LATER_S[2] + 500), "after a kill too"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from server.rollouts.health import Measured, Sample, examine
+from server.rollouts.health import LATER_S, Measured, Sample, examine
 from server.schemas.rollouts import RolloutOptions, RolloutState
 
 if TYPE_CHECKING:
@@ -187,3 +187,31 @@ def test_is_held_without_a_deadline_nothing_waits_to_be_decided(make_paper: Make
     paper.tick()  # they run
     paper.tick()
     assert paper.ledger.standings[new].wave == 1
+
+
+def later(times: float, number: int, place: int) -> Measured:
+    """A device that was as fast as before at first, and is so many times as slow at a later time."""
+    found = Sample(200, 1, 10.0 * times * (1 + number / 100))
+    return Measured(GOOD, GOOD, (*[None] * place, found))
+
+
+@pytest.mark.parametrize("place", range(len(LATER_S)))
+def test_look_variant_that_grows_slow_later_is_taken_back(make_paper: Make, place: int) -> None:
+    paper, new = updated(make_paper)
+    measure(paper, dict.fromkeys(paper.devices, Measured(GOOD, GOOD)))
+    for _ in range(3):
+        paper.all_run(new)
+    assert paper.ledger.standings[new].state is RolloutState.FINISHED
+    measure(paper, {device: later(2.0, number, place) for number, device in enumerate(paper.devices)})
+    paper.tick()
+    hours = f"{LATER_S[place] / 3600:g} h after devices began to run it the p95 is at least"
+    assert hours in paper.sentence("gate_failed")
+    assert "10 devices go back" in paper.sentence("gate_failed")
+
+
+def test_examine_later_a_little_slower_is_the_hour_and_no_fault_and_failures_are_one() -> None:
+    busy = [later(1.4, number, 0) for number in range(30)]
+    assert examine(busy, RolloutOptions(), lanes=1).cause == ""
+    failing = [Measured(GOOD, GOOD, (Sample(200, 40, 10.0),)) for _ in range(10)]
+    assert "1 h after devices began to run it at least" in examine(failing, RolloutOptions(), lanes=1).cause
+    assert examine([Measured(GOOD, GOOD, (GOOD, None, GOOD))] * 30, RolloutOptions(), lanes=1).cause == ""
