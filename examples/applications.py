@@ -14,6 +14,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 Step = tuple[str, dict[str, Any]]
 EXPORT: Step = ("export-litert", {})
 INT8: Step = ("static-int8", {})
+STUDENTS: dict[str, dict[str, Any]] = {  # an eighth to a quarter of the clothes network's multiplications
+    "student-mobilenet-v2": {"architecture": "mobilenet-v2", "width": 0.1, "resolution": 0.6},
+    "student-mobilenet-v2-hints": {"architecture": "mobilenet-v2", "width": 0.1, "resolution": 0.6, "hints": 1.0},
+    "student-mobilenet-v3": {"architecture": "mobilenet-v3-small", "width": 0.25},
+    "student-shufflenet-v2": {"architecture": "shufflenet-v2", "width": 0.25, "resolution": 0.6},
+    "student-efficientnet-lite": {"architecture": "efficientnet-lite", "width": 0.1, "resolution": 0.6},
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ def recipes_for(application: Application) -> tuple[Recipe, ...]:
         "static-int8-min-max": (EXPORT, ("static-int8", {"calibration": "min-max"})),
         "static-int8-per-tensor": (EXPORT, ("static-int8", {"granularity": "tensor"})),
         "static-int8-weights4": (EXPORT, ("static-int8", {"weight_bits": 4})),
+        "static-int8-uint8-ends": (EXPORT, ("static-int8", {"io": "uint8"})),
         "static-int16": (EXPORT, ("static-int16", {})),
         "simulated-6-bit": (("simulate-quantization", {"weight_bits": 6, "activation_bits": 6}), EXPORT),
         "codebook-16": (("cluster", {"values": 16}), EXPORT),
@@ -67,13 +75,22 @@ def recipes_for(application: Application) -> tuple[Recipe, ...]:
     if application.pictures:
         mended: tuple[Step, ...] = (("fold-batch-norm", {}), ("equalize-layers", {}), ("correct-biases", {}))
         recipes["static-int8-repaired"] = (*mended, EXPORT, INT8)
+        for rule in ("percentile", "mse", "entropy"):
+            recipes[f"static-int8-{rule}"] = (EXPORT, ("static-int8", {"calibration": rule}))
     if application.embeds:
         recipes["shared-embeddings"] = (("share-embeddings", {}), tuned, EXPORT)
         recipes["hashed-embeddings"] = (("share-embeddings", {"way": "hashed"}), tuned, EXPORT)
     if application.trains:
         epochs = {"epochs": application.epochs}
         recipes |= {
+            "channels-half-random": (("prune-channels", {"by": "random"}), EXPORT),
+            "channels-half-hessian": (("prune-channels-hessian", {}), EXPORT),
             "quantization-aware": (("train-quantized", epochs), EXPORT, INT8),
+            "quantization-aware-weights4": (
+                ("train-quantized", {**epochs, "weight_bits": 4}),
+                EXPORT,
+                ("static-int8", {"weight_bits": 4}),
+            ),
             "low-rank-tuned": (("low-rank", {"energy": 0.9}), tuned, EXPORT),
             "weights-80-gradual": (("prune-gradually", epochs), EXPORT),
             "channels-half-tuned": (("prune-channels", {}), tuned, EXPORT),
@@ -82,12 +99,25 @@ def recipes_for(application: Application) -> tuple[Recipe, ...]:
             "channels-half-tuned-int8": (("prune-channels-hessian", {}), tuned, EXPORT, INT8),
         }
     if application.trains and application.pictures:
-        student = {"architecture": "mobilenet-v2", "width": 0.25, "epochs": 3 * application.epochs}
-        recipes["student"] = (("student", student), EXPORT)
+        recipes |= _of_trained_pictures(application)
     return tuple(
         Recipe(name=name, steps=tuple(StepSpec(step=step, parameters=parameters) for step, parameters in steps))
         for name, steps in recipes.items()
     )
+
+
+def _of_trained_pictures(application: Application) -> dict[str, tuple[Step, ...]]:
+    """Batch-norms to take anew, ranks to look for, and compact students with fewer multiplications than the network."""
+    anew: Step = ("reestimate-batch-norm", {})
+    recipes: dict[str, tuple[Step, ...]] = {
+        "low-rank-half": (("low-rank", {"macs": 0.5}), EXPORT),
+        "weights-80-batch-norm": (("prune-weights", {}), anew, EXPORT),
+        "channels-half-batch-norm": (("prune-channels", {}), anew, EXPORT),
+    }
+    for name, student in STUDENTS.items():
+        recipes[name] = (("student", {**student, "epochs": 3 * application.epochs}), EXPORT)
+    recipes["student-int8"] = (*recipes["student-mobilenet-v2"], INT8)
+    return recipes
 
 
 def make(name: str, application: Application, folder: Path) -> Inputs:

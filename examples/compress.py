@@ -24,6 +24,7 @@ from compressors.building.run import run_build
 from compressors.contract import BuildRequest, ProgressLine
 from compressors.metrics import metric_for
 from compressors.reporting.labels import labelled, loss_share
+from compressors.steps.repaired import LEFT_OUT
 from edge_agent.probe.read import probe
 from edge_agent.profiles import well_known
 from edge_agent.protocol.profile import RuntimeName
@@ -60,6 +61,13 @@ class Gain:
     p50_share: float = 0.0
     label: str = ""
     sentence: str = ""
+    steps: dict[str, str] | None = None  # what each did, as read from what it gave
+    left_out: tuple[str, ...] = ()  # steps that made nothing better, so that the file is as without them
+
+    @property
+    def is_what(self) -> str:
+        """The label, and what is not to be thanked for it."""
+        return self.label + "".join(f"; {step} made nothing better, left out" for step in self.left_out)
 
 
 def fastest(result: BuildResult, recipe: str, profile: str) -> BuiltVariant | None:
@@ -115,6 +123,8 @@ def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant, me
         p50_share=share,
         label=told.label,
         sentence=told.sentence,
+        steps={step.step: step.summary for step in found.steps},
+        left_out=tuple(step.step for step in found.steps if step.summary.startswith(LEFT_OUT)),
     )
 
 
@@ -142,7 +152,7 @@ def show(console: Console, name: str, application: Application, rows: list[Gain]
             "-" if row.macs is None else f"{row.macs / 1e6:,.3g}",
             f"{row.p50_ms:.4g}",
             f"{row.p50_share:.2f}",
-            row.label,
+            row.is_what,
         )
     console.print(table)
     console.print(f"float: {application.metric} {rows[0].before:.4f} before it was a file")
@@ -157,7 +167,7 @@ def markdown(name: str, metric: str, rows: list[Gain]) -> str:
     for row in rows:
         figures = (
             f"{row.before:.3f} | {row.after:.3f} | {row.points_lost:.1f} | {row.raw_bytes / 1e3:,.1f} kB | "
-            f"{row.wire_bytes / 1e3:,.1f} kB | {row.p50_ms:.4g} | {row.p50_share:.2f} | {row.label}"
+            f"{row.wire_bytes / 1e3:,.1f} kB | {row.p50_ms:.4g} | {row.p50_share:.2f} | {row.is_what}"
         )
         lines.append(f"| {row.recipe} | {figures if not row.refusal else f'{NO_FIGURES}{row.refusal}'} |")
     return "\n".join(lines) + "\n"

@@ -93,9 +93,9 @@ def _columns(values: list[str]) -> list[NDArray[np.float64]]:
         return [np.array([value == word for value in values], np.float64) for word in sorted(set(values))]
 
 
-def train(table: Table, *, epochs: int = 10) -> RiskModel:
+def train(table: Table, *, epochs: int = 10, seed: int = SEED) -> RiskModel:
     """Train on the rows that are not in the evaluation set."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(seed)
     x = torch.from_numpy(table.features[table.evaluated :])
     y = torch.from_numpy(table.target[table.evaluated :].astype(np.float32))
     model = RiskModel(x.shape[1])

@@ -1,16 +1,21 @@
 """Optimal brain surgeon, layer by layer: weights go, and the others move so that the layer's outputs change least.
 
 The squared error of a layer's outputs has the Hessian E[x x^T] over its inputs, the same for each output: a closed
-form, no training. Source: Hassibi & Stork 1993, "Optimal Brain Surgeon"; Frantar & Alistarh 2022, "Optimal Brain
-Compression", arXiv:2208.11580; column by column: Frantar & Alistarh 2023, "SparseGPT", arXiv:2301.00774.
+form, no training. Small layers lose their weights one by one; in large ones that would take hours, and they are gone
+through column by column, and what is left is moved by least squares where that is possible.
+Source: Hassibi & Stork 1993, "Optimal Brain Surgeon"; Frantar & Alistarh 2022, "Optimal Brain Compression",
+arXiv:2208.11580; column by column: Frantar & Alistarh 2023, "SparseGPT", arXiv:2301.00774.
 """
 
 from __future__ import annotations
 
 import torch
 
+from compressors.pruning import one_by_one
 from compressors.pruning.weights import lowest
 
+SMALL = 4e10  # outputs x weights^3 of a layer whose weights go one by one: about half a minute of one core
+SOLVED = 4e11  # the sum over outputs of what is left, cubed, up to which it is moved by least squares: about as long
 BLOCK = 32  # columns that are gone through before it is chosen anew which weights go
 DAMPING = 0.01  # of the mean second moment, so that inputs that go together can be told apart
 
@@ -26,7 +31,20 @@ def without_weights(weight: torch.Tensor, moment: torch.Tensor, count: int) -> t
     Returns:
         Weights of the same shape.
     """
-    rows = weight.reshape(moment.shape[0], -1, moment.shape[2]).double().clone()
+    rows = weight.reshape(moment.shape[0], -1, moment.shape[2]).double()
+    if rows.numel() * moment.shape[2] ** 2 <= SMALL:
+        damped = torch.stack([_damped(one) for one in moment])
+        gone = one_by_one.cheapest(rows, damped, count) | (rows == 0.0)
+        return one_by_one.made_up(rows, damped, gone).reshape(weight.shape).to(weight.dtype)
+    pruned = _by_columns(rows.clone(), moment, count)
+    gone = pruned == 0.0
+    if float((~gone).sum(-1).double().pow(3).sum()) <= SOLVED:
+        pruned = one_by_one.made_up(rows, torch.stack([_damped(one) for one in moment]), gone)
+    return pruned.reshape(weight.shape).to(weight.dtype)
+
+
+def _by_columns(rows: torch.Tensor, moment: torch.Tensor, count: int) -> torch.Tensor:
+    """The same in one go over the columns, in place: only those behind a weight that goes make up for it."""
     inverse = torch.stack([_inverse_factor(one) for one in moment])
     zero = rows == 0.0
     columns, left = moment.shape[2], count
@@ -37,7 +55,7 @@ def without_weights(weight: torch.Tensor, moment: torch.Tensor, count: int) -> t
         gone = lowest(cost, max(left, 0))[..., : end - start] | zero[..., start:end]
         left -= int(gone.sum())
         _clear(rows, inverse, gone, start)
-    return rows.reshape(weight.shape).to(weight.dtype)
+    return rows
 
 
 def _clear(rows: torch.Tensor, inverse: torch.Tensor, gone: torch.Tensor, start: int) -> None:

@@ -1,6 +1,7 @@
 """Unstructured pruning by the Hessian: weights go that change their layer's outputs least, and the others make up.
 
-A closed form for each layer from the second moments of its inputs on the calibration rows; see `pruning.surgeon`.
+A closed form for each layer from the second moments of its inputs, on rows of `--train` where there are some: a small
+evaluation set leaves too few for calibration to know them. See `pruning.surgeon`.
 An embedding's Hessian is diagonal (how often a row is looked up), so there nothing makes up for what goes.
 Source: Hassibi & Stork 1993; Frantar & Alistarh 2022, arXiv:2208.11580, and 2023, arXiv:2301.00774.
 """
@@ -38,8 +39,9 @@ class PruneWeightsHessianParameters(Parameters):
     """How many weights go.
 
     `sparsity`: the share of weights that is zero in the end. `scope`: whether each layer gives as many as pruning by
-    magnitude over the whole network would take there, or all the same share. `rows`: of the calibration split, for the
-    moments. `curvature`: the top eigenvalue and trace of each layer's Hessian are reported. `skip`: layers that stay.
+    magnitude over the whole network would take there, or all the same share. `rows`: of `--train`, else of the
+    calibration split, for the moments. `curvature`: the top eigenvalue and trace of each layer's Hessian are reported.
+    `skip`: layers that stay.
     """
 
     sparsity: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.8
@@ -57,7 +59,7 @@ def prune(model: Model, context: Context, parameters: PruneWeightsHessianParamet
         ModelRunError: the network can't be derived twice, for the curvature.
     """
     module = clone(model.network.module)
-    moments = patch_moments(model.network, context.calibration, max_rows=parameters.rows)
+    moments = patch_moments(model.network, context.train or context.calibration, max_rows=parameters.rows)
     possible = prunable(module, parameters.skip)
     tables = [name for name, layer in possible.items() if isinstance(layer, nn.Embedding)]
     lookups = _lookups(model, context, tables)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from compressors.step import Context, Model
 
+LEFT_OUT = "left out: "  # how the summary of a step begins that gave the network back as it was
+
 
 class RepairParameters(Parameters):
     """What the network will be quantized to: the simulation that a repair is judged by."""
@@ -36,7 +38,7 @@ class RepairParameters(Parameters):
 
 def left_out(model: Model, why: str) -> Outcome:
     """The network as it was."""
-    return Outcome(model, f"left out: {why}", {})
+    return Outcome(model, f"{LEFT_OUT}{why}", {})
 
 
 def kept_if_better(

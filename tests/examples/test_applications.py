@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import torch
 
-from compressors.contract import BuildResult, BuiltVariant, Figure, Verdict
+from compressors.contract import BuildResult, BuiltVariant, Figure, StepRecord, Verdict
+from compressors.inputs.program import from_exported
 from compressors.metrics import METRICS
+from compressors.network.macs import layer_macs
 from compressors.recipes import RECIPES, check
+from compressors.students import Architecture, build
 from edge_agent.protocol.profile import Delegate, RuntimeName
-from examples.applications import APPLICATIONS, recipes_for
+from examples.applications import APPLICATIONS, STUDENTS, recipes_for
 from examples.compress import gains, markdown
+from examples.fashion import cnn
 from examples.recommendation import ITEMS, UNSEEN, USERS, load, write_ranking_data
 from examples.risk import credit, phishing
 
@@ -89,6 +95,26 @@ def test_table_of_a_recipe_that_is_refused_has_as_many_columns() -> None:
     result = BuildResult(float_metric=Figure(value=0.7), variants=variants, choices=())
     rows = gains(result, (RECIPES["float32"], RECIPES["static-int8"]), "here", METRICS["top1"])
     assert len({line.count("|") for line in markdown("net", "top1", rows).splitlines()}) == 1
+
+
+def test_table_says_which_step_made_nothing_better() -> None:
+    step = StepRecord(step="train-quantized", seconds=1.0, summary="left out: 0.9 -> 0.9, which is no gain")
+    same = built("static-int8", 0.7, 0.0, 300).model_copy(update={"steps": (step,)})
+    variants = (built("float32", 0.7, 0.0, 1000), same)
+    result = BuildResult(float_metric=Figure(value=0.7), variants=variants, choices=())
+    rows = gains(result, (RECIPES["float32"], RECIPES["static-int8"]), "here", METRICS["top1"])
+    last = markdown("net", "top1", rows).splitlines()[-1]
+    assert last.endswith("| smaller; train-quantized made nothing better, left out |")
+    assert "left out" not in markdown("net", "top1", rows[:1])
+
+
+def test_every_student_of_the_clothes_network_has_a_quarter_of_its_multiplications_at_most() -> None:
+    network = from_exported(torch.export.export(cnn().eval(), (torch.zeros(1, 1, 28, 28),)))
+    whole = sum(layer_macs(network).values())
+    for name, student in STUDENTS.items():
+        size = {"width": student["width"], "resolution": student.get("resolution", 1.0)}
+        module = build(Architecture(student["architecture"]), network.signature, **size, seed=0).eval()
+        assert sum(layer_macs(replace(network, module=module)).values()) < 0.25 * whole, name
 
 
 @pytest.mark.slow
