@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check bench lock clean setup
+.PHONY: help demo test test-slow check bench lock rknn clean setup
 
 # The installation leaves it to Python to compile what is imported. Where it may not keep that, each of the hundreds of
 # processes that demo and tests start compiles it anew: `import torch` then takes twice as long.
@@ -46,7 +46,10 @@ lock: ## write requirements/ from pyproject.toml; UPGRADE=1 takes newer versions
 	@tooling/setup.sh --python
 	$(PYTHON) tooling/lock.py $(if $(UPGRADE),--upgrade)
 
+rknn: ## an environment with Rockchip's compiler, .venv-rknn; ends with the reason where that can't be
+	@tooling/rknn.sh
+
 clean: ## remove the environments and everything that was built
-	rm -rf .venv .venv-tflite .venv*.under-way .setup.log .setup.lock .demo build dist *.egg-info
+	rm -rf .venv .venv-tflite .venv-rknn .venv-rknn.log .venv*.under-way .setup.log .setup.lock .demo build dist *.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

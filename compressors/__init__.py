@@ -19,9 +19,8 @@ if TYPE_CHECKING:
         ProgressLine,
         ReportRequest,
         ReportResult,
-        SearchRequest,
-        SearchResult,
     )
+    from compressors.search_contract import SearchRequest, SearchResult
 
 __all__ = ["build", "inspect", "report_on", "search"]
 
@@ -50,7 +49,7 @@ def search(request: SearchRequest, on_progress: Callable[[ProgressLine], None] =
     alone, and only where an `output_dir` is named.
 
     Args:
-        request: the files, the profile, the budget in seconds or trials, the seed; see `contract.SearchRequest`.
+        request: the files, the profile, the budget in seconds or trials, the seed; see `search_contract.SearchRequest`.
         on_progress: is told what is tried and the running front, whose first recipes are there within the first minute.
 
     Raises:

@@ -25,10 +25,9 @@ from compressors.contract import (
     ProgressLine,
     ReportRequest,
     ReportResult,
-    SearchRequest,
-    SearchResult,
 )
 from compressors.errors import CompressorError, ExtraMissingError
+from compressors.search_contract import SearchRequest, SearchResult
 
 Result = InspectResult | BuildResult | SearchResult | ReportResult | DeltaResult
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}

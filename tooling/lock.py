@@ -76,6 +76,18 @@ LOCKS = (
     ),
     Lock("agent-onnx", "a device that infers with ONNX Runtime", extras=("agent-onnx",)),
     Lock("agent-executorch", "a device that infers with ExecuTorch", extras=("agent-executorch",)),
+    Lock(
+        "rknn",
+        "what rknn-toolkit2 stands on, which needs numpy 1 and older ONNX packages",
+        groups=("rknn",),
+        differs=frozenset({"numpy", "onnx", "onnxruntime", "protobuf", "setuptools"}),
+    ),
+    Lock(
+        "rknn-toolkit",
+        "Rockchip's compiler itself: install with --no-deps after rknn",
+        groups=("rknn-toolkit",),
+        bare=True,
+    ),
     Lock("data", "packages whose files are read, not their code: install with --no-deps", groups=("data",), bare=True),
 )
 

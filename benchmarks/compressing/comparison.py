@@ -18,7 +18,6 @@ from benchmarks.peers.environment import REPOSITORY
 from compressors import search
 from compressors.bootstrap import evaluate
 from compressors.building.kitchen import Kitchen
-from compressors.contract import SearchBudget, SearchRequest
 from compressors.data import evaluation_rows
 from compressors.data.training_rows import load as load_training
 from compressors.files.formats import FORMATS, Form
@@ -29,6 +28,7 @@ from compressors.measuring.scoring import score
 from compressors.metrics import metric_for
 from compressors.packing.package import encode
 from compressors.recipes import RECIPES
+from compressors.search_contract import SearchBudget, SearchRequest
 from compressors.searching.evaluation import targets_of
 from compressors.step import Context
 from edge_agent.protocol.profile import RuntimeName
@@ -36,8 +36,9 @@ from edge_agent.protocol.profile import RuntimeName
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from compressors.contract import Inputs, SearchResult, StepSpec
+    from compressors.contract import Inputs, StepSpec
     from compressors.data.evaluation_rows import Split
+    from compressors.search_contract import SearchResult
     from edge_agent.protocol.profile import DeviceProfile
 
 TURNS = 5

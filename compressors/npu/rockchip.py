@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PLATFORMS = ("rk3562", "rk3566", "rk3568", "rk3576", "rk3588")
 TIMEOUT_S = 900.0
 WORKER = Path(__file__).with_name("rockchip_worker.py")
-_INSTALL = "make an environment for it as docs/how-to/npu.md says, and name its Python"
+_INSTALL = "make an environment for it with `tooling/rknn.sh`, as docs/how-to/npu.md says, and name its Python"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from compressors.bootstrap import evaluate, paired_loss
 from compressors.building.kitchen import Kitchen
 from compressors.building.prediction import Predictor, predictor_for
-from compressors.contract import Latency, TrialFigures
 from compressors.errors import ModelRunError, SearchError
 from compressors.files.formats import FORMATS, Target
 from compressors.measuring.fidelity import loss_sources, noise_db
@@ -20,6 +19,7 @@ from compressors.measuring.scoring import score
 from compressors.packing.golden import golden_file, sample_count
 from compressors.packing.package import pack
 from compressors.recipes import recipe_hash
+from compressors.search_contract import Latency, TrialFigures
 from compressors.step import Context
 from compressors.training.device import device_for
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from compressors.contract import Recipe, SearchRequest
+    from compressors.contract import Recipe
     from compressors.files.formats import Form
     from compressors.measuring.measure import Run
+    from compressors.search_contract import SearchRequest
     from compressors.searching.judging import Bar, Standing
     from compressors.searching.materials import Materials
     from compressors.step import ModelFile

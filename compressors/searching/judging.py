@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from compressors.bootstrap import Estimate
     from compressors.building.judge import Judgement
-    from compressors.contract import RefusedProfile, Trial, TrialFigures, Verdict
+    from compressors.contract import RefusedProfile, Verdict
     from compressors.metrics import Metric
+    from compressors.search_contract import Trial, TrialFigures
     from edge_agent.protocol.profile import DeviceProfile
 
 

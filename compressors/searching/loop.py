@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressors.building.judge import sparing
-from compressors.contract import Trial
 from compressors.errors import CompressorError, SearchError
 from compressors.recipes import recipe_hash
+from compressors.search_contract import Trial
 from compressors.searching.clock import OutOfTimeError, time_limit
 from compressors.searching.front import pareto_front
 from compressors.searching.sampling import propose, told
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from compressors.contract import Recipe, SearchBudget, TrialFigures
+    from compressors.contract import Recipe
+    from compressors.search_contract import SearchBudget, TrialFigures
     from compressors.searching.judging import Standing
     from compressors.searching.sampling import Suggest
     from compressors.searching.trials import Journal

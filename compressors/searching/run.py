@@ -1,4 +1,4 @@
-"""A search: load -> look at the model -> try recipes -> choose -> build the front; see `contract.SearchRequest`."""
+"""A search: load -> look at the model -> try recipes -> choose -> build the front; see `SearchRequest`."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressors.building.run import run_build
-from compressors.contract import BuildRequest, FrontLine, ProgressLine, SearchResult
+from compressors.contract import BuildRequest, FrontLine, ProgressLine
 from compressors.errors import SearchError
 from compressors.inputs import loading
 from compressors.metrics import metric_for
 from compressors.recipes import recipe_hash, recipes_of
+from compressors.search_contract import SearchResult
 from compressors.searching.clock import stopwatch
 from compressors.searching.evaluation import Evaluation, context_of, forms_of
 from compressors.searching.facts import facts_of
@@ -27,7 +28,8 @@ from compressors.training.device import device_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from compressors.contract import BuildResult, Recipe, SearchRequest, Trial, TrialFigures
+    from compressors.contract import BuildResult, Recipe
+    from compressors.search_contract import SearchRequest, Trial, TrialFigures
     from compressors.searching.facts import Facts
     from compressors.searching.judging import Standing
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from compressors.contract import Recipe, Trial
+    from compressors.contract import Recipe
+    from compressors.search_contract import Trial
 
     Suggest = Callable[[optuna.trial.BaseTrial], Recipe]
     Choices = dict[str, JsonValue]

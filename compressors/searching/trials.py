@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from compressors.building.device_ratios import device_ratios
-from compressors.contract import Part, Trial
+from compressors.contract import Part
 from compressors.errors import SearchError
+from compressors.search_contract import Trial
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from compressors.contract import SearchRequest
+    from compressors.search_contract import SearchRequest
 
 
 RATIO_STEP = 1.1  # telemetry that moves a ratio by less leaves a search the same one, so that it goes on after a kill

@@ -7,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from compressors.contract import BuildResult, BuiltVariant, InspectResult, ReportResult, SearchResult
+from compressors.contract import BuildResult, BuiltVariant, InspectResult, ReportResult
+from compressors.search_contract import SearchResult
 from server.database.connect import Database
 from server.database.tables import choices, model_versions, variant_reports, variants
 from server.jobs.claims import Claim, finish

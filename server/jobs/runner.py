@@ -20,17 +20,14 @@ from compressors.contract import (
     Inputs,
     InspectRequest,
     InspectResult,
-    Latency,
     PackedPaths,
     ProgressLine,
     Recipe,
     ReportRequest,
     ReportResult,
-    SearchBudget,
-    SearchRequest,
-    SearchResult,
     Task,
 )
+from compressors.search_contract import Latency, SearchBudget, SearchRequest, SearchResult
 from edge_agent.protocol.manifest import VariantManifest
 from edge_agent.protocol.profile import RuntimeName
 from server.database.connect import Database

@@ -42,12 +42,13 @@ SUPERVISOR = (
 COMPRESSORS = tuple(
     f"compressors.{name}"
     for name in (
-        *("errors", "contract", "quiet", "extras", "running", "metrics", "bootstrap"),
+        *("errors", "contract", "search_contract", "quiet", "extras", "running", "metrics", "bootstrap"),
         *("data", "files", "rehydrate", "inputs", "step", "network", "measuring"),
         *("calibration", "quantization", "npu", "training", "students", "pruning", "simulation", "repairs"),
         *("sensitivity", "steps", "recipes", "packing", "building", "searching", "reporting", "job"),
     )
 )
+CONTRACT = ("compressors.contract", "compressors.search_contract")
 INTERPRETERS = {"ai_edge_litert", "executorch", "onnxruntime", "tflite_runtime"}
 # Distributions that are not installed where the tests run, or whose import name nothing tells.
 OWN_ENVIRONMENT = {"compressors.npu.rockchip_worker"}  # scripts that another environment's Python runs
@@ -244,7 +245,7 @@ def test_server_jobs_import_of_compressors_only_the_contract() -> None:
         for module, imports in modules().items()
         if within(module, "server.jobs")
         for name in imports.everything
-        if within(name, "compressors") and name != "compressors" and not within(name, "compressors.contract")
+        if within(name, "compressors") and name != "compressors" and not within(name, *CONTRACT)
     }
     assert named == set()
 
@@ -272,6 +273,9 @@ def test_protocol_imports_only_pydantic_ddsketch_and_the_standard_library() -> N
         pytest.param("server.schemas", {"sqlalchemy", "alembic", "boto3", "fastapi", "compressors"}, id="schemas"),
         pytest.param("server.api", {"compressors", "torch"}, id="api"),
         pytest.param("compressors.contract", {"numpy", "torch", "zstandard"} | INTERPRETERS, id="compressors-contract"),
+        pytest.param(
+            "compressors.search_contract", {"numpy", "torch", "zstandard"} | INTERPRETERS, id="search-contract"
+        ),
     ],
 )
 def test_import_of_a_part_loads_nothing_it_must_not_know(start: str, never_loaded: set[str]) -> None:

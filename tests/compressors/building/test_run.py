@@ -12,9 +12,10 @@ from torch import nn
 
 import compressors
 from compressors.building.run import run_build
-from compressors.contract import BuildRequest, Inputs, SearchRequest, Task
+from compressors.contract import BuildRequest, Inputs, Task
 from compressors.errors import GpuMissingError
 from compressors.metrics import METRICS, OutputScale
+from compressors.search_contract import SearchRequest
 from compressors.searching.materials import materials_of
 from compressors.searching.run import run_search
 from compressors.training import Epoch, Fit

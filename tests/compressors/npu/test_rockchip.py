@@ -19,14 +19,16 @@ from compressors.steps.export_onnx import STEP as EXPORT
 from tests.compressors.steps.applying import apply, context_of
 
 VARIABLE = "SHOAL_TEST_RKNN_PYTHON"
+USUAL = Path(__file__).resolve().parents[3] / ".venv-rknn" / "bin" / "python"  # of `make rknn`
 ROWS = {"picture": np.zeros((1, 1, 12, 12), np.float32)}
 
 
 @pytest.fixture
 def rknn_python() -> Path:
-    if VARIABLE not in os.environ:
-        pytest.skip(f"no environment with rknn-toolkit2: {VARIABLE} is not set (see docs/how-to/npu.md)")
-    return Path(os.environ[VARIABLE])
+    python = Path(os.environ.get(VARIABLE, USUAL))
+    if not python.exists():
+        pytest.skip(f"no environment with rknn-toolkit2: `make rknn` makes one, or {VARIABLE} names its Python")
+    return python
 
 
 def test_convnet_compiled_for_rk3588_decides_as_the_network_does(uploads: Path, rknn_python: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import compressors
-from compressors.contract import SearchRequest
+from compressors.search_contract import SearchRequest
 
 if __name__ == "__main__":
     request = SearchRequest.model_validate_json(Path(sys.argv[1]).read_bytes())

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from compressors.bootstrap import Estimate
-from compressors.contract import Figure, Latency, Recipe, SearchRequest, SearchResult, StepSpec, Trial, TrialFigures
+from compressors.contract import Figure, Recipe, StepSpec
 from compressors.metrics import METRICS
+from compressors.search_contract import Latency, SearchRequest, SearchResult, Trial, TrialFigures
 from compressors.searching.judging import Bar
 from compressors.searching.loop import front_of
 from compressors.searching.run import worth_building

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from compressors.contract import SearchBudget, Verdict
+from compressors.contract import Verdict
 from compressors.errors import SearchError
+from compressors.search_contract import SearchBudget
 from compressors.searching.judging import Standing
 from compressors.searching.loop import Space, search
 from compressors.searching.trials import Journal
@@ -21,7 +22,8 @@ from tests.compressors.searching import toy
 from tests.compressors.searching.toy import PLAN, SPACE, evaluate, shown, watch
 
 if TYPE_CHECKING:
-    from compressors.contract import Recipe, Trial, TrialFigures
+    from compressors.contract import Recipe
+    from compressors.search_contract import Trial, TrialFigures
 
 TOY = Path(toy.__file__)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from compressors.contract import SearchRequest
 from compressors.errors import SearchError
+from compressors.search_contract import SearchRequest
 from compressors.searching.trials import alone, plan_of
 from tests.compressors.conftest import REPOSITORY, board
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FEATURES = ["fp16", "dotprod", "i8mm", "bf16", "lse", "sve"]
 PRINT_PLAN = """
 import sys
-from compressors.contract import SearchRequest
+from compressors.search_contract import SearchRequest
 from compressors.searching.trials import plan_of
 request = SearchRequest.model_validate_json(sys.argv[1])
 print(plan_of(request, inputs_sha256="1", space_sha256="2").model_dump_json())

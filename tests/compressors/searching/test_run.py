@@ -16,14 +16,16 @@ import pytest
 from pydantic import ValidationError
 
 import compressors
-from compressors.contract import Recipe, SearchBudget, SearchRequest, SearchResult, StepSpec, Verdict
+from compressors.contract import Recipe, StepSpec, Verdict
 from compressors.errors import SearchError
 from compressors.recipes import recipe_hash
+from compressors.search_contract import SearchBudget, SearchRequest, SearchResult
 from tests.compressors.conftest import HOST_CPU, REPOSITORY, board, inputs_of
 from tests.compressors.searching import searcher
 
 if TYPE_CHECKING:
-    from compressors.contract import ProgressLine, Trial
+    from compressors.contract import ProgressLine
+    from compressors.search_contract import Trial
     from tests.compressors.conftest import Shared, Upload
 
 TRIALS = 9  # the usual four, the aimed ones, and some of the sampler's

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressors.contract import Figure, Latency, Recipe, SearchBudget, StepSpec, Trial, TrialFigures, Verdict
+from compressors.contract import Figure, Recipe, StepSpec, Verdict
 from compressors.errors import NoEffectError
+from compressors.search_contract import Latency, SearchBudget, Trial, TrialFigures
 from compressors.searching.judging import Standing
 from compressors.searching.loop import Space, search
 from compressors.searching.trials import Journal, Plan

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from compressors.contract import BuildResult, SearchResult
+from compressors.contract import BuildResult
+from compressors.search_contract import SearchResult
 from edge_agent.protocol.messages import Desired
 from server.catalogue.jobs import get_job
 from server.database import tables
