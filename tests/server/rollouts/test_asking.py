@@ -194,6 +194,7 @@ def test_lane_that_its_gate_took_back_for_latency_asks_for_what_devices_were_use
     assert wish.latency_p95_ms == pytest.approx(1.1 * math.sqrt(8.0 * 12.5))
     assert "with a p95 of at most 11 ms there" in paper.sentence("compressor_asked")
     assert paper.actions.index("compressor_asked") > paper.actions.index("gate_failed")
+    assert "lane_stopped" not in paper.actions
     assert paper.ledger.standings[new].state is RolloutState.RUNNING
     assert set(versions(paper).values()) == {"1"}
     for device in paper.devices:
@@ -288,6 +289,9 @@ def test_operator_ends_the_wait_and_what_is_found_later_reaches_nobody(
     finds(paper, "found")
     all_run_for(paper, new, 5)
     assert "found" not in {row.variant_id for row in paper.ledger.rows_of(new)}
+    assert "compressor_answered" not in paper.actions
+    (made,) = paper.ledger.standings[new].lane("pi").asks
+    assert made.outcome == ("dropped" if lane else ""), "a rollout that has ended asks nobody any more"
     assert {version for device, version in versions(paper).items() if paper.devices[device] == "pi"} == {"1"}
     assert len(paper.wishes) == 1
 
@@ -304,3 +308,28 @@ def test_paused_lane_takes_up_what_was_found_once_it_is_resumed(make_paper: Make
     all_run_for(paper, new, 5)
     assert set(paper.states(new).values()) == {"running"}
     assert paper.ledger.standings[new].state is RolloutState.FINISHED
+
+
+def test_lane_that_waits_goes_on_waiting_though_a_build_brings_back_what_its_gate_has_stopped(make_paper: Make) -> None:
+    paper, new = started(make_paper, 6)
+    all_run_for(paper, new, 2)
+    slow(paper, new)
+    paper.tick()
+    paper.tick()
+    for _ in range(2):
+        for device in paper.devices:
+            paper.takes_up(device)
+            paper.report(device)
+        paper.tick()
+    chosen = paper.choices["2"]["pi"]
+    finds(paper, "first")
+    paper.tick()
+    reject(paper, new)
+    assert [wish.number for wish in paper.wishes] == [1, 2]
+    paper.choices["2"]["pi"] = chosen  # an operator has built once more
+    for _ in range(3):
+        paper.tick()
+    assert set(paper.states(new).values()) == {"waiting"}
+    finds(paper, "second")
+    all_run_for(paper, new, 5)
+    assert {(row.state, row.variant_id) for row in paper.ledger.rows_of(new)} == {("running", "second")}
