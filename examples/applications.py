@@ -86,11 +86,6 @@ def recipes_for(application: Application) -> tuple[Recipe, ...]:
             "channels-half-random": (("prune-channels", {"by": "random"}), EXPORT),
             "channels-half-hessian": (("prune-channels-hessian", {}), EXPORT),
             "quantization-aware": (("train-quantized", epochs), EXPORT, INT8),
-            "quantization-aware-weights4": (
-                ("train-quantized", {**epochs, "weight_bits": 4}),
-                EXPORT,
-                ("static-int8", {"weight_bits": 4}),
-            ),
             "low-rank-tuned": (("low-rank", {"energy": 0.9}), tuned, EXPORT),
             "weights-80-gradual": (("prune-gradually", epochs), EXPORT),
             "channels-half-tuned": (("prune-channels", {}), tuned, EXPORT),
@@ -98,6 +93,9 @@ def recipes_for(application: Application) -> tuple[Recipe, ...]:
             "zeros-80-codebook-16-tuned": (("prune-weights-hessian", {}), tuned, ("cluster", {"values": 16}), EXPORT),
             "channels-half-tuned-int8": (("prune-channels-hessian", {}), tuned, EXPORT, INT8),
         }
+    if not application.pictures and not application.embeds:  # 4 bits cost pictures nothing here, tables stay in float
+        learnt: Step = ("train-quantized", {"epochs": application.epochs, "weight_bits": 4})
+        recipes["quantization-aware-weights4"] = (learnt, EXPORT, ("static-int8", {"weight_bits": 4}))
     if application.trains and application.pictures:
         recipes |= _of_trained_pictures(application)
     return tuple(

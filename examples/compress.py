@@ -90,6 +90,8 @@ def gain(result: BuildResult, recipe: str, profile: str, plain: BuiltVariant, me
     if found is None:
         reasons = [v.reason for v in result.variants if v.recipe == recipe]
         return Gain(recipe, refusal=reasons[0] if reasons else "no file")
+    if found is not plain and found.object_sha256 and found.object_sha256 == plain.object_sha256:
+        return Gain(recipe, refusal="its file is that of float32: no step changed anything")
     before, after, drop = result.float_metric, found.metric, found.metric_drop
     latency, plain_latency = found.latency_p50_ms, plain.latency_p50_ms
     sizes = (found.raw_bytes, plain.raw_bytes, found.wire_bytes, plain.wire_bytes)

@@ -54,6 +54,12 @@ def read_facts(model: bytes) -> FileFacts:
     return FileFacts(operators, quantized, macs, layers)
 
 
+def end_types(model: bytes) -> tuple[str, ...]:
+    """The element types of a file's inputs, then of its outputs: what a caller has to give, and gets."""
+    graph = flatbuffer_utils.read_model_from_bytearray(bytearray(model)).subgraphs[0]
+    return tuple(type_name(graph.tensors[place]) for place in (*graph.inputs, *graph.outputs))
+
+
 class Graph(NamedTuple):
     """One subgraph of a file."""
 

@@ -16,6 +16,7 @@ from compressors.calibration import shift
 from compressors.calibration.feature_scales import is_unevenly_scaled
 from compressors.calibration.observe import observe
 from compressors.calibration.ranges import Rule
+from compressors.files.litert import end_types
 from compressors.quantization.feature_scaling import scaling_operators
 from compressors.quantization.quantizer import Ends, Granularity, StaticScheme, quantize_static
 from compressors.step import Form, Parameters, Step, content_of
@@ -107,6 +108,7 @@ def _quantized(model: Model, context: Context, parameters: StaticParameters, sch
     warning = _warning(file, context, seen)
     notes = [
         outcome.summary,
+        f"inputs and outputs of the file: {', '.join(end_types(measured[0].file))}",
         f"calibrated by {measured[0].rule}; output SNR and {context.metric.name} on selection rows: "
         + ", ".join(map(str, measured)),
         *_notes(scaling, sensitive, warning),

@@ -108,6 +108,15 @@ def test_table_says_which_step_made_nothing_better() -> None:
     assert "left out" not in markdown("net", "top1", rows[:1])
 
 
+def test_table_refuses_a_file_that_no_step_has_changed() -> None:
+    same = {"object_sha256": "ab" * 32}
+    variants = tuple(built(name, 0.7, 0.0, 1000).model_copy(update=same) for name in ("float32", "static-int8"))
+    result = BuildResult(float_metric=Figure(value=0.7), variants=variants, choices=())
+    plain, refused = gains(result, (RECIPES["float32"], RECIPES["static-int8"]), "here", METRICS["top1"])
+    assert plain.refusal == ""
+    assert refused.refusal == "its file is that of float32: no step changed anything"
+
+
 def test_every_student_of_the_clothes_network_has_a_quarter_of_its_multiplications_at_most() -> None:
     network = from_exported(torch.export.export(cnn().eval(), (torch.zeros(1, 1, 28, 28),)))
     whole = sum(layer_macs(network).values())

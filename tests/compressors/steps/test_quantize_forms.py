@@ -92,7 +92,9 @@ def test_ends_of_the_file_are_what_io_says(
 ) -> None:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
-    file = content_of(apply(STEPS[step], exported, context, io=io, calibration="min-max").model)
+    outcome = apply(STEPS[step], exported, context, io=io, calibration="min-max")
+    assert f"inputs and outputs of the file: {dtype}, {dtype};" in outcome.summary
+    file = content_of(outcome.model)
     interpreter = Interpreter(model_content=file)
     ends = [*interpreter.get_input_details(), *interpreter.get_output_details()]
     assert [np.dtype(end["dtype"]).name for end in ends] == [dtype, dtype]
