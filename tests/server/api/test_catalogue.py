@@ -61,6 +61,7 @@ OPERATIONS = [
     "get_rollout",
     "command_rollout",
     "get_telemetry",
+    "get_webhook",
     "sweep",
 ]
 Profile = Callable[..., dict[str, Any]]

@@ -160,7 +160,8 @@ def test_lane_is_commanded_by_its_profile_as_often_as_one_likes(
         said = connection.execute(sa.select(rollout_commands)).all()
     assert [command.profile for command in said] == ["pi-x"] * 5
     (lane,) = http.get(f"/v1/rollouts/{rollout_id}").json()["lanes"]
-    assert lane == {"profile": "pi-x", "paused": True, "ended": "", "rejected": ["v-a"]}
+    told = {"paused": True, "ended": "", "rejected": ["v-a"], "asks": [], "undecided": ""}
+    assert lane == {"profile": "pi-x", **told}
     set_state(registry, rollout_id, "finished", last_command_id=max(command.command_id for command in said))
     assert say("pause").status_code == 409
     assert say("retry", None).status_code == 202
