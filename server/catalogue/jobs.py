@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from server.audit.trail import changed
 from server.database.tables import job_runs, jobs
 from server.errors import NotFoundError
 from server.schemas.catalogue import Job, JobProgress, JobState
@@ -141,6 +142,8 @@ def _insert(connection: sa.Connection, wanted: WantedJob, key: str, now: float) 
         "created_at": now,
     }
     connection.execute(sa.insert(jobs).values(values))
+    told = {"model": wanted.model, "version": wanted.version, "request": wanted.request}
+    changed(connection, f"job.{wanted.kind}", f"job/{values['job_id']}", after=told)
     return connection.execute(_by_key(key)).one()
 
 
