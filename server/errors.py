@@ -90,6 +90,26 @@ class UnauthorizedError(RegistryError):
 
     code = "unauthorized"
 
+    def __init__(self, message: str, *, challenge: str = "Device") -> None:
+        super().__init__(message)
+        self.challenge = challenge  # what the header WWW-Authenticate asks for
+
+
+class ForbiddenError(RegistryError):
+    """Who asks is known, and may not do this."""
+
+    code = "forbidden"
+
+
+class SlowDownError(RegistryError):
+    """More requests than one may send; `retry_after_s` says when the next is answered."""
+
+    code = "slow_down"
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
 
 class TooLargeError(RegistryError):
     """More bytes than are allowed; the sentence says how many are."""

@@ -4,30 +4,31 @@ import difflib
 import ipaddress
 import json
 import os
+import re
 import socket
 import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from server.errors import SettingsError
+from server.places import default_data_dir
 
 ENVIRONMENT_PREFIX: Final = "SHOAL_"
 CONFIG_VARIABLE: Final = "SHOAL_CONFIG"
 CONFIG_FILE_NAME: Final = "registry.toml"
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+# Signatures with a key pair: with a shared secret, whoever can verify a token could make one.
+SIGNATURES: Final = frozenset(
+    {"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+)
 MIN_JOB_MEMORY_BYTES: Final = 256 * 1024 * 1024
-
-
-def default_data_dir() -> Path:
-    """Where a registry lives when nobody says otherwise: the XDG data folder of the user."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "shoal" / "registry"
 
 
 OWN_RUNTIMES = ("litert", "onnx", "executorch")  # may share an environment; tflite-runtime wants an older numpy
@@ -57,6 +58,20 @@ class RegistrySettings(BaseSettings):
     # both are secrets: the address of many receivers holds a token
     webhook_url: SecretStr | None = Field(None, description="http(s)://...: each decision of a rollout is posted there")
     webhook_secret: SecretStr | None = Field(None, min_length=1, description="signs what is posted (HMAC-SHA256)")
+
+    oidc_issuer: str | None = Field(None, description="https://...: an OpenID provider that operators log in by")
+    oidc_client_id: str | None = Field(None, description="needed with `oidc_issuer`: the public client of the commands")
+    oidc_audience: str | None = Field(None, description="for whom its tokens are; none: for `oidc_client_id`")
+    oidc_algorithms: str = Field("RS256,ES256", description="with which its tokens may be signed")
+    oidc_name_claim: str = Field("sub", min_length=1, description="claim that names an operator in the audit log")
+    oidc_roles_claim: str = Field("roles", min_length=1, description="claim that gives a role; dots lead into it")
+    oidc_roles: dict[str, Literal["viewer", "operator", "admin"]] = Field(
+        default_factory=dict, description="role by value of that claim; who has none of them gets nothing"
+    )
+
+    requests_per_s_address: float = Field(200.0, gt=0, description="from one address; ten times as many at once")
+    requests_per_s_identity: float = Field(100.0, gt=0, description="of one operator; ten times as many at once")
+    failed_logins_per_minute: float = Field(20.0, ge=1, description="from one address; then it has to wait")
 
     worker_count: int = Field(1, ge=0, le=256, description="job worker processes that `up` starts")
     job_memory_bytes: int = Field(8 * 1024**3, ge=MIN_JOB_MEMORY_BYTES, description="address space of one job")
@@ -100,6 +115,28 @@ class RegistrySettings(BaseSettings):
             raise ValueError("it is not an address such as https://hooks.example/shoal")
         return value or None
 
+    @field_validator("oidc_issuer")
+    @classmethod
+    def _check_oidc_issuer(cls, value: str | None) -> str | None:
+        if not value:
+            return None
+        example = "https://login.example/realms/fleet"
+        _checked_url(value, schemes=("http", "https"), example=example)
+        parts = urlsplit(value)
+        if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "localhost", "::1"}:
+            raise ValueError("what it says could be changed on the way: give an address that begins with https://")
+        if '"' in value or not value.isascii() or not value.isprintable() or parts.query or parts.fragment:
+            raise ValueError(f"{value!r} is not an issuer such as {example}")
+        return value
+
+    @field_validator("oidc_algorithms")
+    @classmethod
+    def _check_oidc_algorithms(cls, value: str) -> str:
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if not names or not set(names) <= SIGNATURES:
+            raise ValueError(f"possible are {', '.join(sorted(SIGNATURES))}, with commas between them")
+        return ",".join(names)
+
     @field_validator("s3_endpoint")
     @classmethod
     def _check_s3_endpoint(cls, value: str | None) -> str | None:
@@ -109,6 +146,12 @@ class RegistrySettings(BaseSettings):
     def _fill_in(self) -> Self:
         if self.s3_endpoint and not (self.s3_access_key and self.s3_secret_key):
             raise ValueError("s3_endpoint needs s3_access_key and s3_secret_key")
+        if self.oidc_issuer and not (self.oidc_client_id and self.oidc_roles):
+            raise ValueError("oidc_issuer needs oidc_client_id and oidc_roles")
+        if self.oidc_client_id is not None and not re.fullmatch(
+            r"[\x21\x23-\x5b\x5d-\x7e]{1,200}", self.oidc_client_id
+        ):
+            raise ValueError("oidc_client_id has 1 to 200 printable letters without blanks, quotes and backslashes")
         # The model is frozen for its users; what follows from other fields is put in here, once.
         fill = object.__setattr__
         if not self.database_url:
@@ -216,7 +259,8 @@ def _environment_values() -> dict[str, Any]:
         return dict(EnvSettingsSource(RegistrySettings)())
     except ValueError as exc:  # pydantic-settings raises its SettingsError, a ValueError, for JSON that is none
         raise SettingsError(
-            f'{ENVIRONMENT_PREFIX}RUNTIME_PYTHONS must be JSON such as {{"tflite": "/path/to/python"}} ({exc}).'
+            f'{ENVIRONMENT_PREFIX}RUNTIME_PYTHONS must be JSON such as {{"tflite": "/path/to/python"}}, and '
+            f'{ENVIRONMENT_PREFIX}OIDC_ROLES such as {{"fleet-admins": "admin"}} ({exc}).'
         ) from exc
 
 

@@ -19,6 +19,8 @@ import psutil
 import pytest
 
 from server.client import RegistryClient
+from server.operators.token_file import read_token_file
+from server.places import LOCAL_TOKEN_NAME
 from server.stack import stack_state
 
 if TYPE_CHECKING:
@@ -115,11 +117,11 @@ class RunningRegistry:
         return self.state.api_url
 
     def client(self) -> RegistryClient:
-        """An operator's client."""
-        return RegistryClient(self.url)
+        """A client of the admin whose token `up` has made."""
+        return RegistryClient(self.url, token=read_token_file(self.data_dir / LOCAL_TOKEN_NAME))
 
     def cli(self, *arguments: str | Path, timeout_s: float = STEP_DEADLINE_S) -> subprocess.CompletedProcess[str]:
-        """One `edge-registry` command, as a user types it."""
+        """One `edge-registry` command, as a user types it on the registry's machine."""
         return subprocess.run(
             [*self.prefix, str(self.commands / "edge-registry"), *map(str, arguments), "--registry", self.url],
             capture_output=True,
@@ -127,6 +129,7 @@ class RunningRegistry:
             timeout=timeout_s,
             check=False,
             cwd=self.cwd,
+            env={**os.environ, "SHOAL_DATA_DIR": str(self.data_dir)},
         )
 
     def cli_here(self, *arguments: str | Path, timeout_s: float = STEP_DEADLINE_S) -> subprocess.CompletedProcess[str]:

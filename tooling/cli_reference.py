@@ -36,6 +36,14 @@ BEGIN, END = "<!-- states: begin (tooling/cli_reference.py) -->", "<!-- states: 
 COMMON = {"registry", "as_json", "help", "install_completion", "show_completion"}  # said once, at the top
 # What `--json` prints; names in capitals' case are documents of the HTTP API.
 JSON_DOCUMENTS = {
+    "login": "a `WhoAmI`, and the `url`",
+    "logout": '`{"url": ..., "logged_in": false}`',
+    "whoami": "a `WhoAmI`, and the `url`",
+    "audit": "a list of `AuditEntry`; with `--verify` how many `rows`, the `head`, what is `broken`",
+    "operator add": "an `OperatorToken`",
+    "operator list": "a list of `OperatorView`",
+    "operator rotate": "an `OperatorToken`",
+    "operator revoke": '`{"name": ..., "revoked": true}`',
     "telemetry": "a list of `TelemetryRow`",
     "gc": "a `SweepReport`",
     "backup": "the fields of `backup.json` but the lists of files, and the `folder`",
@@ -137,10 +145,12 @@ data folder). More in [troubleshooting](../how-to/troubleshooting.md).
 ## `edge-registry`
 
 Every client takes `--registry URL` (or the environment variable `SHOAL_REGISTRY`). Without it, the registry
-of this machine is meant: the one whose `up` runs, or last ran, in `SHOAL_DATA_DIR` or in the default folder. Every
+of this machine is meant: the one whose `up` runs, or last ran, in `SHOAL_DATA_DIR` or in the default folder; else the
+one that was logged in to last. On that machine a command is an admin, elsewhere it needs `edge-registry login` or
+`SHOAL_TOKEN` ([operators](../how-to/operators.md)). Every
 command but `up` takes `--json` too: one JSON document on standard output instead of tables for people; sentences
 and progress stay on standard error, and the exit code is the same. The documents are those of the HTTP API: a running
-registry describes each field at `/docs` and in `/openapi.json`.
+registry describes each field in `/openapi.json`, for those who are logged in.
 
 `edge-registry --version` says which version is installed.
 

@@ -54,7 +54,8 @@ class FleetRegistry:
     def __init__(self, stack: Stack) -> None:
         """Args: `stack`: the processes; its registry was not started yet."""
         self._stack = stack
-        self.client = RegistryClient(stack.start_registry(SHOAL_TELEMETRY_INTERVAL_S="60"))
+        url = stack.start_registry(SHOAL_TELEMETRY_INTERVAL_S="60")
+        self.client = RegistryClient(url, token=stack.admin_token)
 
     @property
     def state(self) -> StackState:

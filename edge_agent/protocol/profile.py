@@ -103,7 +103,7 @@ class Npu(StrictWire):
 
     kind: NpuKind
     configuration: Annotated[str | None, Field(max_length=64, description="e.g. ethos-u65-256")] = None
-    tops: Annotated[float | None, Field(gt=0, le=10_000, allow_inf_nan=False)] = None
+    tops: Annotated[float | None, Field(strict=True, gt=0, le=10_000, allow_inf_nan=False)] = None
     cpu_fallback: Annotated[bool, Field(description="operators that it can't run may run on the CPU")] = False
 
 
@@ -111,9 +111,12 @@ class Limits(StrictWire):
     """What a model must meet on the device; None means no limit."""
 
     latency_p95_ms: Annotated[Milliseconds | None, Field(gt=0)] = None
-    metric_floor: Annotated[float | None, Field(allow_inf_nan=False, description="worst value of the metric")] = None
+    metric_floor: Annotated[
+        float | None, Field(strict=True, allow_inf_nan=False, description="worst value of the metric")
+    ] = None
     metric_max_drop: Annotated[
-        float | None, Field(ge=0, allow_inf_nan=False, description="largest loss against float, in units of the metric")
+        float | None,
+        Field(strict=True, ge=0, allow_inf_nan=False, description="largest loss against float, in units of the metric"),
     ] = None
     ram_bytes: Annotated[Bytes | None, Field(gt=0, description="peak memory that the model may add to a runner")] = None
     download_bytes: Annotated[Bytes | None, Field(gt=0, description="bytes of one variant on the wire")] = None

@@ -13,6 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from server.operators.token_file import read_token_file
+from server.places import LOCAL_TOKEN_NAME
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -91,6 +94,11 @@ class Stack:
         url = self._api_url(up, log)
         assert url is not None
         return url
+
+    @property
+    def admin_token(self) -> str | None:
+        """Of the admin that the registry has made for whoever runs it."""
+        return read_token_file(self.data_dir / LOCAL_TOKEN_NAME)
 
     def _api_url(self, up: subprocess.Popen[bytes], log: Path) -> str | None:
         if up.poll() is not None:

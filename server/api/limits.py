@@ -1,20 +1,16 @@
 """How large a body may be, decided before anything parses it."""
 
-import asyncio
 import json
 import re
-from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.api.draining import Body
 from server.schemas.common import ErrorBody, ErrorDocument
 
 MAX_BODY_BYTES: Final = 1024 * 1024
-# A client that is still sending sees a reset connection instead of the answer: so the rest is read, within reason.
-DRAIN_BYTES: Final = 64 * 1024 * 1024
-DRAIN_S: Final = 5.0
 _WITH_FILES: Final = re.compile(r"/v1/models/[^/]+/versions/[^/]+(/reports)?")
 
 
@@ -34,7 +30,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(receive)
+        body = Body(receive)
         if scope["method"] == "POST" and _WITH_FILES.fullmatch(scope["path"]):
             await self._app(scope, body.receive, body.answering(send))
             return
@@ -52,7 +48,7 @@ class BodyLimit:
                 return
         await self._app(scope, _replay(bytes(content), receive), send)
 
-    async def _refuse(self, body: "_Body", send: Send) -> None:
+    async def _refuse(self, body: Body, send: Send) -> None:
         """Answer at once, whether or not more comes; the connection ends when the rest has been read, within reason."""
         text = f"The body is larger than {self._max_bytes} bytes, which no request here needs."
         content = json.dumps(ErrorDocument(error=ErrorBody(code="too_large", message=text)).model_dump()).encode()
@@ -67,39 +63,6 @@ class BodyLimit:
         await send({"type": "http.response.body", "body": content, "more_body": True})
         await body.drain()
         await send({"type": "http.response.body", "body": b""})
-
-
-class _Body:
-    """A body on its way: knows whether it has ended."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self.ended = False
-
-    async def receive(self) -> Message:
-        """The next message."""
-        message = await self._receive()
-        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
-        return message
-
-    def answering(self, send: Send) -> Send:
-        """`send`, which reads the rest of the body before an answer begins."""
-
-        async def drained(message: Message) -> None:
-            if message["type"] == "http.response.start" and not self.ended:
-                await self.drain()
-            await send(message)
-
-        return drained
-
-    async def drain(self) -> None:
-        """Read what is left of it and forget it, within reason."""
-        left = DRAIN_BYTES
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DRAIN_S):
-                while not self.ended and left > 0:
-                    message = await self.receive()
-                    left -= len(message.get("body", b""))
 
 
 def _claimed_bytes(scope: Scope) -> int:

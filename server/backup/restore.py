@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import sqlalchemy as sa
 
+from server.audit.trail import Change, append
 from server.backup.check import require_whole
 from server.backup.document import SECRET_NAMES, BackupDocument, BackupError, read_document
 from server.backup.mark import Mark, read_mark, remove_mark, write_mark
@@ -25,7 +26,9 @@ from server.backup.take import ALWAYS_THERE
 from server.database import tables
 from server.database.migrate import CATALOGUE, TELEMETRY, Schema, open_database, upgrade_schema
 from server.durable import replace_file
+from server.operators.local import local_asker
 from server.rollouts.reading import OPEN_STATES
+from server.schemas.audit import Outcome
 from server.settings import CONFIG_FILE_NAME
 from server.stack.alone import objects_alone
 from server.stack.lock import LOCK_NAME, DataDirLock
@@ -159,6 +162,8 @@ def _fill_catalogue(source: Database, target: Database, mark: Mark, *, told: Tol
             if table.name not in DROPPED:
                 copy_table(rows, connection, table, change=new.row, told=told)
         count_on(connection, CATALOGUE.metadata)
+        change = Change("registry.restore", "registry", after={"taken_at": mark.taken_at, "epoch": mark.epoch})
+        append(connection, local_asker("restore"), change, outcome=Outcome.DONE, now=mark.restored_at)
 
 
 def _require_empty(connection: sa.Connection, schema: Schema) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from server.audit.trail import changed
 from server.catalogue.cancelling import how_cancelled
 from server.database.job_states import JOBS, STATE
 from server.database.tables import job_cancellations, job_runs, jobs
@@ -188,6 +189,8 @@ def _insert(connection: sa.Connection, wanted: WantedJob, key: str, now: float) 
         "created_at": now,
     }
     connection.execute(sa.insert(jobs).values(values))
+    told = {"model": wanted.model, "version": wanted.version, "request": wanted.request}
+    changed(connection, f"job.{wanted.kind}", f"job/{values['job_id']}", after=told)
     return connection.execute(_by_key(key)).one()
 
 

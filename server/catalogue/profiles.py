@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from edge_agent.protocol.profile import DeviceProfile
+from server.audit.trail import changed
 from server.database.tables import profiles
 from server.errors import ConflictError, InvalidError, NotFoundError
 
@@ -39,8 +40,9 @@ def insert_profile(connection: sa.Connection, profile: DeviceProfile, *, now: fl
             f"The profile {profile.name} exists with other values, and variants are judged by them: "
             "register the changed one under a new name."
         )
-    row = {"name": profile.name, "document": profile.model_dump(mode="json"), "created_at": now}
-    connection.execute(sa.insert(profiles).values(row))
+    document = profile.model_dump(mode="json")
+    connection.execute(sa.insert(profiles).values(name=profile.name, document=document, created_at=now))
+    changed(connection, "profile.add", f"profile/{profile.name}", after=document)
     return True
 
 

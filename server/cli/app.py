@@ -6,11 +6,14 @@ from typing import Annotated
 import typer
 
 from server.cli import (
+    audit,
     backup,
     compress,
     devices,
     jobs,
+    login,
     models,
+    operators,
     profiles,
     recipes,
     retention,
@@ -39,6 +42,11 @@ app.add_typer(tokens.app, name="token")
 app.add_typer(devices.app, name="device")
 app.add_typer(rollouts.app, name="rollout")
 app.add_typer(webhook.app, name="webhook")
+app.add_typer(operators.app, name="operator")
+app.command("login")(login.login)
+app.command("logout")(login.logout)
+app.command("whoami")(login.whoami)
+app.command("audit")(audit.audit)
 app.command("compress")(compress.compress)
 app.command("telemetry")(telemetry.telemetry)
 app.command("gc")(retention.gc)

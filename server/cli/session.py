@@ -1,28 +1,41 @@
 """From the options of a command to a connected client, and from its errors to a sentence and an exit code."""
 
-import os
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.cli.output import fail
+from server.operators.token_file import local_token
+from server.places import usual_data_dir
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from server.client import RegistryClient
+    from server.stack import StackState
 
-USAGE_CODES = frozenset({"bad_url"})
+USAGE_CODES = frozenset({"bad_url", "bad_token"})
 
 
 @contextmanager
 def connected(registry: str | None) -> "Iterator[RegistryClient]":
-    """A client of the registry that is meant; its errors end the program."""
-    from server.client import RegistryClient, RegistryClientError  # noqa: PLC0415  httpx: `--help` must not wait for it
+    """A client of the registry that is meant, logged in where a login is known; its errors end the program."""
+    with refused_by_registry():
+        from server.client import RegistryClient  # noqa: PLC0415  httpx: `--help` must not wait for it
+        from server.client.credentials import stored_login  # noqa: PLC0415
+
+        with RegistryClient(registry or usual_registry()) as stranger:
+            url = stranger.url
+        with RegistryClient(url, token=stored_login(url) or local_token(usual_data_dir(), url)) as client:
+            yield client
+
+
+@contextmanager
+def refused_by_registry() -> "Iterator[None]":
+    """What a registry refuses, or a client can't do, ends the program with a sentence."""
+    from server.client import RegistryClientError  # noqa: PLC0415  httpx: `--help` must not wait for it
 
     try:
-        with RegistryClient(registry or local_registry()) as client:
-            yield client
+        yield
     except RegistryClientError as exc:
         fail(exc.message, exit_code=2 if exc.code in USAGE_CODES else 1)
 
@@ -40,21 +53,31 @@ def refusals() -> "Iterator[None]":
         fail(str(exc), exit_code=2 if isinstance(exc, SettingsError) else getattr(exc, "exit_code", 1))
 
 
-def local_registry() -> str:
-    """The registry whose `up` runs, or last ran, on this machine."""
-    advice = "give its address with --registry URL or SHOAL_REGISTRY, or run `edge-registry up`"
+def usual_registry() -> str:
+    """The registry whose `up` runs, or last ran, on this machine; else the one that was logged in to last."""
+    from server.client.credentials import read_logins  # noqa: PLC0415
+
+    state = _local_state()
+    if state is not None:
+        return state.api_url
+    last = read_logins().last
+    if last is None:
+        fail(
+            "No registry is known here: give its address with --registry URL or SHOAL_REGISTRY, log in with "
+            "`edge-registry login URL`, or run `edge-registry up`."
+        )
+    return last
+
+
+def _local_state() -> "StackState | None":
     try:
         # only where the server extra is installed can a registry have run
-        from server.settings import default_data_dir  # noqa: PLC0415
         from server.stack import stack_state  # noqa: PLC0415
         from server.stack.errors import StackError  # noqa: PLC0415
+
     except ImportError:
-        fail(f"No registry is known here: {advice}.")
-    data_dir = os.environ.get("SHOAL_DATA_DIR")
+        return None
     try:
-        state = stack_state(Path(data_dir).expanduser() if data_dir else default_data_dir())
+        return stack_state(usual_data_dir())
     except StackError as exc:
         fail(str(exc))
-    if state is None:
-        fail(f"No registry has run on this machine yet: {advice}.")
-    return state.api_url

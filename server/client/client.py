@@ -15,6 +15,7 @@ from server.client.errors import RegistryClientError
 from server.client.export import export_module
 from server.client.inquiries import InquiryCalls
 from server.client.jobs import JobCalls
+from server.client.operators import OperatorCalls
 from server.client.pages import unpack_pages
 from server.client.paths import digest_segment, proof, version_path
 from server.client.retirement import RetirementCalls
@@ -72,11 +73,15 @@ _SWEEP: Final = TypeAdapter(SweepReport)
 _TELEMETRY: Final = TypeAdapter(list[TelemetryRow])
 
 
-class RegistryClient(JobCalls, RolloutCalls, InquiryCalls, RetirementCalls):
-    """A registry at a URL. Every method raises RegistryClientError with the registry's own sentence."""
+class RegistryClient(JobCalls, RolloutCalls, InquiryCalls, RetirementCalls, OperatorCalls):
+    """A registry at a URL. Every method raises RegistryClientError with the registry's own sentence.
 
-    def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        self._transport = Transport(url, timeout_s=timeout_s)
+    `token`: an operator's (`server.client.credentials.stored_login` finds the one of `edge-registry login`); without it
+    only `health`, `join` and the calls of a device are answered.
+    """
+
+    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self._transport = Transport(url, token=token, timeout_s=timeout_s)
 
     @property
     def url(self) -> str:

@@ -2,10 +2,14 @@
 
 
 class RegistryClientError(Exception):
-    """`str(error)` is one sentence; `code` is for programs; `status` is None when no answer came."""
+    """`str(error)` is one sentence; `code` is for programs; `status` is None when no answer came.
 
-    def __init__(self, code: str, message: str, status: int | None = None) -> None:
+    `challenge`: where somebody must log in first, how to (the header WWW-Authenticate).
+    """
+
+    def __init__(self, code: str, message: str, status: int | None = None, *, challenge: str = "") -> None:
         super().__init__(message)
+        self.challenge = challenge
         self.code = code
         self.message = message
         self.status = status

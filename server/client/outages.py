@@ -15,7 +15,7 @@ T = TypeVar("T")
 OUTAGE_S: Final = 30.0
 PAUSE_S: Final = 0.5
 # what waiting may mend; every other code is an answer
-PASSING: Final = frozenset({"unreachable", "timeout", "connection_lost", "database_unavailable", "busy"})
+PASSING: Final = frozenset({"unreachable", "timeout", "connection_lost", "database_unavailable", "busy", "slow_down"})
 
 
 def through_outages(ask: Callable[[], T], *, outage_s: float = OUTAGE_S) -> T:

@@ -28,11 +28,12 @@ _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 class Transport:
     """A connection pool to one registry."""
 
-    def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self.url, host = _checked_url(url)
+        login = {} if token is None else {"Authorization": f"Bearer {_checked_token(token)}"}
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
         # a proxy of the environment can't reach this machine's own loopback
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=host not in LOOPBACK)
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, headers=login, trust_env=host not in LOOPBACK)
 
     def close(self) -> None:
         """Close the connections."""
@@ -97,7 +98,8 @@ class Transport:
             error = ErrorDocument.model_validate_json(response.content).error
         except ValidationError:
             return self._not_ours(response.status_code)
-        return RegistryClientError(error.code, error.message, response.status_code)
+        challenge = response.headers.get("www-authenticate", "")
+        return RegistryClientError(error.code, error.message, response.status_code, challenge=challenge)
 
     def _not_ours(self, status: int | None = None) -> RegistryClientError:
         return RegistryClientError("not_a_registry", f"What answers at {self.url} is not this registry's API.", status)
@@ -113,6 +115,14 @@ def _checked_url(url: str) -> tuple[str, str]:
     if not usable:
         raise RegistryClientError("bad_url", f"{url!r} is no address of a registry; give one such as http://host:8080.")
     return parts.geturl().rstrip("/"), parts.hostname or ""
+
+
+def _checked_token(token: str) -> str:
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise RegistryClientError(
+            "bad_token", "What was given as a token is none: it has letters and digits, no blanks."
+        )
+    return token
 
 
 def segment(value: str, what: str) -> str:

@@ -140,6 +140,36 @@ retired_versions = Table(
     Column("retired_at", Float, nullable=False),
 )
 
+operators = Table(
+    "operators",  # people and programs that may use the API by a token of ours; who logs in by OIDC has no row
+    catalogue,
+    Column("name", NAME, primary_key=True),
+    Column("role", String(16), nullable=False),  # server.schemas.operators.Role
+    Column("token_sha256", SHA256, nullable=False, unique=True),
+    Column("created_at", Float, nullable=False),
+    Column("created_by", String(256), nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("revoked_at", Float),
+)
+audit_log = Table(
+    "audit_log",  # server.schemas.audit.AuditEntry; triggers refuse to change or delete a row
+    catalogue,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),  # from 1, without a gap
+    Column("at", Float, nullable=False, index=True),
+    Column("who", String(256), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("address", String(64), nullable=False),
+    Column("request_id", String(32), nullable=False),
+    Column("operation", String(64), nullable=False),
+    Column("change", String(64), nullable=False),
+    Column("subject", String(256), nullable=False),
+    Column("outcome", String(16), nullable=False),
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("previous_sha256", SHA256, nullable=False),
+    Column("sha256", SHA256, nullable=False),
+)
+
 # --- written by the delivery
 inquiry_answers = Table(
     "inquiry_answers",

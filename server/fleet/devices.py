@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from edge_agent.protocol.messages import Status
+from server.audit.trail import changed
 from server.database.tables import desired, device_states, devices
 from server.errors import InvalidError, NotFoundError
 from server.fleet.join import MAX_LABELS
@@ -83,6 +84,7 @@ def change_labels(database: Database, device_id: str, changes: Mapping[str, str 
         if len(labels) > MAX_LABELS:
             raise InvalidError(f"A device has at most {MAX_LABELS} labels, {device_id} would have {len(labels)}.")
         connection.execute(sa.update(devices).where(devices.c.device_id == device_id).values(labels=labels))
+        changed(connection, "device.label", f"device/{device_id}", before=row.labels, after=labels)
 
 
 def matching(connection: sa.Connection, selector: Selector) -> list[tuple[str, str, dict[str, str]]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sa
 
+from server.audit.trail import changed
 from server.database.tables import devices, join_tokens, registry
 from server.errors import ConflictError, DatabaseUnavailableError, InvalidError, UnauthorizedError
 from server.fleet.secrets import hash_of, new_key
@@ -56,6 +57,8 @@ def join(database: Database, request: JoinRequest, addresses: Addresses, *, now:
             .where(join_tokens.c.token_sha256 == token.token_sha256)
             .values(used_at=now, device_id=device_id)
         )
+        told = {"profile": name, "labels": labels}
+        changed(connection, "device.join", f"device/{device_id}", after=told, who=f"join-token:{token.token_id}")
         epoch = registry_epoch(connection)
     return Joined(
         device_id=device_id,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from server.audit.trail import changed
 from server.database.tables import join_tokens
 from server.errors import NotFoundError
 from server.fleet.secrets import hash_of, id_of, new_token
@@ -37,6 +38,8 @@ def create_token(database: Database, request: TokenRequest, *, now: float) -> To
         if request.profile is not None:
             require_profile(connection, request.profile, now=now)
         connection.execute(sa.insert(join_tokens).values(row))
+        told = {"profile": request.profile, "labels": request.labels, "expires_at": row["expires_at"]}
+        changed(connection, "token.create", f"token/{row['token_id']}", after=told)
     return Token(token_id=id_of(digest), token=token, expires_at=now + request.valid_s)
 
 
@@ -66,8 +69,12 @@ def revoke_token(database: Database, token_id: str) -> None:
         NotFoundError: there is none with this id.
     """
     with database.write() as connection:
-        found = connection.execute(sa.delete(join_tokens).where(join_tokens.c.token_id == token_id))
-    if found.rowcount == 0:
-        raise NotFoundError(
-            f"There is no token {token_id[:64]}: `edge-registry token list` shows those that are there."
-        )
+        meant = join_tokens.c.token_id == token_id
+        row = connection.execute(sa.select(join_tokens).where(meant)).first()
+        if row is None:
+            raise NotFoundError(
+                f"There is no token {token_id[:64]}: `edge-registry token list` shows those that are there."
+            )
+        connection.execute(sa.delete(join_tokens).where(meant))
+        told = {"profile": row.profile, "labels": row.labels, "used_by": row.device_id}
+        changed(connection, "token.revoke", f"token/{row.token_id}", before=told)

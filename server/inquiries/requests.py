@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from edge_agent.protocol.inquiry import Diagnosis, Inquiry, LogTail, unpack
 from edge_agent.protocol.messages import ProtocolError
+from server.audit.trail import changed
 from server.database.tables import device_states, devices, inquiries, inquiry_answers
 from server.errors import BusyError, ConflictError, NotFoundError, RegistryError
 from server.fleet.devices import unknown_device
@@ -60,6 +61,7 @@ def ask(database: Database, device_id: str, form: InquiryForm, *, now: float) ->
             raise BusyError(f"Device {device_id} has {OPEN_LIMIT} open questions already: wait for their answers.")
         connection.execute(sa.delete(inquiries).where(inquiries.c.created_at < now - KEPT_S))
         connection.execute(sa.insert(inquiries).values(row))
+        changed(connection, "device.ask", f"device/{device_id}", after={"inquiry": row["request"]})
     return inquiry.inquiry_id
 
 

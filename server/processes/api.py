@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
@@ -19,12 +19,19 @@ from server.database.migrate import upgrade
 from server.errors import RegistryError, SettingsError
 from server.fleet.join import Addresses
 from server.fleet.manifests import ManifestCache
+from server.operators.local import ensure_local_admin
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
 
 STALE_UPLOAD_S: Final = 6 * 3600.0
 # `up` gives its children 5 s between SIGTERM and SIGKILL.
 SHUTDOWN_S: Final = 3
+HTTP_SERVER: Final[dict[str, Any]] = {
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "proxy_headers": False,  # who may say that they are somewhere else could escape the limits of an address
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,6 +60,7 @@ def serve(settings: RegistrySettings) -> int:
     upgrade(settings)  # `up` did it already; a process started alone must not meet an old database either
     remove_stale_uploads(settings.data_dir / UPLOADS, now=time.time())
     catalogue, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
+    ensure_local_admin(catalogue, settings.data_dir, clock=time.time)
     objects = S3ObjectStore.from_settings(settings)
     ports = Ports(
         settings=settings,
@@ -67,9 +75,7 @@ def serve(settings: RegistrySettings) -> int:
         create_app(ports),
         host=bind_address,
         port=settings.api_port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
+        **HTTP_SERVER,
         timeout_graceful_shutdown=SHUTDOWN_S,
     )
     server = uvicorn.Server(config)

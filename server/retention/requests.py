@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from server.audit.trail import changed
 from server.database.tables import sweep_requests
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ def ask_for_sweep(database: Database, *, now: float) -> None:
         added = connection.execute(sa.insert(sweep_requests).values(created_at=now)).inserted_primary_key
         if added is not None:
             connection.execute(sa.delete(sweep_requests).where(sweep_requests.c.request_id < added[0]))
+        changed(connection, "registry.sweep", "registry")
 
 
 def latest_request(database: Database) -> int:

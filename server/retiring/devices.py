@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from edge_agent.protocol.states import DeploymentState
+from server.audit.trail import changed
 from server.database.tables import deployments, devices, inquiries, rollout_states, rollouts
 from server.errors import ConflictError
 from server.fleet.devices import unknown_device
@@ -41,6 +42,8 @@ def retire_device(database: Database, device_id: str, *, force: bool, now: float
             )
         connection.execute(sa.update(devices).where(devices.c.device_id == device_id).values(removed_at=now))
         connection.execute(sa.delete(inquiries).where(inquiries.c.device_id == device_id))
+        told = {"profile": device.profile, "labels": device.labels, "joined_at": device.joined_at}
+        changed(connection, "device.retire", f"device/{device_id}", before=told, after={"force": force})
 
 
 def _rollout_at_work(connection: sa.Connection, device: sa.Row[Any]) -> sa.Row[Any] | None:

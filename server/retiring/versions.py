@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from server.audit.trail import changed
 from server.catalogue.versions import require_version, retired_times, versions_of
 from server.database.tables import retired_versions
 from server.errors import ConflictError
@@ -32,6 +33,7 @@ def retire(database: Database, model: str, version: str | None, *, now: float) -
                 raise ConflictError(f"Version {name} of model {model} can't be retired: {needed}.")
             row = {"model": model, "version": name, "retired_at": now}
             connection.execute(sa.insert(retired_versions).values(row))
+            changed(connection, "version.retire", f"model/{model}@{name}", after={"retired_at": now})
         return [require_version(connection, model, name) for name in meant]
 
 
@@ -60,6 +62,8 @@ def bring_back(
                 )
         gone = retired_versions.c
         connection.execute(sa.delete(retired_versions).where(gone.model == model, gone.version.in_(meant)))
+        for name in meant:
+            changed(connection, "version.bring_back", f"model/{model}@{name}", before={"retired_at": known[name]})
         return [require_version(connection, model, name) for name in meant]
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from server.audit.trail import changed
 from server.catalogue.versions import build_missing, require_usable
 from server.database.tables import deployments, rollout_commands, rollout_states, rollouts
 from server.errors import ConflictError, InvalidError, NotFoundError
@@ -63,6 +64,7 @@ def start_rollout(database: Database, request: RolloutRequest, *, now: float) ->
         build_missing(connection, request.model, request.version, profiles, now=now)
         request_deltas(connection, rollout_id, model=request.model, version=request.version, profiles=profiles, now=now)
         connection.execute(sa.insert(rollouts).values(row))
+        changed(connection, "rollout.start", f"rollout/{rollout_id}", after=row)
     return rollout_id
 
 
@@ -107,6 +109,8 @@ def command_rollout(
         wave = _wave_to_approve(connection, rollout_id) if action is RolloutAction.APPROVE else None
         row = {"rollout_id": rollout_id, "action": action, "wave": wave, "profile": profile, "created_at": now}
         connection.execute(sa.insert(rollout_commands).values(row))
+        told = {"profile": profile, "wave": wave}
+        changed(connection, f"rollout.{action}", f"rollout/{rollout_id}", before={"state": state}, after=told)
 
 
 def _nobody_is_meant(selector: Selector) -> InvalidError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, StrictBool, model_validator
 
 from edge_agent.protocol.base import Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
@@ -211,7 +211,9 @@ class BuildRequest(RequestDocument):
     )
     own_recipes: Annotated[tuple[Recipe, ...], Field(max_length=MAX_OWN_RECIPES)] = ()
     device: ComputeDevice = Field(default="cpu", description="where recipes train; `auto`: on a GPU where there is one")
-    again: bool = Field(default=False, description="build even if the same work is done already, and measure again")
+    again: StrictBool = Field(
+        default=False, description="build even if the same work is done already, and measure again"
+    )
 
     @model_validator(mode="after")
     def _named_apart(self) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from edge_agent.protocol.base import Count, Name
 from edge_agent.protocol.inquiry import MAX_LINES, InquiryKind, LogLevel
@@ -22,7 +22,7 @@ class InquiryForm(RequestDocument):
     level: LogLevel = LogLevel.INFO
     since_s: Annotated[float | None, Field(gt=0, le=366 * 86_400.0)] = None  # lines of so long, by the device's clock
     after: Count = 0  # lines with a greater number
-    even_metered: bool = False  # a large answer also of a device on which every byte costs
+    even_metered: StrictBool = False  # a large answer also of a device on which every byte costs
     wait_s: Annotated[float, Field(gt=0, le=LONGEST_S)] = 30.0  # it is asked for so long
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from edge_agent.protocol.base import Name, Sha256
 from server.schemas.common import Document, RequestDocument
@@ -20,7 +20,9 @@ class ReportForm(RequestDocument):
 
     profile: Name
     variant_id: Name | None = Field(default=None, description="without it, the chosen one")
-    again: bool = Field(default=False, description="even if there is one already; both files are measured again, too")
+    again: StrictBool = Field(
+        default=False, description="even if there is one already; both files are measured again, too"
+    )
 
 
 class Report(Document):

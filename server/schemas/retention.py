@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import StrictBool
+
 from server.schemas.common import Document, RequestDocument
 
 
 class SweepRequest(RequestDocument):
     """Sweep now; `dry_run`: only say what would go."""
 
-    dry_run: bool = False
+    dry_run: StrictBool = False
 
 
 class Swept(Document):

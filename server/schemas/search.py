@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictBool, model_validator
 
 from edge_agent.protocol.base import Milliseconds, Name, Sha256
 from edge_agent.protocol.profile import Delegate, RuntimeName
@@ -38,11 +38,13 @@ class SearchForm(RequestDocument):
     profile: Name
     seconds: Annotated[float | None, Field(gt=0, le=MAX_SECONDS)] = None
     trials: Annotated[int | None, Field(ge=1, le=MAX_TRIALS)] = None
-    until_fits: bool = Field(default=False, description="end as soon as a recipe meets every limit for certain")
+    until_fits: StrictBool = Field(default=False, description="end as soon as a recipe meets every limit for certain")
     seed: Annotated[int, Field(ge=0, le=(1 << 31) - 1)] = 0
     replay: Latencies | None = Field(default=None, description="latencies of an earlier search, in place of measuring")
     device: ComputeDevice = Field(default="cpu", description="where recipes train; `auto`: on a GPU where there is one")
-    again: bool = Field(default=False, description="even if the same search is done already; it goes on where it ended")
+    again: StrictBool = Field(
+        default=False, description="even if the same search is done already; it goes on where it ended"
+    )
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:

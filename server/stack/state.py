@@ -1,14 +1,12 @@
 """`stack.json`: the ports that devices know by now, and where the running stack can be reached. Written atomically."""
 
 from pathlib import Path
-from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from server.durable import replace_file
+from server.places import STATE_NAME
 from server.stack.errors import StackError
-
-STATE_NAME: Final = "stack.json"
 
 
 class ProcessId(BaseModel):

@@ -23,6 +23,10 @@ from server.database.migrate import upgrade
 from server.fleet.join import Addresses
 from server.fleet.manifests import ManifestCache
 from server.heartbeats import Process
+from server.operators.local import ensure_local_admin
+from server.operators.token_file import read_token_file
+from server.places import LOCAL_TOKEN_NAME
+from server.processes.api import HTTP_SERVER
 from server.settings import RegistrySettings
 from server.stack.broker import broker_command
 from server.stack.child import Child
@@ -34,6 +38,7 @@ from server.storage import S3ObjectStore
 from server.storage.prepare import prepare
 from tests.postgresql import PostgresServer
 
+KEPT = (tables.registry, tables.operators, tables.audit_log)  # the log can't be emptied
 StartChild = Callable[[Command, Path], Child]
 
 
@@ -180,6 +185,23 @@ class RunningRegistry:
     settings: RegistrySettings
     catalogue: Database
 
+    @property
+    def token(self) -> str:
+        """Of the admin that the API has made for whoever runs it."""
+        token = read_token_file(self.settings.data_dir / LOCAL_TOKEN_NAME)
+        assert token is not None
+        return token
+
+    @property
+    def login(self) -> dict[str, str]:
+        """The header that shows it."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to find it and to be let in."""
+        return {"SHOAL_REGISTRY": self.url, "SHOAL_TOKEN": self.token, "NO_COLOR": "1"}
+
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -229,7 +251,7 @@ def registry(shared_registry: RunningRegistry) -> RunningRegistry:
     """A running API with empty tables. What it has in S3 may be left from other tests: objects are known by content."""
     with shared_registry.catalogue.write() as connection:
         for table in tables.catalogue.sorted_tables:
-            if table is not tables.registry:
+            if table not in KEPT:
                 connection.execute(table.delete())
     return shared_registry
 
@@ -278,6 +300,8 @@ def _settings(data_dir: Path, s3_server: S3Server, broker: str, changes: Mapping
         "s3_access_key": s3_server.access_key,
         "s3_secret_key": s3_server.secret_key,
         "mqtt_url": broker,
+        # one address asks for all tests; those of the limits set their own
+        **dict.fromkeys(("requests_per_s_address", "requests_per_s_identity", "failed_logins_per_minute"), 1e6),
     }
     return RegistrySettings(**{**values, **changes})
 
@@ -285,6 +309,7 @@ def _settings(data_dir: Path, s3_server: S3Server, broker: str, changes: Mapping
 @contextmanager
 def _running(settings: RegistrySettings) -> Iterator[RunningRegistry]:
     catalogue, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
+    ensure_local_admin(catalogue, settings.data_dir, clock=time.time)
     objects = S3ObjectStore.from_settings(settings)
     listener = socket.create_server((LOOPBACK, 0))
     url = f"http://{LOOPBACK}:{listener.getsockname()[1]}"
@@ -297,7 +322,7 @@ def _running(settings: RegistrySettings) -> Iterator[RunningRegistry]:
         addresses=Addresses(registry_url=url, mqtt_url=settings.mqtt_url or ""),
         clock=time.time,
     )
-    server = uvicorn.Server(uvicorn.Config(create_app(ports), log_config=None, access_log=False))
+    server = uvicorn.Server(uvicorn.Config(create_app(ports), **HTTP_SERVER))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

@@ -26,12 +26,14 @@ class Running(Protocol):
     def settings(self) -> RegistrySettings: ...
     @property
     def catalogue(self) -> Database: ...
+    @property
+    def login(self) -> dict[str, str]: ...
 
 
 @pytest.fixture
 def http(registry: Running) -> Iterator[httpx.Client]:
-    """Plain HTTP, to say what the typed client would never say."""
-    with httpx.Client(base_url=registry.url, timeout=20) as client:
+    """Plain HTTP as an admin, to say what the typed client would never say."""
+    with httpx.Client(base_url=registry.url, timeout=20, headers=registry.login) as client:
         yield client
 
 

@@ -62,6 +62,13 @@ OPERATIONS = [
     "command_rollout",
     "get_telemetry",
     "sweep",
+    "get_openapi",
+    "whoami",
+    "add_operator",
+    "list_operators",
+    "rotate_operator",
+    "revoke_operator",
+    "read_audit",
 ]
 Profile = Callable[..., dict[str, Any]]
 
@@ -134,6 +141,7 @@ def test_body_that_is_announced_too_large_is_refused_before_it_comes(registry: R
     with closing(connection):
         connection.putrequest("POST", path)
         connection.putheader("Content-Length", str(1 << 30))
+        connection.putheader("Authorization", registry.login["Authorization"])
         connection.endheaders()
         answer = connection.getresponse()
         error = json.loads(answer.read())["error"]
@@ -310,12 +318,13 @@ def test_health_without_s3_and_broker_is_degraded_and_still_answers(start_regist
 
 def test_database_that_is_damaged_is_503_without_internals(start_registry: Callable[..., Any]) -> None:
     own = start_registry()
+    login = own.login
     own.catalogue.close()
     for suffix in ("", "-wal", "-shm"):
         path = own.settings.data_dir / f"registry.db{suffix}"
         path.unlink(missing_ok=True)
     (own.settings.data_dir / "registry.db").write_bytes(b"garbage " * 1000)
-    answer = httpx.get(f"{own.url}/v1/profiles", timeout=20)
+    answer = httpx.get(f"{own.url}/v1/profiles", timeout=20, headers=login)
     assert answer.status_code == 503
     code, message = error_of(answer)
     assert code == "database_unavailable"

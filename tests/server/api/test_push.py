@@ -153,7 +153,7 @@ def test_push_s3_down_registers_nothing(start_registry: Callable[..., Any], pt2:
     down = start_registry(s3_endpoint="http://127.0.0.1:9")
     files = {"source": ("m", pt2), "data": ("d", npz)}
     form = {"form": '{"task": "regression", "metric": "rmse"}'}
-    answer = httpx.post(f"{down.url}/v1/models/net/versions/1", data=form, files=files, timeout=20)
+    answer = push_to(down, form, files)
     assert answer.status_code == 503
     assert answer.headers["retry-after"]
     assert "S3" in message_of(answer)
@@ -166,7 +166,7 @@ def test_push_larger_than_allowed_is_refused_while_it_arrives(
     small = start_registry(max_upload_bytes=100_000)
     files = {"source": ("m", pt2 + b"\0" * 200_000), "data": ("d", npz)}
     form = {"form": '{"task": "regression", "metric": "rmse"}'}
-    answer = httpx.post(f"{small.url}/v1/models/net/versions/1", data=form, files=files, timeout=20)
+    answer = push_to(small, form, files)
     assert answer.status_code == 413
     assert "max_upload_bytes" in message_of(answer)
     assert list((small.settings.data_dir / "uploads").iterdir()) == []
@@ -177,7 +177,7 @@ def test_push_ten_megabytes_beyond_the_limit_still_gets_its_sentence(
 ) -> None:
     small = start_registry(max_upload_bytes=100_000)
     files = {"source": ("m", b"\0" * 10_000_000), "data": ("d", npz)}
-    answer = httpx.post(f"{small.url}/v1/models/net/versions/1", data={"form": "{}"}, files=files, timeout=20)
+    answer = push_to(small, {"form": "{}"}, files)
     assert answer.status_code == 413
 
 
@@ -221,19 +221,26 @@ def test_push_cut_in_the_middle_leaves_nothing(registry: Registry, uploads: Path
     address = urlsplit(registry.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port or 0, timeout=10)
     connection.putrequest("POST", "/v1/models/net/versions/1")
+    connection.putheader("Authorization", registry.login["Authorization"])
     connection.putheader("Content-Type", "multipart/form-data; boundary=x")
     connection.putheader("Content-Length", "1000000")
     connection.endheaders(b'--x\r\nContent-Disposition: form-data; name="source"\r\n\r\nabc')
     connection.close()
-    assert httpx.get(f"{registry.url}/v1/jobs").json() == []
+    assert httpx.get(f"{registry.url}/v1/jobs", headers=registry.login).json() == []
     assert job_count(registry) == 0
     wait_until_empty(uploads)
 
 
-def begin_push(url: str, claimed_bytes: int) -> http.client.HTTPConnection:
-    address = urlsplit(url)
+def push_to(registry: Registry, form: dict[str, str], files: dict[str, tuple[str, bytes]]) -> httpx.Response:
+    address = f"{registry.url}/v1/models/net/versions/1"
+    return httpx.post(address, data=form, files=files, timeout=20, headers=registry.login)
+
+
+def begin_push(registry: Registry, claimed_bytes: int) -> http.client.HTTPConnection:
+    address = urlsplit(registry.url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port or 0, timeout=20)
     connection.putrequest("POST", "/v1/models/net/versions/1")
+    connection.putheader("Authorization", registry.login["Authorization"])
     connection.putheader("Content-Type", "multipart/form-data; boundary=x")
     connection.putheader("Content-Length", str(claimed_bytes))
     connection.endheaders(b'--x\r\nContent-Disposition: form-data; name="source"\r\n\r\nabc')
@@ -242,7 +249,7 @@ def begin_push(url: str, claimed_bytes: int) -> http.client.HTTPConnection:
 
 def test_push_larger_than_the_free_disk_is_refused_before_it_arrives(start_registry: Callable[..., Any]) -> None:
     roomy = start_registry(max_upload_bytes=1 << 60)
-    connection = begin_push(roomy.url, 1 << 60)
+    connection = begin_push(roomy, 1 << 60)
     answer = connection.getresponse()
     message = json.loads(answer.read())["error"]["message"]
     connection.close()
@@ -257,7 +264,7 @@ def test_push_beyond_those_received_at_once_is_told_to_come_back_and_then_taken(
 ) -> None:
     busy = start_registry()
     folder = busy.settings.data_dir / "uploads"
-    under_way = [begin_push(busy.url, 1_000_000) for _ in range(MAX_UPLOADS)]
+    under_way = [begin_push(busy, 1_000_000) for _ in range(MAX_UPLOADS)]
     end_s = time.monotonic() + 10
     while not folder.is_dir() or len(list(folder.iterdir())) < MAX_UPLOADS:
         assert time.monotonic() < end_s
@@ -266,7 +273,7 @@ def test_push_beyond_those_received_at_once_is_told_to_come_back_and_then_taken(
     def push_one() -> httpx.Response:
         files = {"source": ("m", pt2), "data": ("d", npz)}
         form = {"form": '{"task": "regression", "metric": "rmse"}'}
-        return httpx.post(f"{busy.url}/v1/models/net/versions/1", data=form, files=files, timeout=20)
+        return push_to(busy, form, files)
 
     refused = push_one()
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "busy")

@@ -15,10 +15,12 @@ import pytest
 import sqlalchemy as sa
 
 from edge_agent.protocol.messages import Desired, DesiredDeployment
+from server.audit.trail import Asker, Change, append
 from server.backup.snapshot import settle
 from server.backup.take import take_backup
 from server.database import tables
 from server.database.connect import Database
+from server.schemas.audit import Outcome
 from server.settings import RegistrySettings
 from server.stack.state import StackState, write_state
 from server.storage.prepare import prepare
@@ -129,6 +131,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Path:
         _add_version(connection)
         _add_device(connection)
         _add_work(connection)
+        change = Change("profile.add", "profile/pi-x", after={"name": "pi-x"})
+        append(connection, Asker(who="ada"), change, outcome=Outcome.DONE, now=TAKEN_AT - 600.5)
     with telemetry.write() as connection:
         connection.execute(sa.insert(tables.reports), [report(sequence) for sequence in range(3)])
     for database, name in ((catalogue, "registry.db"), (telemetry, "telemetry.db")):

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
+from server.audit.chain import ChainCheck
 from server.backup import restore
 from server.backup.document import CATALOGUE_NAME, BackupError, FileEntry, object_path, read_document, write_document
 from server.backup.mark import MARK_NAME, RestoreUnfinishedError
@@ -24,6 +25,8 @@ from server.database import tables
 from server.database.migrate import CATALOGUE, upgrade
 from server.ingest.store import IngestStore
 from server.jobs.claims import claim
+from server.operators.local import ensure_local_admin
+from server.schemas.audit import AuditEntry
 from server.stack.errors import AlreadyRunningError
 from server.stack.lock import DataDirLock
 from server.stack.state import stack_state
@@ -64,7 +67,7 @@ def kill_later(*arguments, **named):
 setattr(restore, place, kill_later)
 restore.restore_backup(load_settings(), Path(folder), clock=lambda: float(now), told=lambda *_: None)
 """
-CHANGED = {"registry", "job_runs", "deployments", "rollout_states", "leases", "heartbeats"}
+CHANGED = {"registry", "audit_log", "job_runs", "deployments", "rollout_states", "leases", "heartbeats"}
 
 
 @pytest.fixture
@@ -100,6 +103,32 @@ def test_restore_brings_every_row_and_object_back(
         assert len(made.store.get_bytes(sha256)) == size_bytes
     upgrade(made.settings)  # as `up` does: nothing is left to be done
     assert len(made.rows(tables.registry)) == 1
+
+
+def test_audit_log_goes_on_where_it_was(
+    registry: Registry, backup: Path, make_registry: Callable[..., Registry], tmp_path: Path
+) -> None:
+    def chain_of(made: Registry) -> list[AuditEntry]:
+        entries = [AuditEntry.model_validate(row) for row in made.rows(tables.audit_log)]
+        check = ChainCheck()
+        check.take(entries)
+        assert check.broken is None
+        return entries
+
+    between = make_registry("new", on="postgresql", name="between")
+    restored(between, backup)
+    ensure_local_admin(between.catalogue, between.settings.data_dir, clock=lambda: LATER + 1)
+    between.back_up(tmp_path / "second")
+    made = make_registry("new")
+    restored(made, tmp_path / "second", now=LATER + 2)
+    before = chain_of(registry)
+    assert [entry.change for entry in before] == ["profile.add"]
+    assert chain_of(between)[:1] == before
+    assert chain_of(made)[:3] == chain_of(between)
+    assert [entry.change for entry in chain_of(made)[1:]] == ["registry.restore", "operator.add", "registry.restore"]
+    # the admin of the machine that is gone stays in the list; whoever runs this one gets a token of their own
+    ensure_local_admin(made.catalogue, made.settings.data_dir, clock=lambda: LATER + 3)
+    assert len(made.rows(tables.operators)) == 2
 
 
 def test_backup_of_postgresql_becomes_a_registry_on_sqlite(

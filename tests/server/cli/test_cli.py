@@ -28,6 +28,7 @@ from server.database.tables import (
     model_versions,
     rollout_states,
 )
+from server.places import LOCAL_TOKEN_NAME
 from server.retention.requests import latest_request
 
 # The class behind this fixture lives in a conftest, which a test can't import.
@@ -40,7 +41,7 @@ def run(registry: Registry) -> Run:
     """Run a command against the registry."""
 
     def invoke(*arguments: str, exit_code: int = 0) -> Result:
-        result = CliRunner().invoke(app, list(arguments), env={"SHOAL_REGISTRY": registry.url, "NO_COLOR": "1"})
+        result = CliRunner().invoke(app, list(arguments), env=registry.environment)
         assert result.exit_code == exit_code, result.output
         return result
 
@@ -529,13 +530,26 @@ def test_usage_errors_exit_2(run: Run, arguments: tuple[str, ...], words: str) -
 
 def test_without_an_address_the_stack_of_this_machine_is_meant(all_work: Registry, tmp_path: Path) -> None:
     state = {"host": "h", "ports": {}, "api_url": all_work.url, "mqtt_url": "", "s3_endpoint": "", "s3_bucket": ""}
-    environment = {"SHOAL_REGISTRY": None, "SHOAL_DATA_DIR": str(tmp_path / "here")}
+    environment = {
+        "SHOAL_REGISTRY": None,
+        "SHOAL_DATA_DIR": str(tmp_path / "here"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
     nothing = CliRunner().invoke(app, ["status"], env=environment)
     assert nothing.exit_code == 1
-    assert "No registry has run on this machine" in nothing.stderr
+    assert "No registry is known here" in nothing.stderr
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "stack.json").write_text(json.dumps(state))
     assert CliRunner().invoke(app, ["status"], env=environment).exit_code == 0
+    stranger = CliRunner().invoke(app, ["whoami"], env=environment)
+    assert (stranger.exit_code, "This needs a login" in stranger.stderr) == (1, True)
+    (tmp_path / "here" / LOCAL_TOKEN_NAME).write_text(f"{all_work.token}\n")
+    found = CliRunner().invoke(app, ["whoami", "--json"], env=environment)
+    assert json.loads(found.stdout)["role"] == "admin"
+    # it is for the registry of this machine alone: another address, though it leads there, gets no token
+    elsewhere = all_work.url.replace("127.0.0.1", "localhost")
+    other = CliRunner().invoke(app, ["whoami", "--registry", elsewhere], env=environment)
+    assert (other.exit_code, "This needs a login" in other.stderr) == (1, True)
 
 
 def test_nobody_at_the_address_is_one_sentence() -> None:

@@ -19,7 +19,7 @@ def run(registry: Registry) -> Run:
     """Run a command against the registry."""
 
     def invoke(*arguments: str, exit_code: int = 0) -> Result:
-        result = CliRunner().invoke(app, list(arguments), env={"SHOAL_REGISTRY": registry.url, "NO_COLOR": "1"})
+        result = CliRunner().invoke(app, list(arguments), env=registry.environment)
         assert result.exit_code == exit_code, result.output
         return result
 

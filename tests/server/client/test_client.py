@@ -52,7 +52,7 @@ def test_push_module_exports_with_a_free_batch_and_reports_progress(
 ) -> None:
     seen: list[tuple[int, int]] = []
     net = Net().train()
-    with RegistryClient(registry.url) as client:
+    with RegistryClient(registry.url, token=registry.token) as client:
         pushed = client.push_module(
             net,
             (torch.zeros(1, 4),),
@@ -83,7 +83,7 @@ def test_export_of_what_torch_cannot_export_is_one_sentence(tmp_path: Path) -> N
 
 
 def test_everything_that_a_fleet_needs_goes_through_the_client(all_work: Registry) -> None:
-    with RegistryClient(all_work.url) as client:
+    with RegistryClient(all_work.url, token=all_work.token) as client:
         assert client.health().status == "ok"
         profile = well_known()["pi-4"]
         assert client.add_profile(profile) == profile
@@ -119,7 +119,7 @@ def test_wait_for_job_ends_with_it(registry: Registry, data: Path, tmp_path: Pat
             connection.execute(sa.delete(job_runs))
             connection.execute(sa.insert(job_runs).values(job_id=job_id, state=state, error=error, **row))
 
-    with RegistryClient(registry.url) as client:
+    with RegistryClient(registry.url, token=registry.token) as client:
         job_id = client.push_model(source, name="net", version="1", data=data, form=FORM).job_id
         with pytest.raises(RegistryClientError, match="still queued") as late:
             client.wait_for_job(job_id, timeout_s=0)
@@ -150,7 +150,7 @@ def test_push_that_takes_longer_to_store_than_an_answer_may_take_succeeds(
 ) -> None:
     with slow_writes(s3_server.endpoint, delay_s=1.5) as endpoint:
         slow = start_registry(s3_endpoint=endpoint)
-        with RegistryClient(slow.url, timeout_s=1.0) as client:
+        with RegistryClient(slow.url, token=slow.token, timeout_s=1.0) as client:
             pushed = client.push_model(archive(tmp_path), name="net", version="1", data=data, form=FORM)
             assert client.get_job(pushed.job_id).state is JobState.QUEUED
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from server.places import STATE_NAME
 from server.stack.errors import AlreadyRunningError, PortTakenError, StackError
 from server.stack.lock import DataDirLock
 from server.stack.objects import KEYS_NAME, embedded_keys
 from server.stack.plan import netloc
 from server.stack.ports import choose_ports
-from server.stack.state import STATE_NAME, ProcessId, StackState, process_id, stack_state, write_state
+from server.stack.state import ProcessId, StackState, process_id, stack_state, write_state
 
 HERE = ["127.0.0.1"]
 
