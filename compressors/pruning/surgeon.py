@@ -14,8 +14,8 @@ import torch
 from compressors.pruning import one_by_one
 from compressors.pruning.weights import lowest
 
-SMALL = 4e10  # outputs x weights^3 of a layer whose weights go one by one: about half a minute of one core
-SOLVED = 4e11  # the sum over outputs of what is left, cubed, up to which it is moved by least squares: about as long
+SMALL = 4e10  # outputs x weights^3 of a layer whose weights go one by one: some ten seconds of a core
+SOLVED = 4e11  # the sum over outputs of what is left, cubed, up to which it is moved by least squares
 BLOCK = 32  # columns that are gone through before it is chosen anew which weights go
 DAMPING = 0.01  # of the mean second moment, so that inputs that go together can be told apart
 
