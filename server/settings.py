@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from server.errors import SettingsError
+from server.trust.paths import FOLDER_NAME
 
 ENVIRONMENT_PREFIX: Final = "SHOAL_"
 CONFIG_VARIABLE: Final = "SHOAL_CONFIG"
@@ -122,6 +123,11 @@ class RegistrySettings(BaseSettings):
     def cache_dir(self) -> Path:
         """What builds on this machine remember of each other."""
         return self.data_dir / "cache"
+
+    @property
+    def trust_dir(self) -> Path:
+        """Where the registry's keys and certificates lie."""
+        return self.data_dir / FOLDER_NAME
 
     @property
     def log_dir(self) -> Path:

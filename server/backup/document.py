@@ -11,13 +11,20 @@ from server.durable import replace_file
 from server.errors import RegistryError
 from server.stack.objects import KEYS_NAME
 from server.stack.state import StackState
+from server.trust.paths import FOLDER_NAME
 
 FORMAT: Final = 1  # grows when an older release could not restore it any more
 DOCUMENT_NAME: Final = "backup.json"
 CATALOGUE_NAME: Final = "catalogue.db"
 TELEMETRY_NAME: Final = "telemetry.db"
-# What is secret about a registry beside its tables: an S3 key signs the addresses that devices were given.
-SECRET_NAMES: Final = (KEYS_NAME,)
+# An S3 key signs the addresses that devices were given. By its name here, and in the data folder.
+STORE_SECRETS: Final = {KEYS_NAME: KEYS_NAME}
+# What devices know the registry by: without the authority's keys all of them would have to enrol anew. What it issues
+# for its own processes, and its lists, `up` makes again. The root's key is here only where it was not put elsewhere.
+TRUST_SECRETS: Final = {
+    f"{FOLDER_NAME}-{name}": f"{FOLDER_NAME}/{name}"
+    for name in ("root.crt", "root.key", "intermediate.key", "intermediate.crt")
+}
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # no path: who writes by these names must not leave the folder

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import sqlalchemy as sa
 
 from server.backup.check import require_whole
-from server.backup.document import SECRET_NAMES, BackupDocument, BackupError, read_document
+from server.backup.document import STORE_SECRETS, TRUST_SECRETS, BackupDocument, BackupError, read_document
 from server.backup.mark import Mark, read_mark, remove_mark, write_mark
 from server.backup.new_epoch import DROPPED, NewEpoch, epoch_after
 from server.backup.objects import put_objects
@@ -34,7 +34,7 @@ from server.storage import S3ObjectStore
 from server.storage.prepare import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from server.backup.progress import Told
     from server.database.connect import Database
@@ -114,19 +114,26 @@ def _restore(settings: RegistrySettings, folder: Path, document: BackupDocument,
         target = stack.enter_context(_opened(settings.database_url))
         if not _is_absent(target) and _has_epoch(target, mark):
             return  # only the end is missing
+        _put_secrets(settings, folder, document, TRUST_SECRETS)
         _put_objects(settings, folder, document, told=told)
         with _opened(settings.telemetry_url) as other:
             _fill_telemetry(telemetry, other, told=told)
         _fill_catalogue(catalogue, target, mark, told=told)
 
 
+def _put_secrets(settings: RegistrySettings, folder: Path, document: BackupDocument, names: Mapping[str, str]) -> None:
+    for name, own_name in names.items():
+        if name in document.files:
+            require_whole(folder / name, document.files[name])
+            target = settings.data_dir / own_name
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(target, (folder / name).read_bytes())
+
+
 def _put_objects(settings: RegistrySettings, folder: Path, document: BackupDocument, *, told: Told) -> None:
     with ExitStack() as stack:
         if settings.s3_endpoint is None:
-            for name in SECRET_NAMES:
-                if name in document.files:
-                    require_whole(folder / name, document.files[name])
-                    replace_file(settings.data_dir / name, (folder / name).read_bytes())
+            _put_secrets(settings, folder, document, STORE_SECRETS)
             settings = stack.enter_context(objects_alone(settings))
         store = S3ObjectStore.from_settings(settings)
         stack.callback(store.close)

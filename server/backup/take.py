@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Final
 
 from server.backup.document import (
     CATALOGUE_NAME,
-    SECRET_NAMES,
+    STORE_SECRETS,
     TELEMETRY_NAME,
+    TRUST_SECRETS,
     BackupDocument,
     BackupError,
     FileEntry,
@@ -75,7 +76,11 @@ def _take(
         if not missing:
             break
     drop_others(folder, sizes)
-    secrets = [name for name in SECRET_NAMES if _copy_secret(settings.data_dir / name, folder / name)]
+    secrets = [
+        name
+        for name, own_name in {**STORE_SECRETS, **TRUST_SECRETS}.items()
+        if _copy_secret(settings.data_dir / own_name, folder / name)
+    ]
     document = BackupDocument(
         release=version("shoal"),
         taken_at=taken_at,

@@ -9,6 +9,7 @@ from server.cli import (
     backup,
     compress,
     devices,
+    init,
     jobs,
     models,
     profiles,
@@ -37,6 +38,7 @@ app.add_typer(jobs.app, name="job")
 app.add_typer(tokens.app, name="token")
 app.add_typer(devices.app, name="device")
 app.add_typer(rollouts.app, name="rollout")
+app.command("init")(init.init)
 app.command("compress")(compress.compress)
 app.command("telemetry")(telemetry.telemetry)
 app.command("gc")(retention.gc)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import closing
@@ -28,6 +29,7 @@ from server.stack.errors import AlreadyRunningError
 from server.stack.lock import DataDirLock
 from server.stack.state import stack_state
 from server.stack.up import run_stack
+from server.trust.folder import TrustFolder
 from tests.server.backup.conftest import EPOCH, TAKEN_AT, report, silent
 
 if TYPE_CHECKING:
@@ -301,3 +303,17 @@ def test_restore_leaves_the_backup_as_it_is(backup: Path, empty: Registry) -> No
     before = {path: path.read_bytes() for path in backup.rglob("*") if path.is_file()}
     restored(empty, backup)
     assert {path: path.read_bytes() for path in backup.rglob("*") if path.is_file()} == before
+
+
+def test_authority_that_devices_trust_is_restored_with_its_keys(
+    registry: Registry, empty: Registry, tmp_path: Path
+) -> None:
+    trust = TrustFolder(registry.settings.trust_dir)
+    fingerprint = trust.make("old", now=TAKEN_AT)
+    registry.back_up(tmp_path / "with-trust")
+    restored(empty, tmp_path / "with-trust")
+    again = TrustFolder(empty.settings.trust_dir)
+    assert again.root_fingerprint() == fingerprint
+    assert again.authority().intermediate.key_pem == trust.authority().intermediate.key_pem
+    assert again.keep_current(host_names=["localhost"], now=TAKEN_AT)
+    assert stat.S_IMODE(again.paths.folder.stat().st_mode) == 0o700
