@@ -235,7 +235,7 @@ def start_agent_until_connected(
     """Start the command that a user starts; the seconds until the registry sees it online."""
     for process in running:
         stop(process)
-    command = [str(agent), "start", "--registry", "http://127.0.0.1:9"]
+    command = [str(agent), "start"]
     command += ["--data-dir", str(layout.root), "--listen", "unix"]
     # an installed package is compiled; so is this one, from the second start on
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}

@@ -86,7 +86,7 @@ def measure(size: int, *, processes: int) -> Outage:
     with tempfile.TemporaryDirectory(prefix="shoal-fleet-") as folder, Stack(Path(folder)) as stack:
         registry = FleetRegistry(stack)
         registry.prepare()
-        keys = registry.join(size)
+        keys = registry.enrol(size)
         simulation = Simulation(plans(keys, registry.state.mqtt_url, processes=processes, faulty=False))
         simulation.start()
         simulation.wait(lambda seen: seen.connected == size, "all are connected", timeout_s=PATIENCE_S)

@@ -92,7 +92,7 @@ def measure(size: int, *, processes: int) -> Row:
     with tempfile.TemporaryDirectory(prefix="shoal-fleet-") as folder, Stack(Path(folder)) as stack:
         registry = FleetRegistry(stack)
         registry.prepare()
-        simulation = Simulation(plans(registry.join(size), registry.state.mqtt_url, processes=processes))
+        simulation = Simulation(plans(registry.enrol(size), registry.state.mqtt_url, processes=processes))
         began = time.monotonic()
         simulation.start()
         simulation.wait(lambda seen: seen.connected == size, "all are connected", timeout_s=CONNECT_S)

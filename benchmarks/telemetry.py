@@ -93,7 +93,7 @@ def measure(count: int) -> Figures:
     allowed = [OUTSTANDING]
     with tempfile.TemporaryDirectory(prefix="shoal-fleet-") as folder, Stack(Path(folder)) as stack:
         registry = FleetRegistry(stack)
-        registry.join(DEVICES)
+        registry.enrol(DEVICES)
         database = Database(f"sqlite:///{stack.data_dir / 'telemetry.db'}")
         before = registry.cost()
         publisher = threading.Thread(target=publish, args=(registry.state.mqtt_url, messages, twice, allowed))

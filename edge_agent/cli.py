@@ -69,13 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"edge-agent {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Command)
 
-    start = commands.add_parser("start", help="join a registry (the first time) and run until stopped")
-    start.add_argument("--registry", required=True, metavar="URL", help="the registry's address")
-    start.add_argument("--token", help="one-time token; needed once, when the device joins (or SHOAL_JOIN_TOKEN)")
-    start.add_argument("--token-file", type=Path, metavar="FILE", help="the token, where no process list shows it")
-    start.add_argument("--device-id", metavar="ID", help="the name to join under; by default the registry gives one")
-    start.add_argument("--profile", metavar="NAME", help="the device's kind, as the registry knows it")
-    start.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be given several times")
+    _add_enroll(commands)
+    start = commands.add_parser("start", help="run until stopped; the device is enrolled by then")
     _data_dir(start)
     start.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT|unix", help="where apps infer")
     start.add_argument("--transport", choices=("mqtt", "https"), default="mqtt", help="how models are fetched")
@@ -114,6 +109,23 @@ def _parser() -> argparse.ArgumentParser:
     _json(profiles)
     profiles.set_defaults(command=_profiles)
     return parser
+
+
+def _add_enroll(commands: argparse._SubParsersAction[_Command]) -> None:
+    enroll = commands.add_parser("enroll", help="become a device of a registry, with a token of it")
+    enroll.add_argument("registry", metavar="URL", help="the registry's address")
+    enroll.add_argument("--token", help="what edge-registry token create gave (or SHOAL_ENROLL_TOKEN)")
+    enroll.add_argument("--token-file", type=Path, metavar="FILE", help="the token, where no process list shows it")
+    enroll.add_argument("--device-id", metavar="ID", help="the name to have; by default the registry gives one")
+    enroll.add_argument("--profile", metavar="NAME", help="the device's kind, as the registry knows it")
+    enroll.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be given several times")
+    enroll.add_argument(
+        "--wait", default="1h", metavar="TIME", help="for an operator, where the token needs one: 90s, 1h"
+    )
+    enroll.add_argument("--again", action="store_true", help="give up the identity that is here")
+    _data_dir(enroll)
+    _json(enroll)
+    enroll.set_defaults(command=_enroll)
 
 
 def _add_defer(commands: argparse._SubParsersAction[_Command]) -> None:
@@ -183,24 +195,54 @@ def _start(options: argparse.Namespace) -> int:
                 f"--set: there is no setting {name}; there are {', '.join(AgentSettings.model_fields)}"
             ) from exc
         raise UsageError(f"setting {name}: {first['msg'].removeprefix('Value error, ')}") from exc
-    return start(
-        settings,
+    return start(settings)
+
+
+def _enroll(options: argparse.Namespace) -> int:
+    from edge_agent.defer import seconds_of  # noqa: PLC0415
+    from edge_agent.enrolment.enrol import Asked, enrol  # noqa: PLC0415  it exits: what `cryptography` weighs goes
+    from edge_agent.layout import Layout, default_data_dir  # noqa: PLC0415
+    from edge_agent.link.identity import lock  # noqa: PLC0415
+    from edge_agent.probe.read import facts_of_this_machine  # noqa: PLC0415
+    from edge_agent.runtimes.registry import installed_runtimes  # noqa: PLC0415
+
+    token = _token(options)
+    if token is None:
+        raise UsageError("give the token that edge-registry token create gave: --token, or --token-file")
+    layout = Layout((options.data_dir or default_data_dir()).absolute())
+    asked = Asked(
         registry_url=options.registry,
-        token=_token(options),
+        token=token,
         device_id=_name(options.device_id, "--device-id"),
         profile=_name(options.profile, "--profile"),
         labels=dict(_pair(text, "--label") for text in options.label),
+        runtimes={name.value: version for name, version in installed_runtimes().items()},
+        facts=facts_of_this_machine(layout.root),
     )
+    with lock(layout):
+        identity = enrol(layout, asked, wait_s=seconds_of(options.wait), told=_say_aside, again=options.again)
+    held = identity.credential
+    if options.json:
+        _say_json(identity.model_dump(mode="json", exclude={"key"}))
+        return 0
+    _say(f"this is device {identity.device_id} ({identity.profile}) of {identity.registry_url}")
+    if held is not None:
+        _say(f"certificate {held.serial[:16]}, renewed by the agent itself; run it with: edge-agent start")
+    return 0
+
+
+def _say_aside(text: str) -> None:
+    sys.stderr.write(f"edge-agent: {text}\n")
 
 
 def _token(options: argparse.Namespace) -> str | None:
-    """The token for joining: from the flag, a file or the environment, in this order.
+    """The token for enrolling: from the flag, a file or the environment, in this order.
 
     Raises:
         UsageError: flag and file are given, or the file can't be read or is empty.
     """
     if options.token_file is None:
-        return options.token or os.environ.get("SHOAL_JOIN_TOKEN") or None
+        return options.token or os.environ.get("SHOAL_ENROLL_TOKEN") or None
     if options.token is not None:
         raise UsageError("give either --token or --token-file")
     try:

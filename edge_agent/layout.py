@@ -29,8 +29,32 @@ class Layout:
 
     @property
     def identity(self) -> Path:
-        """Device id, registry and broker addresses, key: written once, at joining."""
+        """Device id, registry and broker addresses, key, and which certificate is in use: the owner's alone."""
         return self.root / "identity.json"
+
+    @property
+    def tls_dir(self) -> Path:
+        """Keys and certificates; nobody else may look in."""
+        return self.root / "tls"
+
+    @property
+    def root_certificate(self) -> Path:
+        """Whom this device trusts."""
+        return self.tls_dir / "root.crt"
+
+    @property
+    def new_root(self) -> Path:
+        """The same, of an enrolment that is not done."""
+        return self.tls_dir / "new-root.crt"
+
+    @property
+    def new_key(self) -> Path:
+        """The key of an enrolment that is not done."""
+        return self.tls_dir / "new.key"
+
+    def credential(self, name: str) -> Path:
+        """A key with its certificate."""
+        return self.tls_dir / name
 
     @property
     def lock(self) -> Path:

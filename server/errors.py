@@ -67,6 +67,13 @@ class BusyError(RegistryError):
     retryable = True
 
 
+class RateLimitedError(RegistryError):
+    """More is asked for than is allowed in the time; later it is answered."""
+
+    code = "rate_limited"
+    retryable = True
+
+
 class NotFoundError(RegistryError):
     """No such thing: the sentence names it."""
 

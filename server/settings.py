@@ -53,7 +53,14 @@ class RegistrySettings(BaseSettings):
     s3_secret_key: SecretStr | None = None
     s3_region: str = Field("us-east-1", min_length=1)
 
-    mqtt_url: str | None = Field(None, description="mqtt://host:port; none: the embedded Mosquitto")
+    s3_ca: Path | None = Field(None, description="whom to trust at an https endpoint; none: the public authorities")
+
+    mqtt_url: str | None = Field(
+        None, description="mqtts://host:port, or unencrypted mqtt://host:port; none: the embedded Mosquitto"
+    )
+
+    api_tls: bool = Field(True, description="false only behind a proxy of your own that speaks TLS")
+    device_certificate_days: float = Field(180.0, ge=1, le=3650, description="devices renew theirs after two thirds")
 
     # both are secrets: the address of many receivers holds a token
     webhook_url: SecretStr | None = Field(None, description="http(s)://...: each decision of a rollout is posted there")
@@ -92,7 +99,7 @@ class RegistrySettings(BaseSettings):
     @field_validator("mqtt_url")
     @classmethod
     def _check_mqtt_url(cls, value: str | None) -> str | None:
-        return value and _checked_url(value, schemes=("mqtt",), example="mqtt://broker.example:1883")
+        return value and _checked_url(value, schemes=("mqtts", "mqtt"), example="mqtts://broker.example:8883")
 
     @field_validator("webhook_url")
     @classmethod

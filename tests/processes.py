@@ -116,7 +116,12 @@ class RunningRegistry:
 
     def client(self) -> RegistryClient:
         """An operator's client."""
-        return RegistryClient(self.url)
+        return RegistryClient(self.url, ca=self.root)
+
+    @property
+    def root(self) -> Path:
+        """The root certificate."""
+        return self.data_dir / "trust" / "root.crt"
 
     def cli(self, *arguments: str | Path, timeout_s: float = STEP_DEADLINE_S) -> subprocess.CompletedProcess[str]:
         """One `edge-registry` command, as a user types it."""
@@ -127,6 +132,7 @@ class RunningRegistry:
             timeout=timeout_s,
             check=False,
             cwd=self.cwd,
+            env={**os.environ, "SHOAL_CA": str(self.root)},
         )
 
     def cli_here(self, *arguments: str | Path, timeout_s: float = STEP_DEADLINE_S) -> subprocess.CompletedProcess[str]:
@@ -190,12 +196,19 @@ class RunningAgent:
         """What the agent and its runners say."""
         return self.data_dir.parent / f"{self.device_id}.log"
 
-    def start(self, *joining: str) -> None:
-        """Start it; the first time with the flags that join."""
+    def enroll(self, token: str, *flags: str) -> None:
+        """`edge-agent enroll`, under this device's id."""
+        command = [*self.prefix, str(self.commands / "edge-agent"), "enroll", self.registry_url, "--token", token]
+        command += ["--device-id", self.device_id, "--data-dir", str(self.data_dir), *flags]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=STEP_DEADLINE_S, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Start it; it is enrolled."""
         arguments = ["start", "--data-dir", str(self.data_dir), "--listen", f"{self.host}:{self.port}"]
         # reconnecting within half a second keeps the tests short; what happens is the same
         arguments += ["--set", "reconnect_first_s=0.3", "--set", "reconnect_cap_s=1", "--set", "ack_wait_s=3"]
-        arguments += ["--set", "will_delay_s=1", "--registry", self.registry_url, *self.flags, *joining]
+        arguments += ["--set", "will_delay_s=1", *self.flags]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, str(self.commands / "edge-agent"), *arguments], stdout=log, stderr=subprocess.STDOUT

@@ -38,6 +38,7 @@ from edge_agent.transfer.manifests import read_manifest
 if TYPE_CHECKING:
     import random
 
+    from benchmarks.simulator.credentials import Credential
     from benchmarks.simulator.loop import Loop
     from edge_agent.link.mqtt import BrokerAddress
     from edge_agent.settings import AgentSettings
@@ -85,7 +86,7 @@ class SimulatedDevice:
     def __init__(
         self,
         device_id: str,
-        key: str,
+        credential: Credential,
         *,
         loop: Loop,
         address: BrokerAddress,
@@ -104,7 +105,12 @@ class SimulatedDevice:
         self._answers: dict[str, int] = {}  # by deployment that serves: its inferences
         self._on = True
         self._link = SimulatedLink(
-            loop, address, device_id=device_id, key=key, settings=settings, put=lambda item: loop.soon(self._got(item))
+            loop,
+            address,
+            device_id=device_id,
+            tls=credential.context,
+            settings=settings,
+            put=lambda item: loop.soon(self._got(item)),
         )
         self._switch_on()
 

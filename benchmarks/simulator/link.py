@@ -11,6 +11,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edge_agent.link import mqtt
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from paho.mqtt.client import Client
@@ -28,17 +29,17 @@ class SimulatedLink:
         address: mqtt.BrokerAddress,
         *,
         device_id: str,
-        key: str,
+        tls: Callable[[], ssl.SSLContext],
         settings: AgentSettings,
         put: Callable[[object], None],
     ) -> None:
-        self._loop, self._address, self._device_id, self._key = loop, address, device_id, key
-        self._settings, self._put = settings, put
+        self._loop, self._address, self._device_id = loop, address, device_id
+        self._settings, self._put, self._tls = settings, put, tls
         self._client: Client | None = None
 
     def open(self, session: mqtt.Session) -> None:
         """Connect; `Connected` or `Disconnected` follows."""
-        client = mqtt.new_client(self._address, session, device_id=self._device_id, key=self._key, put=self._put)
+        client = mqtt.new_client(session, device_id=self._device_id, key="", tls=self._tls(), put=self._put)
         self._loop.watch(client)
         settings = self._settings
         try:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from multiprocessing.connection import Connection
 
+    from benchmarks.simulator.credentials import Credential
     from benchmarks.simulator.device import Times
 
 CONNECTS_PER_S = 500.0
@@ -36,7 +37,7 @@ class Plan:
     """What one process simulates."""
 
     mqtt_url: str
-    keys: Mapping[str, str]
+    credentials: Mapping[str, Credential]
     """By device id."""
     connects_per_s: float
     seed: int = 0
@@ -116,13 +117,11 @@ class Simulation:
         return times
 
 
-def plans(keys: Mapping[str, str], mqtt_url: str, *, processes: int, faulty: bool = True) -> list[Plan]:
-    """Divide devices (their keys by id) among processes."""
-    names, each_s = list(keys), CONNECTS_PER_S / processes
-    return [
-        Plan(mqtt_url, {name: keys[name] for name in names[number::processes]}, each_s, seed=number, faulty=faulty)
-        for number in range(processes)
-    ]
+def plans(credentials: Mapping[str, Credential], mqtt_url: str, *, processes: int, faulty: bool = True) -> list[Plan]:
+    """Divide devices (what each shows, by its id) among processes."""
+    names, each_s = list(credentials), CONNECTS_PER_S / processes
+    shares = ({name: credentials[name] for name in names[number::processes]} for number in range(processes))
+    return [Plan(mqtt_url, share, each_s, seed=number, faulty=faulty) for number, share in enumerate(shares)]
 
 
 def allow_descriptors(devices: int) -> None:
@@ -157,10 +156,10 @@ def _simulate(plan: Plan, pipe: Connection) -> None:
     latencies = sketches(rng)
     address = parse_url(plan.mqtt_url)
     devices = []
-    for number, (device_id, key) in enumerate(plan.keys.items()):
+    for number, (device_id, credential) in enumerate(plan.credentials.items()):
         device = SimulatedDevice(
             device_id,
-            key,
+            credential,
             loop=loop,
             address=address,
             settings=settings,

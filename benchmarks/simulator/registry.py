@@ -16,6 +16,7 @@ import psutil
 import sqlalchemy as sa
 import torch
 
+from benchmarks.simulator.credentials import issue
 from benchmarks.simulator.process import SimulationError
 from edge_agent.probe.read import probe
 from edge_agent.protocol.profile import RuntimeName
@@ -26,8 +27,10 @@ from server.fleet.secrets import hash_of, new_key
 from server.schemas.catalogue import PushForm
 from server.schemas.rollouts import RolloutOptions, RolloutRequest, RolloutState
 from server.stack import stack_state
+from server.trust.folder import TrustFolder
 
 if TYPE_CHECKING:
+    from benchmarks.simulator.credentials import Credential
     from examples.demo.stack import Stack
     from server.stack import StackState
 
@@ -54,7 +57,8 @@ class FleetRegistry:
     def __init__(self, stack: Stack) -> None:
         """Args: `stack`: the processes; its registry was not started yet."""
         self._stack = stack
-        self.client = RegistryClient(stack.start_registry(SHOAL_TELEMETRY_INTERVAL_S="60"))
+        url = stack.start_registry(SHOAL_TELEMETRY_INTERVAL_S="60")
+        self.client = RegistryClient(url, ca=stack.root)
 
     @property
     def state(self) -> StackState:
@@ -91,26 +95,33 @@ class FleetRegistry:
             )
         self.client.wait_for_job(pushed.job_id, timeout_s=BUILD_S)
 
-    def join(self, count: int) -> dict[str, str]:
-        """Let devices join, in one transaction: how long that takes is not what is measured. Their keys by id."""
-        keys = {f"device-{number:05d}": new_key() for number in range(count)}
-        now = time.time()
+    def enrol(self, count: int) -> dict[str, Credential]:
+        """Let devices enrol, in one transaction, since that is not what is measured; what each shows, by its id."""
+        now, trust = time.time(), TrustFolder(self._stack.data_dir / "trust")
+        folder = self._stack.folder / "credentials"
+        folder.mkdir(mode=0o700)
+        authority = trust.authority()
+        issued = {
+            device_id: issue(authority, trust.paths.root, folder, device_id, now=now)
+            for device_id in (f"device-{number:05d}" for number in range(count))
+        }
         rows = [
             {
                 "device_id": device_id,
                 "profile": PROFILE,
                 "labels": {},
-                "key_sha256": hash_of(key),
+                "key_sha256": hash_of(new_key()),
                 "facts": {},
                 "joined_at": now,
             }
-            for device_id, key in keys.items()
+            for device_id in issued
         ]
         database = Database(f"sqlite:///{self._stack.data_dir / 'registry.db'}")
         with database.write() as connection:
             connection.execute(sa.insert(tables.devices), rows)
+            connection.execute(sa.insert(tables.certificates), [row for _, row in issued.values()])
         database.close()
-        return keys
+        return {device_id: credential for device_id, (credential, _) in issued.items()}
 
     def wait_online(self, count: int, *, timeout_s: float) -> None:
         """Wait until the registry knows of so many devices that they are there."""

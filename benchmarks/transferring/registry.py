@@ -33,7 +33,7 @@ from edge_agent.protocol.topics import DeviceTopic, device_topic
 from server.database import tables
 from server.database.connect import Database
 from server.database.migrate import upgrade
-from server.fleet.join import registry_epoch
+from server.fleet.enrol import registry_epoch
 from server.fleet.secrets import hash_of
 from server.settings import RegistrySettings
 from server.stack.broker import broker_command
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEY = "ab" * 32
+# without encryption: what is counted on the wire is what is read there
+OPEN_LISTENER = "listener {port} 127.0.0.1\nallow_anonymous true\n"
 KEYS = S3Keys(access_key="benchmark", secret_key="benchmark-secret")  # noqa: S106  of a store that lives for a minute
 RANGE = re.compile(rb"^GET (\S+) .*?\r\nRange: bytes=(\d+)-(\d+)\r\n", re.DOTALL | re.IGNORECASE)
 _TENSOR = TensorSpec(name="x", shape=(-1, 4))
@@ -106,7 +108,7 @@ class Registry:
         self.device_wire = Wire(store, meter=HttpMeter, cuts=cuts, account_of=object_in_path)
         for wire in (self._own_wire, self.device_wire):
             stack.callback(wire.close)
-        self._start(broker_command(folder / "mosquitto", address=LOOPBACK, port=ports["mqtt"]))
+        self._start(broker_command(folder / "mosquitto", listener=OPEN_LISTENER.format(port=ports["mqtt"])))
         stack.callback(remove_sockets, ports)
         self._start(weed_command(folder / "s3", address=LOOPBACK, ports=ports, keys=KEYS))
         settings = self._settings(ports["api"])

@@ -1,4 +1,4 @@
-"""Who this device is: written once when it joins, kept for ever. And the lock that keeps a second agent out."""
+"""Who this device is, from its enrolment on. And the lock that keeps a second agent out. Files only, no network."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 from pydantic import StringConstraints, ValidationError
 
-from edge_agent import __version__
 from edge_agent.errors import EdgeAgentError
-from edge_agent.link.registry_http import RegistryRefusedError, request_json
-from edge_agent.protocol.base import Bytes, Count, Name, Wire
+from edge_agent.protocol.base import Bytes, Count, Name, Seconds, Wire
 from edge_agent.storage.durable import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edge_agent.layout import Layout
 
 
-class NotJoinedError(EdgeAgentError):
-    """No identity here, and no token to get one."""
+class NotEnrolledError(EdgeAgentError):
+    """No identity here, or none could be gotten."""
 
-    code = "not_joined"
+    code = "not_enrolled"
 
 
 class OtherRegistryError(EdgeAgentError):
@@ -38,8 +34,17 @@ class AlreadyRunningError(EdgeAgentError):
     code = "already_running"
 
 
+class Credential(Wire):
+    """A key with its certificate: a file in the folder `tls`. Times are seconds since 1970."""
+
+    file: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,40}\.pem$")]
+    serial: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,40}$")]
+    expires_at: Seconds
+    renew_at: Seconds
+
+
 class Identity(Wire):
-    """A device's name, its secret and its addresses."""
+    """A device's name, its secrets and its addresses."""
 
     device_id: Name
     profile: Name
@@ -48,6 +53,8 @@ class Identity(Wire):
     key: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32,128}$")]
     epoch: Count = 0
     storage_bytes: Bytes | None = None  # the profile's budget, where the registry tells it
+    credential: Credential | None = None  # None: neither API nor broker speaks TLS
+    successor: Credential | None = None  # issued, and not yet seen by the registry
 
     @property
     def authorization(self) -> str:
@@ -58,22 +65,22 @@ class Identity(Wire):
 def normalized(registry_url: str) -> str:
     """A registry's address in one spelling."""
     url = registry_url.strip().rstrip("/")
-    return url if "://" in url else f"http://{url}"
+    return url if "://" in url else f"https://{url}"
 
 
 def load(layout: Layout) -> Identity | None:
     """The identity that is kept here.
 
     Raises:
-        NotJoinedError: there is one, but it can't be read.
+        NotEnrolledError: there is one, but it can't be read.
     """
     try:
         return Identity.model_validate_json(layout.identity.read_bytes())
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as exc:
-        raise NotJoinedError(
-            f"{layout.identity} can't be read as an identity: restore it, or join anew in an empty folder"
+        raise NotEnrolledError(
+            f"{layout.identity} can't be read as an identity: restore it, or enroll anew in an empty folder"
         ) from exc
 
 
@@ -83,57 +90,24 @@ def save(layout: Layout, identity: Identity) -> None:
     replace_file(layout.identity, identity.model_dump_json(indent=2).encode(), mode=0o600)
 
 
-def ensure(
-    layout: Layout,
-    *,
-    registry_url: str,
-    token: str | None,
-    device_id: str | None,
-    profile: str | None,
-    labels: Mapping[str, str],
-    runtimes: Mapping[str, str],
-    facts: Mapping[str, str],
-) -> Identity:
-    """The identity of this folder; joins when there is none, and saves it before anything else.
+def drop_other_credentials(layout: Layout, identity: Identity) -> None:
+    """Remove keys that this identity does not name."""
+    used = {one.file for one in (identity.credential, identity.successor) if one is not None}
+    for path in layout.tls_dir.glob("*.pem"):
+        if path.name not in used:
+            path.unlink(missing_ok=True)
+
+
+def require_same(identity: Identity, layout: Layout, *, registry_url: str, device_id: str | None) -> None:
+    """Pass if the folder belongs to this registry and device.
 
     Raises:
-        OtherRegistryError: the folder belongs to another registry or another device.
-        NotJoinedError: there is no identity and no token, or the registry refused the token.
-        RegistryUnreachableError: nobody answers at the address.
+        OtherRegistryError: it does not.
     """
-    registry_url = normalized(registry_url)
-    identity = load(layout)
-    if identity is not None:
-        _same(identity, layout, registry_url=registry_url, device_id=device_id)
-        return identity
-    if token is None:
-        raise NotJoinedError("this device has not joined a registry: give --token once (edge-registry token create)")
-    document = {
-        "token": token,
-        "device_id": device_id,
-        "profile": profile,
-        "labels": dict(labels),
-        "agent_version": __version__,
-        "runtimes": dict(runtimes),
-        "facts": dict(facts),
-    }
-    try:
-        answer = request_json("POST", f"{registry_url}/v1/join", document=document)
-        identity = Identity.model_validate({**answer, "registry_url": registry_url})
-    except RegistryRefusedError as exc:
-        raise NotJoinedError(f"the registry did not let this device join: {exc}") from exc
-    except ValidationError as exc:
-        where = ".".join(str(part) for part in exc.errors()[0]["loc"])
-        raise NotJoinedError(f"the registry's answer to joining has no usable {where}") from exc
-    save(layout, identity)
-    return identity
-
-
-def _same(identity: Identity, layout: Layout, *, registry_url: str, device_id: str | None) -> None:
     if identity.registry_url != registry_url:
         raise OtherRegistryError(
             f"{layout.root} belongs to device {identity.device_id} of {identity.registry_url}, not of {registry_url}: "
-            "start it with that address, or give another --data-dir"
+            "give another --data-dir, or --again to give that identity up"
         )
     if device_id is not None and device_id != identity.device_id:
         raise OtherRegistryError(

@@ -22,6 +22,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edge_agent.errors import EdgeAgentError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from paho.mqtt.reasoncodes import ReasonCode
@@ -117,11 +118,12 @@ class MqttLink:
         *,
         device_id: str,
         key: str,
+        tls: Callable[[], ssl.SSLContext],
         keepalive_s: int,
         session_expiry_s: int,
         inbox: Inbox,
     ) -> None:
-        self._address, self._device_id, self._key = address, device_id, key
+        self._address, self._device_id, self._key, self._tls = address, device_id, key, tls
         self._keepalive_s, self._session_expiry_s = keepalive_s, session_expiry_s
         self._inbox = inbox
         self._sessions: queue.Queue[Session | None] = queue.Queue()
@@ -165,7 +167,9 @@ class MqttLink:
         while (session := self._sessions.get()) is not None:
             address = self._address
             try:
-                client = new_client(address, session, device_id=self._device_id, key=self._key, put=self._inbox.put)
+                # read at each connection: a certificate that was renewed meanwhile is shown from the next one on
+                tls = self._tls() if address.tls else None
+                client = new_client(session, device_id=self._device_id, key=self._key, tls=tls, put=self._inbox.put)
                 connect(client, address, keepalive_s=self._keepalive_s, session_expiry_s=self._session_expiry_s)
             except Exception as exc:  # noqa: BLE001  no address, no certificates: this thread must live to try again
                 self._inbox.put(Disconnected(session, str(exc), spent=False))
@@ -179,9 +183,17 @@ class MqttLink:
 
 
 def new_client(
-    address: BrokerAddress, session: Session, *, device_id: str, key: str, put: Callable[[object], None]
+    session: Session,
+    *,
+    device_id: str,
+    key: str,
+    tls: ssl.SSLContext | None,
+    put: Callable[[object], None],
 ) -> Client:
-    """A client of paho that is not connected yet; `put` gets `Connected`, `Disconnected` and `Received`."""
+    """A client of paho that is not connected yet; `put` gets `Connected`, `Disconnected` and `Received`.
+
+    Without `tls` it shows the key; with it the certificate says who it is, and the broker has no need of the key.
+    """
     client = Client(
         CallbackAPIVersion.VERSION2,
         client_id=device_id,
@@ -189,9 +201,10 @@ def new_client(
         reconnect_on_failure=False,
     )
     client.connect_timeout = CONNECT_TIMEOUT_S
-    client.username_pw_set(device_id, key)
-    if address.tls:
-        client.tls_set()
+    if tls is None:
+        client.username_pw_set(device_id, key)
+    else:
+        client.tls_set_context(tls)
     will = _properties(PacketTypes.WILLMESSAGE)
     will.WillDelayInterval = session.will.delay_s
     client.will_set(session.will.topic, session.will.payload, qos=1, retain=True, properties=will)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edge_agent.errors import EdgeAgentError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
 MAX_ANSWER_BYTES = 16 << 20
@@ -58,8 +59,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float:
     return min(float(text), MAX_RETRY_AFTER_S) if text.isascii() and text.isdigit() else 0.0
 
 
-def connect(url: str, *, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
-    """A connection to a URL's host, and the path with its query.
+def connect(url: str, *, timeout_s: float, tls: ssl.SSLContext | None = None) -> tuple[http.client.HTTPConnection, str]:
+    """A connection to a URL's host, and the path with its query; `tls`: whom an https address must prove to be.
 
     Raises:
         RegistryUnreachableError: not an http(s) URL.
@@ -71,13 +72,23 @@ def connect(url: str, *, timeout_s: float) -> tuple[http.client.HTTPConnection, 
         port = -1
     if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
         raise RegistryUnreachableError(f"{url} is no http:// or https:// address")
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(parts.hostname, port, timeout=timeout_s, context=tls)
+    else:
+        connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout_s)
     path = parts.path or "/"
-    return kind(parts.hostname, port, timeout=timeout_s), f"{path}?{parts.query}" if parts.query else path
+    return connection, f"{path}?{parts.query}" if parts.query else path
 
 
 def request(
-    method: str, url: str, *, headers: Mapping[str, str], body: bytes | None = None, timeout_s: float = 15.0
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: bytes | None = None,
+    tls: ssl.SSLContext | None = None,
+    timeout_s: float = 15.0,
 ) -> Answer:
     """One request; redirects are not followed.
 
@@ -85,7 +96,7 @@ def request(
         RegistryUnreachableError: no connection, or it broke.
         RegistryRefusedError: a status of 400 or more, with the registry's own words.
     """
-    connection, path = connect(url, timeout_s=timeout_s)
+    connection, path = connect(url, timeout_s=timeout_s, tls=tls)
     try:
         connection.request(method, path, body=body, headers=dict(headers))
         response = connection.getresponse()
@@ -109,7 +120,7 @@ def lowered(response: http.client.HTTPResponse) -> dict[str, str]:
     return {name.lower(): value for name, value in response.getheaders()}
 
 
-def request_json(method: str, url: str, *, document: object) -> dict[str, Any]:
+def request_json(method: str, url: str, *, document: object, tls: ssl.SSLContext | None = None) -> dict[str, Any]:
     """Send and receive a JSON object.
 
     Raises:
@@ -117,7 +128,7 @@ def request_json(method: str, url: str, *, document: object) -> dict[str, Any]:
         RegistryRefusedError: an error status, or an answer that is no JSON object.
     """
     headers = {"Content-Type": "application/json"}
-    answer = request(method, url, headers=headers, body=json.dumps(document).encode())
+    answer = request(method, url, headers=headers, body=json.dumps(document).encode(), tls=tls)
     try:
         parsed = json.loads(answer.body)
     except ValueError:

@@ -33,6 +33,7 @@ from edge_agent.supervisor.inquiries import Inquiries
 from edge_agent.supervisor.line import Line
 from edge_agent.supervisor.listeners import Listeners, listen_unix
 from edge_agent.supervisor.memory import remember
+from edge_agent.supervisor.renewal import Renewal
 from edge_agent.supervisor.runners import Runners
 from edge_agent.telemetry import board
 from edge_agent.telemetry.spool import Spool
@@ -106,6 +107,7 @@ class Agent:
         self._inquiries = Inquiries(
             settings, layout=layout, publish=self._line.say_answer, watch=self._watch, unwatch=self._unwatch
         )
+        self._renewal = Renewal(layout, chance=chance)
         self._incoming = Incoming(
             identity.device_id,
             core=self._core,
@@ -235,6 +237,7 @@ class Agent:
         moment = self._moment()
         self._events += self._line.tick(moment)
         self._inquiries.tick(moment.now_s)
+        self._renewal.tick(moment)
         self._runners.check(moment.now_s)
         due_s = self._core.next_due_s
         if due_s is not None and moment.now_s >= due_s:
@@ -321,6 +324,7 @@ class Agent:
         self._inbox.refuse()
         self._line.close(moment)
         self._inquiries.forget()
+        self._renewal.close()
         self._unpackings.close()
         self._listeners.close()
         self._reports.close()

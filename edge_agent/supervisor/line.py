@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edge_agent.layout import Layout
 from edge_agent.link.asks import Asks
 from edge_agent.link.connection import Connection
 from edge_agent.link.mqtt import MqttLink, parse_url
+from edge_agent.link.tls import Tls
 from edge_agent.protocol.messages import encode
 from edge_agent.protocol.topics import DeviceTopic, device_topic
 from edge_agent.settings import Transport
@@ -55,10 +57,12 @@ class Line:
         runtimes: Mapping[RuntimeName, str],
         chance: Callable[[], float],
     ) -> None:
+        tls = Tls(Layout(settings.data_dir))
         self._link = link = MqttLink(
             parse_url(identity.mqtt_url),
             device_id=identity.device_id,
             key=identity.key,
+            tls=tls.own,
             keepalive_s=settings.keepalive_s,
             session_expiry_s=settings.session_expiry_s,
             inbox=inbox,
@@ -80,6 +84,7 @@ class Line:
             folders=folders,
             asks=asks,
             identity=identity,
+            tls=tls,
             inbox=inbox,
             over_https=over_https,
             answer_s=settings.answer_s,
@@ -88,6 +93,7 @@ class Line:
         self.transfers = Transfers(
             settings,
             identity=identity,
+            tls=tls,
             link=link,
             asks=asks,
             inbox=inbox,

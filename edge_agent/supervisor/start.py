@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from edge_agent.errors import EdgeAgentError
 from edge_agent.layout import Layout
 from edge_agent.link import identity as identities
+from edge_agent.link.identity import NotEnrolledError
 from edge_agent.logbook.handler import RingHandler
 from edge_agent.logbook.ring import LogRing
 from edge_agent.runtimes.registry import installed_runtimes
 from edge_agent.supervisor.agent import Agent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from edge_agent.settings import AgentSettings
 
@@ -30,16 +31,8 @@ class DiskUnusableError(EdgeAgentError):
     code = "disk_unusable"
 
 
-def start(
-    settings: AgentSettings,
-    *,
-    registry_url: str,
-    token: str | None,
-    device_id: str | None,
-    profile: str | None,
-    labels: Mapping[str, str],
-) -> int:
-    """Join if need be, then run until told to stop; the exit code.
+def start(settings: AgentSettings) -> int:
+    """Run until told to stop; the exit code.
 
     Raises:
         EdgeAgentError: what the user can put right, in one sentence.
@@ -52,23 +45,13 @@ def start(
             runtimes = installed_runtimes()
             ring = LogRing(layout.log_dir, limit_bytes=settings.log_limit_bytes)
             identity = identities.load(layout)
-            facts: Mapping[str, str] = {}
             if identity is None:
-                from edge_agent.probe.read import facts_of_this_machine  # noqa: PLC0415  once in a device's life
-
-                facts = facts_of_this_machine(layout.root)
-            identity = identities.ensure(
-                layout,
-                registry_url=registry_url,
-                token=token,
-                device_id=device_id,
-                profile=profile,
-                labels=labels,
-                runtimes={name.value: version for name, version in runtimes.items()},
-                facts=facts,
-            )
+                raise NotEnrolledError(
+                    f"{layout.root} belongs to no registry yet: edge-agent enroll URL --token TOKEN "
+                    "(edge-registry token create)"
+                )
             os.umask(0o022)
-            logging.getLogger().addHandler(RingHandler(ring, secrets=(identity.key, token or "")))
+            logging.getLogger().addHandler(RingHandler(ring, secrets=(identity.key,)))
             known = None if settings.runner_command else runtimes  # another Python's runner speaks for itself
             agent = Agent(settings, identity, runtimes=known)
         return agent.run()  # from here on a disk that takes nothing is survived

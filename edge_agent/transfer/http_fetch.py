@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edge_agent.link.identity import Identity
     from edge_agent.link.inbox import Inbox
+    from edge_agent.link.tls import Tls
     from edge_agent.protocol.manifest import ObjectDescriptor
     from edge_agent.transfer.pace import Pace
 
@@ -89,6 +90,7 @@ class HttpPass(threading.Thread):
         identity: who asks, and where for a presigned URL.
         descriptor: the object.
         missing: its blocks to fetch, ascending.
+        tls: how it connects to API and store.
         inbox: takes `BlockFetched`, and at the end `PassEnded`.
         pace: the limit of this device.
         url: a presigned URL that an earlier pass has left.
@@ -100,13 +102,14 @@ class HttpPass(threading.Thread):
         descriptor: ObjectDescriptor,
         missing: Sequence[int],
         *,
+        tls: Tls,
         inbox: Inbox,
         pace: Pace,
         url: str | None = None,
     ) -> None:
         super().__init__(name="https", daemon=True)
         self._identity, self._descriptor, self._missing, self._inbox = identity, descriptor, list(missing), inbox
-        self._pace, self._url = pace, url
+        self._pace, self._url, self._tls = pace, url, tls
         self._cancelled = threading.Event()
         self._socket: socket.socket | None = None
 
@@ -151,7 +154,7 @@ class HttpPass(threading.Thread):
     def _fetch_run(self, url: str, first: int, last: int) -> None:
         start, _ = self._descriptor.block_span(first)
         last_start, last_length = self._descriptor.block_span(last)
-        connection, path = registry_http.connect(url, timeout_s=TIMEOUT_S)
+        connection, path = registry_http.connect(url, timeout_s=TIMEOUT_S, tls=self._tls.objects(url))
         try:
             self._connect(connection)
             connection.request("GET", path, headers={"Range": f"bytes={start}-{last_start + last_length - 1}"})
@@ -186,7 +189,8 @@ class HttpPass(threading.Thread):
     def _presigned_url(self) -> str:
         url = f"{self._identity.registry_url}/v1/device/objects/{self._descriptor.sha256}"
         try:
-            answer = registry_http.request("GET", url, headers={"Authorization": self._identity.authorization})
+            headers = {"Authorization": self._identity.authorization}
+            answer = registry_http.request("GET", url, headers=headers, tls=self._tls.registry(url))
         except registry_http.RegistryRefusedError as exc:
             if registry_http.is_passing(exc.status):
                 raise _BusyError(str(exc), retry_after_s=exc.retry_after_s) from exc

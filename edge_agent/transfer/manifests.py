@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edge_agent.link.asks import Asks
     from edge_agent.link.identity import Identity
     from edge_agent.link.inbox import Inbox
+    from edge_agent.link.tls import Tls
     from edge_agent.storage.variants import VariantFolders
 
 _GONE, _NOT_FOUND = 410, 404
@@ -93,12 +94,14 @@ class ManifestFetches:
         folders: VariantFolders,
         asks: Asks,
         identity: Identity,
+        tls: Tls,
         inbox: Inbox,
         over_https: bool,
         answer_s: float,
         chance: Callable[[], float],
     ) -> None:
         self._folders, self._asks, self._identity, self._inbox = folders, asks, identity, inbox
+        self._tls = tls
         self._over_https, self._answer_s, self._chance = over_https, answer_s, chance
         self._waiting: dict[str, _Waiting] = {}
         self._texts: dict[str, bytes] = {}
@@ -184,7 +187,8 @@ class ManifestFetches:
     def _fetch_https(self, sha256: str) -> None:
         url = f"{self._identity.registry_url}/v1/device/manifests/{sha256}"
         try:
-            answer = registry_http.request("GET", url, headers={"Authorization": self._identity.authorization})
+            headers = {"Authorization": self._identity.authorization}
+            answer = registry_http.request("GET", url, headers=headers, tls=self._tls.registry(url))
         except RegistryUnreachableError as exc:
             self._inbox.put(ManifestText(sha256, None, Reason.TRANSFER_FAILED, str(exc), passing=True))
         except RegistryRefusedError as exc:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edge_agent.link.identity import Identity
     from edge_agent.link.inbox import Inbox
     from edge_agent.link.mqtt import MqttLink
+    from edge_agent.link.tls import Tls
     from edge_agent.protocol.manifest import ObjectDescriptor
     from edge_agent.settings import AgentSettings
 
@@ -57,6 +58,7 @@ class Transfers:
         settings: AgentSettings,
         *,
         identity: Identity,
+        tls: Tls,
         link: MqttLink,
         asks: Asks,
         inbox: Inbox,
@@ -64,6 +66,7 @@ class Transfers:
         chance: Callable[[], float],
     ) -> None:
         self._settings, self._identity, self._link, self._asks = settings, identity, link, asks
+        self._tls = tls
         self._inbox, self._over_https, self._chance = inbox, over_https, chance
         self._transfers: dict[str, _Transfer] = {}
         self._pace = Pace(settings.max_download_rate_bytes_s)
@@ -206,6 +209,7 @@ class Transfers:
             self._identity,
             transfer.blocks.descriptor,
             transfer.blocks.missing(),
+            tls=self._tls,
             inbox=self._inbox,
             pace=self._pace,
             url=transfer.url,

@@ -337,7 +337,7 @@ def run() -> list[Row]:
     with Stack(FOLDER) as stack:
         url = stack.start_registry(SHOAL_TELEMETRY_INTERVAL_S="3")
         say(f"the registry is up: {url}")
-        with RegistryClient(url) as client:
+        with RegistryClient(url, ca=stack.root) as client:
             devices = []
             for device in demo_devices():
                 client.add_profile(device.profile)

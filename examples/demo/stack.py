@@ -100,12 +100,20 @@ class Stack:
         state = stack_state(self.data_dir)
         return state.api_url if state is not None and state.is_running else None
 
+    @property
+    def root(self) -> Path:
+        """The registry's root certificate: whoever asks its API trusts it."""
+        return self.data_dir / "trust" / "root.crt"
+
     def start_agent(self, device: str, *, registry_url: str, token: str, tflite: bool) -> int:
-        """Start `edge-agent start`; the port on which the device answers."""
+        """Enrol a device and start its agent; the port on which it answers."""
         port = free_port()
-        command = (TFLITE_COMMANDS if tflite else COMMANDS) / "edge-agent"
-        argv = [str(command), "start", "--registry", registry_url, "--token", token]
-        argv += ["--device-id", device, "--data-dir", str(self.folder / device), "--listen", f"127.0.0.1:{port}"]
+        command, data_dir = str((TFLITE_COMMANDS if tflite else COMMANDS) / "edge-agent"), str(self.folder / device)
+        enroll = [command, "enroll", registry_url, "--token", token, "--device-id", device, "--data-dir", data_dir]
+        enrolled = subprocess.run(enroll, capture_output=True, text=True, check=False)
+        if enrolled.returncode:
+            raise DemoError(f"{device} could not enrol: {enrolled.stderr.strip()[-600:]}")
+        argv = [command, "start", "--data-dir", data_dir, "--listen", f"127.0.0.1:{port}"]
         self._agents[device] = self._running.enter_context(started(device, argv, self._log_of(device), {}))
         return port
 

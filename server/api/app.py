@@ -12,6 +12,7 @@ from server.api.limits import BodyLimit
 from server.api.ports import Ports
 from server.api.routes import (
     device,
+    enrolment,
     fleet,
     inquiries,
     models,
@@ -29,12 +30,17 @@ DESCRIPTION: Final = (
     "Push a model once; a variant for each kind of device is built, proved, delivered in waves, and measured where it "
     "runs. Every answer that is not a success is an ErrorDocument."
 )
+_ROUTES: Final = (
+    *(profiles, models, reports, fleet, enrolment, inquiries, device, rollouts, telemetry, retention),
+    retirement,
+)
 _STATUSES: Final = {
     401: "Who asks did not prove who they are",
     404: "No such thing",
     409: "It exists already, and differently; or it can't be done now",
     413: "Too many bytes",
     422: "What was sent does not fit",
+    429: "More is asked for than is allowed in the time: wait",
     502: "What a device has answered can't be used",
     503: "The database, S3, the broker or the disk is down or full, or too many push at once: try again",
 }
@@ -63,7 +69,7 @@ def create_app(ports: Ports) -> FastAPI:
     app.state.upload_slots = UploadSlots()
     install_error_answers(app)
     app.add_middleware(BodyLimit)
-    for module in (profiles, models, reports, fleet, inquiries, device, rollouts, telemetry, retention, retirement):
+    for module in _ROUTES:
         app.include_router(module.router)
 
     @app.get("/v1/health", operation_id="get_health", tags=["health"])

@@ -20,6 +20,7 @@ RETRY_AFTER_S: Final = 5
 # Codes that are not here are the registry's own trouble: 500.
 STATUS_OF: Final[dict[str, HTTPStatus]] = {
     "invalid": HTTPStatus.UNPROCESSABLE_ENTITY,
+    "bad_certificate_request": HTTPStatus.UNPROCESSABLE_ENTITY,
     "bad_selector": HTTPStatus.UNPROCESSABLE_ENTITY,
     "bad_waves": HTTPStatus.UNPROCESSABLE_ENTITY,
     "unauthorized": HTTPStatus.UNAUTHORIZED,
@@ -33,6 +34,8 @@ STATUS_OF: Final[dict[str, HTTPStatus]] = {
     "broker_unavailable": HTTPStatus.SERVICE_UNAVAILABLE,
     "bad_answer": HTTPStatus.BAD_GATEWAY,
     "busy": HTTPStatus.SERVICE_UNAVAILABLE,
+    "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
+    "trust_unusable": HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 

@@ -15,6 +15,8 @@ from server.errors import RegistryError
 from server.heartbeats import Process, lacking, last_heard
 from server.schemas.common import Health
 from server.stack.probes import mqtt_url_answers
+from server.trust.names import Role
+from server.trust.tls import broker_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +83,11 @@ def _broker(ports: Ports) -> str:
     url = ports.settings.mqtt_url
     if not url:
         return "no MQTT URL is set: give mqtt_url, or run under `edge-registry up`"
-    return OK if mqtt_url_answers(url) else f"the MQTT broker at {url} does not answer"
+    return (
+        OK
+        if mqtt_url_answers(url, broker_context(ports.settings, Role.API))
+        else f"the MQTT broker at {url} does not answer"
+    )
 
 
 def _process(ports: Ports, process: Process) -> str:

@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from server.database.connect import Database
-from server.fleet.join import Addresses
+from server.fleet.enrol import Addresses
 from server.fleet.manifests import ManifestCache
 from server.settings import RegistrySettings
 from server.storage import ObjectStore
+from server.trust.folder import TrustFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Ports:
     objects: ObjectStore
     manifests: ManifestCache
     addresses: Addresses
+    trust: TrustFolder
     clock: Callable[[], float]
 
 

@@ -61,6 +61,7 @@ def show(device_id: str, registry: RegistryOption = None, *, as_json: JsonOption
             ("presence", device.presence),
             ("last seen", text_of_time(device.last_seen_at)),
             ("joined", text_of_time(device.joined_at)),
+            *_trust_of(device),
             ("generation", f"observed {device.observed_generation}, wanted {device.wanted_generation}"),
         ]
     )
@@ -105,13 +106,68 @@ def retire(
     force: Annotated[bool, typer.Option("--force", help="Also while a rollout is at work on it.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a device out of use: its key is worth nothing from now on; to come back it joins with a new token."""
+    """Take a device out of use: its certificate counts no more; to come back it enrols with a new token."""
     with connected(registry) as client:
         client.retire_device(device_id, force=force)
     if as_json:
         show_json({"device_id": device_id, "retired": True})
     else:
         say(f"device {device_id} is retired")
+
+
+@app.command()
+def revoke(device_id: str, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+    """A device is lost, stolen or copied: nothing of it counts from now on."""
+    with connected(registry) as client:
+        client.revoke_device(device_id)
+    if as_json:
+        show_json({"device_id": device_id, "revoked": True})
+    else:
+        say(f"device {device_id} is revoked; its successor: edge-registry token create --replace {device_id}")
+
+
+@app.command()
+def waiting(registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+    """Devices that have asked with a claim and wait to be let in."""
+    with connected(registry) as client:
+        found = client.list_claims()
+    if as_json:
+        show_documents(found)
+        return
+    rows = [
+        (one.claim_id, one.device_id, one.profile or "-", one.token_id, text_of_time(one.asked_at)) for one in found
+    ]
+    show_table(("claim", "device", "profile", "token", "asked"), rows, empty="nobody waits")
+
+
+@app.command()
+def approve(
+    claim_id: str,
+    registry: RegistryOption = None,
+    *,
+    refuse: Annotated[bool, typer.Option("--refuse", help="Keep it out instead.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a device in that waits."""
+    with connected(registry) as client:
+        client.decide_claim(claim_id, approved=not refuse)
+    if as_json:
+        show_json({"claim_id": claim_id, "approved": not refuse})
+    else:
+        say(f"claim {claim_id} is {'refused' if refuse else 'approved'}")
+
+
+def _trust_of(device: "Device") -> list[tuple[str, str]]:
+    """What is to be said of a device's certificates."""
+    rows: list[tuple[str, str]] = []
+    if device.revoked_at is not None:
+        rows.append(("revoked", text_of_time(device.revoked_at)))
+    counting = [one for one in device.certificates if one.revoked_at is None]
+    rows += [("certificate", f"{one.serial[:16]} until {text_of_time(one.expires_at)}") for one in counting]
+    if device.clones:
+        advice = "revoke it if you have not restored its disk"
+        rows.append(("clone", f"seen {device.clones} times, last {text_of_time(device.clone_seen_at)}: {advice}"))
+    return rows
 
 
 def _models(device: "Device") -> list[str]:

@@ -9,31 +9,21 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import TypeAdapter
 
-from edge_agent.protocol.messages import Desired
 from edge_agent.protocol.profile import DeviceProfile
 from server.client.checking import checked
+from server.client.devices import DeviceCalls
 from server.client.errors import RegistryClientError
 from server.client.export import export_module
 from server.client.inquiries import InquiryCalls
 from server.client.outages import through_outages
 from server.client.pages import unpack_pages
-from server.client.paths import digest_segment, proof, version_path
+from server.client.paths import version_path
 from server.client.retirement import RetirementCalls
 from server.client.rollouts import RolloutCalls
 from server.client.transport import ANSWER_TIMEOUT_S, Transport, given, segment
 from server.client.upload import open_parts
 from server.schemas.catalogue import BuildRequest, Choice, Job, JobState, ModelVersion, PushAccepted, PushForm, Variant
 from server.schemas.common import Health
-from server.schemas.fleet import (
-    Device,
-    Joined,
-    JoinRequest,
-    LabelsRequest,
-    ObjectUrl,
-    Token,
-    TokenRequest,
-    TokenView,
-)
 from server.schemas.recipes import RecipeBook
 from server.schemas.report import Report, ReportForm
 from server.schemas.retention import SweepReport, SweepRequest
@@ -64,22 +54,26 @@ _JOBS: Final = TypeAdapter(list[Job])
 _RECIPES: Final = TypeAdapter(RecipeBook)
 _SEARCH: Final = TypeAdapter(Search)
 _REPORT: Final = TypeAdapter(Report)
-_TOKEN: Final = TypeAdapter(Token)
-_TOKENS: Final = TypeAdapter(list[TokenView])
-_JOINED: Final = TypeAdapter(Joined)
-_DEVICE: Final = TypeAdapter(Device)
-_DEVICES: Final = TypeAdapter(list[Device])
-_DESIRED: Final = TypeAdapter(Desired)
-_URL: Final = TypeAdapter(ObjectUrl)
 _SWEEP: Final = TypeAdapter(SweepReport)
 _TELEMETRY: Final = TypeAdapter(list[TelemetryRow])
 
 
-class RegistryClient(RolloutCalls, InquiryCalls, RetirementCalls):
+class RegistryClient(DeviceCalls, RolloutCalls, InquiryCalls, RetirementCalls):
     """A registry at a URL. Every method raises RegistryClientError with the registry's own sentence."""
 
-    def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        self._transport = Transport(url, timeout_s=timeout_s)
+    def __init__(self, url: str, *, ca: Path | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        """A client that has asked nothing yet.
+
+        Args:
+            url: where the registry is.
+            ca: its root certificate (`trust/root.crt` of its data folder); None: the file that SHOAL_CA names, else
+                the public authorities.
+            timeout_s: for an answer.
+
+        Raises:
+            RegistryClientError: no address, or no certificate in that file.
+        """
+        self._transport = Transport(url, ca=ca, timeout_s=timeout_s)
 
     @property
     def url(self) -> str:
@@ -314,62 +308,6 @@ class RegistryClient(RolloutCalls, InquiryCalls, RetirementCalls):
                 raise RegistryClientError("timeout", f"Job {job_id} is still {job.state} after {timeout_s:g} s.")
             time.sleep(POLL_S)
             job = through_outages(lambda: self.get_job(job_id))
-
-    # --- tokens and devices
-    def create_token(
-        self, *, profile: str | None = None, labels: Mapping[str, str] | None = None, valid_s: float = 3600.0
-    ) -> Token:
-        """Make a one-time token; it is shown this once."""
-        document = {"profile": profile, "labels": dict(labels or {}), "valid_s": valid_s}
-        body = checked(TokenRequest, document).model_dump(mode="json")
-        return self._transport.ask("POST", "/v1/tokens", json=body, answer=_TOKEN)
-
-    def list_tokens(self) -> list[TokenView]:
-        """All tokens without their secrets."""
-        return self._transport.ask("GET", "/v1/tokens", answer=_TOKENS)
-
-    def revoke_token(self, token_id: str) -> None:
-        """Make a token worthless."""
-        self._transport.ask("DELETE", f"/v1/tokens/{segment(token_id, 'the token id')}")
-
-    def join(self, request: JoinRequest) -> Joined:
-        """Join as a device (agents do this themselves)."""
-        return self._transport.ask("POST", "/v1/join", json=request.model_dump(mode="json"), answer=_JOINED)
-
-    def list_devices(self, selector: str = "", *, retired: bool = False) -> list[Device]:
-        """The devices that a selector means; without one, all; `retired`: those that were taken out of use."""
-        parameters = given({"selector": selector, "retired": "true" if retired else None})
-        return self._transport.ask("GET", "/v1/devices", params=parameters, answer=_DEVICES)
-
-    def get_device(self, device_id: str) -> Device:
-        """One device."""
-        return self._transport.ask("GET", f"/v1/devices/{segment(device_id, 'the device')}", answer=_DEVICE)
-
-    def label_device(self, device_id: str, labels: Mapping[str, str | None]) -> Device:
-        """Set labels; None removes one."""
-        body = checked(LabelsRequest, {"labels": dict(labels)}).model_dump(mode="json")
-        path = f"/v1/devices/{segment(device_id, 'the device')}"
-        return self._transport.ask("PATCH", path, json=body, answer=_DEVICE)
-
-    def retire_device(self, device_id: str, *, force: bool = False) -> None:
-        """Take a device's key away; `force`: also while a rollout is at work on it."""
-        parameters = given({"force": "true" if force else None})
-        self._transport.ask("DELETE", f"/v1/devices/{segment(device_id, 'the device')}", params=parameters)
-
-    # --- as a device
-    def get_desired(self, device_id: str, key: str) -> Desired:
-        """What a device shall run."""
-        return self._transport.ask("GET", "/v1/device/desired", headers=proof(device_id, key), answer=_DESIRED)
-
-    def get_manifest(self, device_id: str, key: str, sha256: str) -> bytes:
-        """A manifest, byte by byte."""
-        path = f"/v1/device/manifests/{digest_segment(sha256)}"
-        return self._transport.raw("GET", path, headers=proof(device_id, key))
-
-    def get_object_url(self, device_id: str, key: str, sha256: str) -> ObjectUrl:
-        """Where a device may fetch an object."""
-        path = f"/v1/device/objects/{digest_segment(sha256)}"
-        return self._transport.ask("GET", path, headers=proof(device_id, key), answer=_URL)
 
     # --- telemetry
     def get_telemetry(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+CA_VARIABLE: Final = "SHOAL_CA"
 CONNECT_TIMEOUT_S: Final = 5.0
 ANSWER_TIMEOUT_S: Final = 60.0
 LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -28,11 +32,16 @@ _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 class Transport:
     """A connection pool to one registry."""
 
-    def __init__(self, url: str, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, url: str, *, ca: Path | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         self.url, host = _checked_url(url)
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
         # a proxy of the environment can't reach this machine's own loopback
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=host not in LOOPBACK)
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=timeout,
+            trust_env=host not in LOOPBACK,
+            verify=_trust(ca or _ca_of_environment()),
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -86,6 +95,12 @@ class Transport:
             sentence = f"The registry at {self.url} closed the connection in the middle of the request: try again."
             raise RegistryClientError("connection_lost", sentence) from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            if _is_distrust(exc):
+                sentence = (
+                    f"What answers at {self.url} is not who it should be ({exc}): give the registry's root certificate "
+                    f"(trust/root.crt of its data folder) with {CA_VARIABLE}."
+                )
+                raise RegistryClientError("not_trusted", sentence) from exc
             sentence = f"No registry answers at {self.url}: is `edge-registry up` running, and is the address right?"
             raise RegistryClientError("unreachable", sentence) from exc
         if response.is_success:
@@ -103,15 +118,36 @@ class Transport:
         return RegistryClientError("not_a_registry", f"What answers at {self.url} is not this registry's API.", status)
 
 
+def _ca_of_environment() -> Path | None:
+    return Path(os.environ[CA_VARIABLE]) if os.environ.get(CA_VARIABLE) else None
+
+
+def _trust(ca: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ssl.SSLError) as exc:
+        raise RegistryClientError("bad_ca", f"{ca} can't be read as a root certificate: {exc}.") from exc
+
+
+def _is_distrust(exc: BaseException | None) -> bool:
+    while exc is not None:
+        if isinstance(exc, ssl.SSLCertVerificationError):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
+
+
 def _checked_url(url: str) -> tuple[str, str]:
     """The URL without a slash at its end, and its host."""
     try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        parts = urlsplit(url if "://" in url else f"https://{url}")
         usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise RegistryClientError("bad_url", f"{url!r} is no address of a registry; give one such as http://host:8080.")
+        raise RegistryClientError(
+            "bad_url", f"{url!r} is no address of a registry; give one such as https://host:8080."
+        )
     return parts.geturl().rstrip("/"), parts.hostname or ""
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
     true,
 )
@@ -60,8 +61,36 @@ join_tokens = Table(
     Column("labels", JSON, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
-    Column("used_at", Float),
-    Column("device_id", NAME),
+    Column("used_at", Float),  # the last time
+    Column("device_id", NAME),  # that joined with it last
+    Column("replaces", NAME),  # the device whose place is taken; None: a new device
+    Column("max_uses", Integer, nullable=False, default=1, server_default=text("1")),  # more: a claim of a factory
+    Column("uses", Integer, nullable=False, default=0, server_default=text("0")),
+    Column("uses_per_hour", Integer),  # None: as fast as they come
+    Column("needs_approval", Boolean, nullable=False, default=False, server_default=false()),
+)
+claims = Table(
+    "claims",  # a device that asked with a token which needs approval
+    catalogue,
+    Column("public_key_sha256", SHA256, primary_key=True),
+    Column("token_sha256", SHA256, nullable=False, index=True),
+    Column("device_id", NAME, nullable=False),
+    Column("request", JSON, nullable=False),  # server.schemas.fleet.EnrolmentRequest, without its token
+    Column("asked_at", Float, nullable=False),
+    Column("decided_at", Float),
+    Column("approved", Boolean),
+)
+certificates = Table(
+    "certificates",  # that devices were issued; one that has expired and was taken back stays, for who asks later
+    catalogue,
+    Column("serial", String(40), primary_key=True),  # hexadecimal
+    Column("device_id", NAME, nullable=False, index=True),
+    Column("public_key_sha256", SHA256, nullable=False, index=True),
+    Column("issued_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("used_at", Float),  # when its holder said that it works: from then on the one before counts no more
+    Column("revoked_at", Float, index=True),
+    Column("reason", String(16)),  # server.fleet.certificates.Reason
 )
 devices = Table(
     "devices",
@@ -72,6 +101,7 @@ devices = Table(
     Column("key_sha256", SHA256, nullable=False),
     Column("facts", JSON, nullable=False),  # what the agent said of itself when it joined
     Column("joined_at", Float, nullable=False, index=True),
+    Column("revoked_at", Float, index=True),  # lost: nothing of it counts until another device has taken its place
     Column("removed_at", Float, index=True),  # retired; the controller then clears its retained topics
 )
 jobs = Table(
@@ -251,6 +281,9 @@ device_states = Table(
     Column("observed_generation", BigInteger, nullable=False, default=0),
     # numbers what devices say anew, over all of them: the highest tells the controller at once that there is news
     Column("news", BigInteger, nullable=False, default=0, server_default=text("0"), index=True),
+    Column("sessions", JSON),  # ids of its latest sessions, the latest last
+    Column("clones", Integer, nullable=False, default=0, server_default=text("0")),
+    Column("clone_seen_at", Float),
 )
 device_figures = Table(
     "device_figures",  # what a device measured on the way in: figures of the origin `device`

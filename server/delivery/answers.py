@@ -94,14 +94,14 @@ class Answers:
             return _reply(ask, ReplyStatus.NOT_FOUND, detail=str(exc))
 
     def _require_device(self, device: str) -> None:
-        query = sa.select(devices.c.removed_at).where(devices.c.device_id == device)
+        query = sa.select(devices.c.removed_at, devices.c.revoked_at).where(devices.c.device_id == device)
         with self._database.read() as connection:
             row = connection.execute(query).first()
         if row is None:
             # it joined another registry, or this one after the backup that it was restored from
-            raise NotFoundError(f"No device {device} has joined this registry: join again with a new token.")
-        if row.removed_at is not None:
-            raise DeviceGoneError(f"Device {device} was retired in this registry: join again with a new token.")
+            raise NotFoundError(f"No device {device} has joined this registry: enrol again with a new token.")
+        if row.removed_at is not None or row.revoked_at is not None:
+            raise DeviceGoneError(f"Device {device} was taken out of this registry: enrol again with a new token.")
 
     def _manifest(self, device: str, ask: Ask) -> Reply:
         wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).deployments}

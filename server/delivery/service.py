@@ -25,6 +25,7 @@ from server.ingest.refusals import Refusals
 from server.mqtt import BrokerConnection, Incoming, Subscription
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from server.delivery.answers import Answers
@@ -40,14 +41,17 @@ ROOM_WAIT_S = 5.0
 IDLE_S = 1.0
 
 
-def connect(mqtt_url: str, name: str) -> tuple[BrokerConnection, queue.SimpleQueue[Incoming]]:
+def connect(
+    mqtt_url: str, name: str, *, share: str = SHARE, tls: ssl.SSLContext | None = None
+) -> tuple[BrokerConnection, queue.SimpleQueue[Incoming]]:
     """The link, and the queue that it fills with asks and answers: nothing is done in its own thread.
 
     The broker has at most `RECEIVE_MAXIMUM` of them under way to us, and so has the queue.
     """
     asks: queue.SimpleQueue[Incoming] = queue.SimpleQueue()
-    subscriptions = [Subscription(every_device(kind, share=SHARE)) for kind in (DeviceTopic.ASK, DeviceTopic.ANSWER)]
-    return BrokerConnection(mqtt_url, name, subscriptions, asks.put, receive_maximum=RECEIVE_MAXIMUM), asks
+    subscriptions = [Subscription(every_device(kind, share=share)) for kind in (DeviceTopic.ASK, DeviceTopic.ANSWER)]
+    connection = BrokerConnection(mqtt_url, name, subscriptions, asks.put, receive_maximum=RECEIVE_MAXIMUM, tls=tls)
+    return connection, asks
 
 
 class Delivery:

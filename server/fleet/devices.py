@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlalchemy as sa
 
 from edge_agent.protocol.messages import Status
-from server.database.tables import desired, device_states, devices
+from server.database.tables import certificates, desired, device_states, devices
 from server.errors import InvalidError, NotFoundError
-from server.fleet.join import MAX_LABELS
 from server.ingest.presence import presence_of
-from server.schemas.fleet import Device
+from server.schemas.fleet import CertificateView, Device
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from server.database.connect import Database
     from server.fleet.selector import Selector
 
+MAX_LABELS: Final = 32
+SHOWN: Final = 10  # of a device's certificates, the latest
 _ALL: Final = devices.outerjoin(device_states, devices.c.device_id == device_states.c.device_id).outerjoin(
     desired, devices.c.device_id == desired.c.device_id
 )
@@ -28,6 +29,9 @@ _COLUMNS: Final[tuple[sa.ColumnElement[Any], ...]] = (
     devices.c.labels,
     devices.c.joined_at,
     devices.c.removed_at,
+    devices.c.revoked_at,
+    device_states.c.clones,
+    device_states.c.clone_seen_at,
     device_states.c.session_id,
     device_states.c.online,
     device_states.c.last_seen_at,
@@ -63,7 +67,10 @@ def get_device(database: Database, device_id: str, *, now: float, interval_s: fl
         row = connection.execute(query.where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))).first()
         if row is None:
             raise unknown_device(connection, device_id)
-    return _view(row, now=now, interval_s=interval_s)
+        issued = sa.select(certificates).where(certificates.c.device_id == device_id)
+        found = connection.execute(issued.order_by(certificates.c.issued_at.desc()).limit(SHOWN)).mappings().all()
+    held = [CertificateView.model_validate(dict(one)) for one in found]
+    return _view(row, now=now, interval_s=interval_s).model_copy(update={"certificates": held})
 
 
 def change_labels(database: Database, device_id: str, changes: Mapping[str, str | None]) -> None:
@@ -112,6 +119,9 @@ def _view(row: sa.Row[Any], *, now: float, interval_s: float) -> Device:
         last_seen_at=row.last_seen_at,
         joined_at=row.joined_at,
         retired_at=row.removed_at,
+        revoked_at=row.revoked_at,
+        clones=row.clones or 0,
+        clone_seen_at=row.clone_seen_at,
         observed_generation=row.observed_generation,
         wanted_generation=row.generation,
         status=Status.model_validate(row.status) if row.status else None,

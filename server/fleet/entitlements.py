@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from edge_agent.protocol.messages import Desired
 from server.database.tables import desired, devices
 from server.errors import ObjectNotFoundError, UnauthorizedError
-from server.fleet.join import registry_epoch
+from server.fleet.enrol import registry_epoch
 from server.fleet.manifests import object_among
 from server.fleet.secrets import is_secret_of
 
@@ -31,11 +31,13 @@ def authenticate(database: Database, authorization: str | None) -> str:
     device_id, colon, key = credentials.strip().partition(":")
     if scheme.lower() != "device" or not colon:
         raise UnauthorizedError("A device proves itself with the header `Authorization: Device ID:KEY`.")
-    query = sa.select(devices.c.key_sha256).where(devices.c.device_id == device_id, devices.c.removed_at.is_(None))
+    query = sa.select(devices.c.key_sha256).where(
+        devices.c.device_id == device_id, devices.c.removed_at.is_(None), devices.c.revoked_at.is_(None)
+    )
     with database.read() as connection:
         expected = connection.execute(query).scalar()
     if expected is None or not is_secret_of(key, expected):
-        raise UnauthorizedError("The device is unknown or removed, or its key is wrong: join again with a new token.")
+        raise UnauthorizedError("The device is unknown or removed, or its key is wrong: enrol again with a new token.")
     return device_id
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -11,9 +12,10 @@ TOKEN_PREFIX: Final = "shoal-"  # so that a token found in a log is recognised a
 ID_LENGTH: Final = 12
 
 
-def new_token() -> str:
-    """A one-time token."""
-    return f"{TOKEN_PREFIX}{secrets.token_urlsafe(24)}"
+def new_token(root_sha256: str) -> str:
+    """A token: a secret, and by which root the device shall know the registry (its SHA-256, base64url)."""
+    root = base64.urlsafe_b64encode(bytes.fromhex(root_sha256)).decode().rstrip("=")
+    return f"{TOKEN_PREFIX}{secrets.token_urlsafe(24)}.{root}"
 
 
 def new_key() -> str:

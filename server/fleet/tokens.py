@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from server.database.tables import join_tokens
-from server.errors import NotFoundError
+from server.database.tables import devices, join_tokens
+from server.errors import InvalidError, NotFoundError
+from server.fleet.devices import unknown_device
 from server.fleet.secrets import hash_of, id_of, new_token
 from server.fleet.wellknown import require_profile
 from server.schemas.fleet import Token, TokenView
@@ -17,13 +18,22 @@ if TYPE_CHECKING:
     from server.schemas.fleet import TokenRequest
 
 
-def create_token(database: Database, request: TokenRequest, *, now: float) -> Token:
+def create_token(database: Database, request: TokenRequest, *, root_sha256: str, now: float) -> Token:
     """Make a token; it is shown this once.
 
+    Args:
+        database: the catalogue.
+        request: what the token allows.
+        root_sha256: the fingerprint of the registry's root, which goes into the token.
+        now: seconds since 1970.
+
     Raises:
+        InvalidError: one device's place for several.
         NotFoundError: it names a profile that nobody registered and that is not well known.
     """
-    token = new_token()
+    if request.replaces is not None and request.max_uses > 1:
+        raise InvalidError(f"One device takes the place of {request.replaces}: let the token be used once.")
+    token = new_token(root_sha256)
     digest = hash_of(token)
     row = {
         "token_sha256": digest,
@@ -32,10 +42,16 @@ def create_token(database: Database, request: TokenRequest, *, now: float) -> To
         "labels": request.labels,
         "created_at": now,
         "expires_at": now + request.valid_s,
+        "replaces": request.replaces,
+        "max_uses": request.max_uses,
+        "uses_per_hour": request.uses_per_hour,
+        "needs_approval": request.needs_approval,
     }
     with database.write() as connection:
         if request.profile is not None:
             require_profile(connection, request.profile, now=now)
+        if request.replaces is not None:
+            row["profile"] = request.profile or _profile_of(connection, request.replaces)
         connection.execute(sa.insert(join_tokens).values(row))
     return Token(token_id=id_of(digest), token=token, expires_at=now + request.valid_s)
 
@@ -54,6 +70,11 @@ def list_tokens(database: Database) -> list[TokenView]:
             expires_at=row.expires_at,
             used_at=row.used_at,
             device_id=row.device_id,
+            replaces=row.replaces,
+            max_uses=row.max_uses,
+            uses=row.uses,
+            uses_per_hour=row.uses_per_hour,
+            needs_approval=row.needs_approval,
         )
         for row in rows
     ]
@@ -71,3 +92,11 @@ def revoke_token(database: Database, token_id: str) -> None:
         raise NotFoundError(
             f"There is no token {token_id[:64]}: `edge-registry token list` shows those that are there."
         )
+
+
+def _profile_of(connection: sa.Connection, device_id: str) -> str:
+    there = [devices.c.device_id == device_id, devices.c.removed_at.is_(None)]
+    profile = connection.execute(sa.select(devices.c.profile).where(*there)).scalar()
+    if profile is None:
+        raise unknown_device(connection, device_id)
+    return str(profile)

@@ -7,6 +7,7 @@ subscription never gets what the broker retained, which is what a new ingest mus
 """
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -34,12 +35,6 @@ IDLE_S: Final = 1.0
 # their devices send them again.
 SESSION_EXPIRY_S: Final = 600
 
-SUBSCRIPTIONS: Final = (
-    Subscription(every_device(DeviceTopic.TELEMETRY, share=SHARE)),
-    Subscription(every_device(DeviceTopic.PRESENCE)),
-    Subscription(every_device(DeviceTopic.STATUS)),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
@@ -59,6 +54,8 @@ class Ingest:
         mqtt_url: str,
         name: str,
         limits: BatchLimits,
+        share: str = SHARE,
+        tls: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -75,11 +72,16 @@ class Ingest:
             mqtt_url,
             # no device can have a colon in its id, so none can take this session over
             f"registry:{name}",
-            SUBSCRIPTIONS,
+            (
+                Subscription(every_device(DeviceTopic.TELEMETRY, share=share)),
+                Subscription(every_device(DeviceTopic.PRESENCE)),
+                Subscription(every_device(DeviceTopic.STATUS)),
+            ),
             self._on_message,
             clean_start=False,
             session_expiry_s=SESSION_EXPIRY_S,
             receive_maximum=min(2 * limits.size + 100, 65_535),
+            tls=tls,
         )
 
     @property

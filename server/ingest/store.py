@@ -92,7 +92,9 @@ class IngestStore:
         columns = sa.select(devices.c.device_id, devices.c.profile, devices.c.joined_at)
         with self._catalogue.read() as connection:
             for part in _parts(wanted):
-                query = columns.where(devices.c.device_id.in_(part), devices.c.removed_at.is_(None))
+                query = columns.where(
+                    devices.c.device_id.in_(part), devices.c.removed_at.is_(None), devices.c.revoked_at.is_(None)
+                )
                 for device_id, profile, joined_at in connection.execute(query):
                     known[device_id] = KnownDevice(profile, joined_at)
         return known

@@ -5,6 +5,7 @@ thread calls `run` (or `run_once`) and is the only one that touches paho; others
 """
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from server.mqtt.traffic import MAX_INFLIGHT, Traffic
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PORT: Final = 1883
+DEFAULT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 KEEPALIVE_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 5.0
 # A connection that held for this long was a good one: the next loss begins with the shortest pause again.
@@ -53,6 +54,7 @@ class BrokerConnection:
         session_expiry_s: int = 0,
         clean_start: bool = True,
         will: Will | None = None,
+        tls: ssl.SSLContext | None = None,
         receive_maximum: int = 200,
         max_pending_bytes: int = MAX_PENDING_BYTES,
         keepalive_s: int = KEEPALIVE_S,
@@ -60,7 +62,7 @@ class BrokerConnection:
     ) -> None:
         parts = urlsplit(url)
         self._url = url
-        self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORT
+        self._host, self._port = parts.hostname or "", parts.port or DEFAULT_PORTS.get(parts.scheme, 1883)
         self._subscriptions = tuple(subscriptions)
         self._on_message = on_message
         self._session_expiry_s = session_expiry_s
@@ -81,7 +83,7 @@ class BrokerConnection:
         self.last_error: str | None = None
         """Why the last attempt or connection ended; for logs and health pages."""
 
-        self._client = self._make_client(client_id, will)
+        self._client = self._make_client(client_id, will, tls)
         self._traffic = Traffic(self._client, self._outbox, self._wake)
         self._poller = Poller(self._client)
 
@@ -208,7 +210,7 @@ class BrokerConnection:
 
     # -- connecting ------------------------------------------------------------------------------------------------
 
-    def _make_client(self, client_id: str, will: Will | None) -> Client:
+    def _make_client(self, client_id: str, will: Will | None, tls: ssl.SSLContext | None) -> Client:
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=client_id,
@@ -222,6 +224,8 @@ class BrokerConnection:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_subscribe = self._on_subscribe
+        if tls is not None:
+            client.tls_set_context(tls)
         if will is not None:
             properties = _properties(PacketTypes.WILLMESSAGE)
             properties.WillDelayInterval = will.delay_s

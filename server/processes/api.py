@@ -12,15 +12,18 @@ from typing import Final
 import uvicorn
 
 from server.api.app import create_app
+from server.api.peer import tls_options
 from server.api.ports import Ports
 from server.api.upload import UPLOADS
 from server.database.connect import Database
 from server.database.migrate import upgrade
 from server.errors import RegistryError, SettingsError
-from server.fleet.join import Addresses
+from server.fleet.certificates import tell_broker
+from server.fleet.enrol import Addresses
 from server.fleet.manifests import ManifestCache
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
+from server.trust.folder import TrustFolder
 
 STALE_UPLOAD_S: Final = 6 * 3600.0
 # `up` gives its children 5 s between SIGTERM and SIGKILL.
@@ -54,6 +57,14 @@ def serve(settings: RegistrySettings) -> int:
     remove_stale_uploads(settings.data_dir / UPLOADS, now=time.time())
     catalogue, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
     objects = S3ObjectStore.from_settings(settings)
+    trust = TrustFolder(settings.trust_dir)
+    if settings.api_tls and not trust.paths.server.exists():
+        raise SettingsError(
+            f"There is no certificate for the API in {settings.trust_dir}: run under `edge-registry up`."
+        )
+    tls = tls_options(trust.paths) if settings.api_tls else {}
+    if trust.exists:
+        tell_broker(catalogue, trust, now=time.time())  # what was taken back just before it was killed
     ports = Ports(
         settings=settings,
         catalogue=catalogue,
@@ -61,6 +72,7 @@ def serve(settings: RegistrySettings) -> int:
         objects=objects,
         manifests=ManifestCache(objects),
         addresses=addresses_of(settings, settings.api_port),
+        trust=trust,
         clock=time.time,
     )
     config = uvicorn.Config(
@@ -71,6 +83,7 @@ def serve(settings: RegistrySettings) -> int:
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=SHUTDOWN_S,
+        **tls,
     )
     server = uvicorn.Server(config)
     # uvicorn raises the signal once more after its clean stop, for whoever was there before: then it is uvicorn again.
@@ -88,7 +101,8 @@ def serve(settings: RegistrySettings) -> int:
 def addresses_of(settings: RegistrySettings, api_port: int) -> Addresses:
     """What a device that joins is told."""
     host = f"[{settings.host}]" if ":" in settings.host and not settings.host.startswith("[") else settings.host
-    return Addresses(registry_url=f"http://{host}:{api_port}", mqtt_url=settings.mqtt_url or "")
+    scheme = "https" if settings.api_tls else "http"
+    return Addresses(registry_url=f"{scheme}://{host}:{api_port}", mqtt_url=settings.mqtt_url or "")
 
 
 def remove_stale_uploads(folder: Path, *, now: float) -> None:

@@ -29,6 +29,8 @@ from server.rollouts.reading import Reader
 from server.rollouts.writing import Intervals
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
+from server.trust.names import Role
+from server.trust.tls import broker_context
 from server.webhook.receiver import Receiver
 from server.webhook.telling import Teller, keep_telling
 
@@ -56,7 +58,13 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
     holder = f"{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
     database, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
     store = S3ObjectStore.from_settings(settings)
-    connection = BrokerConnection(settings.mqtt_url, f"controller-{holder}", (), lambda _: None)
+    connection = BrokerConnection(
+        settings.mqtt_url,
+        f"controller-{holder}",
+        (),
+        lambda _: None,
+        tls=broker_context(settings, Role.CONTROLLER),
+    )
     link = threading.Thread(target=_keep_link, args=(connection, stop), name="mqtt")
     link.start()
     manifests = ManifestFiles(store)

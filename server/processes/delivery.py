@@ -17,12 +17,15 @@ from server.delivery.answers import Answers
 from server.delivery.blocks import BlockCache
 from server.delivery.schedule import DeliveryRules, Schedule
 from server.delivery.sender import BlockSender
-from server.delivery.service import Delivery, connect
+from server.delivery.service import SHARE, Delivery, connect
 from server.errors import RegistryError, SettingsError
 from server.heartbeats import Heart, Process
 from server.inquiries.inquirer import Inquirer
+from server.mqtt.sharing import share_name
 from server.settings import RegistrySettings, load_settings
 from server.storage import S3ObjectStore
+from server.trust.names import Role
+from server.trust.tls import broker_context
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -39,7 +42,9 @@ def serve(settings: RegistrySettings, stop: threading.Event) -> None:
     database = Database(settings.database_url)
     store = S3ObjectStore.from_settings(settings)
     name = f"delivery-{socket.gethostname()[:32]}-{os.getpid()}-{secrets.token_hex(4)}"
-    connection, asks = connect(settings.mqtt_url, name)
+    connection, asks = connect(
+        settings.mqtt_url, name, share=share_name(settings, SHARE), tls=broker_context(settings, Role.DELIVERY)
+    )
     schedule = Schedule(DeliveryRules(rate_bytes_s=settings.block_rate_bytes_s))
     sender = BlockSender(schedule, BlockCache(store), connection)
     answers = Answers(database, store, sender, presign_expiry_s=settings.presign_expiry_s, clock=time.monotonic)

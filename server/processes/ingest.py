@@ -21,14 +21,18 @@ from typing import Final
 from server.database.connect import Database
 from server.errors import RegistryError, SettingsError
 from server.heartbeats import Heart, Process
-from server.ingest.service import BatchLimits, Ingest
+from server.ingest.service import SHARE, BatchLimits, Ingest
 from server.ingest.store import IngestStore
+from server.mqtt.sharing import share_name
 from server.retention.keeper import keep_sweeping
 from server.retention.merging import merge_reports
 from server.retention.requests import latest_request
 from server.retention.sweep import sweep_reports
 from server.schemas.retention import Swept
 from server.settings import RegistrySettings, load_settings
+from server.trust.folder import TrustFolder
+from server.trust.names import Role
+from server.trust.tls import broker_context
 
 SWEEP_END_S: Final = 2.0  # what it has not deleted by then goes the next time
 
@@ -48,12 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings()
         if settings.mqtt_url is None:
             raise SettingsError("No MQTT broker is set: give mqtt_url, or run under `up`.")
+        if options.name is not None and settings.mqtt_url.startswith("mqtts:"):
+            TrustFolder(settings.trust_dir).keep_service(Role.INGEST, options.name, now=time.time())
         catalogue, telemetry = Database(settings.database_url), Database(settings.telemetry_url)
         ingest = Ingest(
             IngestStore(catalogue, telemetry),
             mqtt_url=settings.mqtt_url,
             name=options.name or name_of(socket.gethostname(), settings.data_dir),
             limits=BatchLimits(size=settings.ingest_batch_size),
+            share=share_name(settings, SHARE),
+            tls=broker_context(settings, Role.INGEST, options.name),
         )
         stop = threading.Event()
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from edge_agent.protocol.states import DeploymentState
 from server.database.tables import deployments, devices, inquiries, rollout_states, rollouts
 from server.errors import ConflictError
+from server.fleet.certificates import Reason, take_back
 from server.fleet.devices import unknown_device
 from server.fleet.selector import parse
 from server.rollouts.facts import CLOSED_STATES, FAILED_STATES, TIMED_OUT
@@ -40,6 +41,7 @@ def retire_device(database: Database, device_id: str, *, force: bool, now: float
                 f"({rollout.state}): wait until it has ended, abort it, or retire the device all the same with --force."
             )
         connection.execute(sa.update(devices).where(devices.c.device_id == device_id).values(removed_at=now))
+        take_back(connection, device_id, Reason.RETIRED, now=now)
         connection.execute(sa.delete(inquiries).where(inquiries.c.device_id == device_id))
 
 

@@ -1,8 +1,8 @@
-"""Devices: joining, listing, labelling."""
+"""Devices: enrolling, listing, labelling."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -32,6 +32,10 @@ class TokenRequest(RequestDocument):
     profile: Name | None = None
     labels: Labels = Field(default_factory=dict)
     valid_s: float = Field(default=3600.0, gt=0, le=30 * 86400)
+    replaces: Name | None = None  # the device whose place is taken
+    max_uses: int = Field(default=1, ge=1, le=1_000_000)  # more than one: a claim, as a factory holds
+    uses_per_hour: int | None = Field(default=None, ge=1, le=1_000_000)
+    needs_approval: bool = False
 
 
 class Token(Document):
@@ -52,6 +56,22 @@ class TokenView(Document):
     expires_at: float
     used_at: float | None = None
     device_id: Name | None = None
+    replaces: Name | None = None
+    max_uses: int = 1
+    uses: int = 0
+    uses_per_hour: int | None = None
+    needs_approval: bool = False
+
+
+class ClaimView(Document):
+    """A device that waits for an operator to let it in."""
+
+    claim_id: str
+    device_id: Name
+    token_id: str
+    asked_at: float
+    profile: Name | None = None
+    facts: dict[str, str]
 
 
 class ObjectUrl(Document):
@@ -61,10 +81,11 @@ class ObjectUrl(Document):
     expires_at: float
 
 
-class JoinRequest(RequestDocument):
-    """What an agent sends to join."""
+class EnrolmentRequest(RequestDocument):
+    """What an agent sends to enrol. `request`: a certificate request (PKCS#10, PEM) for the device's own key."""
 
     token: str = Field(min_length=8, max_length=256)
+    request: str = Field(min_length=1, max_length=4096)
     device_id: Name | None = None
     profile: Name | None = None
     labels: Labels = Field(default_factory=dict)
@@ -76,8 +97,23 @@ class JoinRequest(RequestDocument):
     )
 
 
-class Joined(Document):
-    """The identity of a device. `key` is its secret for HTTPS, kept on the device, hashed in the registry."""
+class RenewalRequest(RequestDocument):
+    """A certificate request for a new key."""
+
+    request: str = Field(min_length=1, max_length=4096)
+
+
+class DeviceCertificate(Document):
+    """A device's certificate with the intermediate behind it (PEM)."""
+
+    certificate: str
+    serial: str
+    expires_at: float
+    renew_at: float
+
+
+class Enrolled(DeviceCertificate):
+    """The identity of a device. `key` is its secret for the device's HTTP addresses, hashed in the registry."""
 
     device_id: Name
     profile: Name
@@ -87,6 +123,25 @@ class Joined(Document):
     epoch: int
     storage_bytes: int | None = None  # the budget of the profile
     ram_bytes: int | None = None
+
+
+class EnrolmentPending(Document):
+    """An operator must say yes first: ask again, with the same key."""
+
+    pending: Literal[True] = True
+    claim_id: str
+    retry_after_s: float
+
+
+class CertificateView(Document):
+    """A certificate as operators see it."""
+
+    serial: str
+    issued_at: float
+    expires_at: float
+    used_at: float | None = None
+    revoked_at: float | None = None
+    reason: str | None = None
 
 
 class Device(Document):
@@ -99,6 +154,10 @@ class Device(Document):
     last_seen_at: float | None = None
     joined_at: float
     retired_at: float | None = None
+    revoked_at: float | None = None
+    clones: int = 0  # how often two sessions went on from the same one
+    clone_seen_at: float | None = None
+    certificates: list[CertificateView] = Field(default_factory=list)  # of one device; not in lists
     observed_generation: int | None = None
     wanted_generation: int | None = None
     status: Status | None = None

@@ -9,6 +9,7 @@ from typing import Final
 
 from server.stack.commands import Command
 from server.stack.errors import MosquittoMissingError
+from server.trust.paths import TrustPaths
 
 STOP_GRACE_S: Final = 2.0
 # Debian keeps daemons where the PATH of an ordinary user does not look.
@@ -17,12 +18,9 @@ SEARCH_PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/
 # Measured on Mosquitto 2.0.11, whose defaults are named in each comment.
 CONFIGURATION: Final = """\
 # Written by `edge-registry up` at each start: changes made here are lost.
-listener {port} {address}
+{listener}
 user {user}
 pid_file {folder}/mosquitto.pid
-
-# Anyone who reaches the port may connect; certificates and an access list come with enrolment.
-allow_anonymous true
 
 # Retained messages and the queues of sessions survive a restart. The default writes them every 1800 s: after kill -9
 # an acknowledged retained message was gone. The registry's database owns the truth, so 30 s is comfort, not a promise.
@@ -63,6 +61,29 @@ connection_messages false
 log_timestamp_format %Y-%m-%dT%H:%M:%S
 """
 
+# Nobody without a certificate of our authority; who has one is called as it says, whatever name and client id it gives
+# (two of one name are one client: a device can take over no other's session). Read again on SIGHUP, the revoked ones
+# too: seen in 2.0.11, which keeps no connection that is there from going on, so who is revoked stands in the access
+# list as well.
+LISTENER: Final = """\
+listener {port} {address}
+cafile {paths.authorities}
+certfile {paths.server}
+keyfile {paths.server_key}
+crlfile {paths.revoked}
+tls_version tlsv1.2
+require_certificate true
+use_identity_as_username true
+use_username_as_clientid true
+allow_anonymous false
+acl_file {paths.access}
+"""
+
+
+def secure_listener(*, address: str, port: int, paths: TrustPaths) -> str:
+    """The lines of a listener for whoever has a certificate of this registry."""
+    return LISTENER.format(address=address, port=port, paths=paths)
+
 
 def mosquitto_executable() -> str:
     """Where Mosquitto is.
@@ -76,8 +97,12 @@ def mosquitto_executable() -> str:
     return found
 
 
-def broker_command(folder: Path, *, address: str, port: int) -> Command:
+def broker_command(folder: Path, *, listener: str) -> Command:
     """Write the configuration into `folder` and give the command that runs a broker with it.
+
+    Args:
+        folder: the broker's own.
+        listener: where it listens, and for whom: `secure_listener`.
 
     Raises:
         MosquittoMissingError: Mosquitto is not installed.
@@ -86,7 +111,7 @@ def broker_command(folder: Path, *, address: str, port: int) -> Command:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = folder / "mosquitto.conf"
     # Started as root, Mosquitto would become the user `mosquitto`, who cannot write into our data folder.
-    text = CONFIGURATION.format(port=port, address=address, folder=folder, user=getpass.getuser())
+    text = CONFIGURATION.format(listener=listener, folder=folder, user=getpass.getuser())
     path.write_text(text, "utf-8")
     return Command(
         name="mosquitto",

@@ -94,6 +94,11 @@ class Child:
         if self._process is not None:
             self._process.send_signal(signal.SIGTERM)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the program itself, if it runs."""
+        if self._process is not None:
+            self._process.send_signal(number)
+
     def finish(self, deadline_s: float) -> None:
         """Wait until it has ended, at most until `deadline_s` (monotonic); then kill it and its group."""
         while self._process is not None and self.poll() is None:

@@ -28,7 +28,7 @@ class MosquittoMissingError(StackError):
     def __init__(self) -> None:
         super().__init__(
             "The MQTT broker `mosquitto` is not installed: run `sudo apt-get install mosquitto`, "
-            "or name a running MQTT 5 broker with SHOAL_MQTT_URL=mqtt://host:1883."
+            "or name a running MQTT 5 broker with SHOAL_MQTT_URL=mqtts://host:8883."
         )
 
 

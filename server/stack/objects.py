@@ -13,6 +13,7 @@ from typing import Final
 from server.stack.commands import Command
 from server.stack.errors import StackError
 from server.stack.ports import LOOPBACK
+from server.trust.paths import TrustPaths
 
 KEYS_NAME: Final = "s3-keys.json"
 # Each of its four services listens for HTTP and for gRPC.
@@ -79,8 +80,12 @@ def weed_executable() -> str:
     return found
 
 
-def weed_command(folder: Path, *, address: str, ports: Mapping[str, int], keys: S3Keys) -> Command:
+def weed_command(
+    folder: Path, *, address: str, ports: Mapping[str, int], keys: S3Keys, tls: TrustPaths | None = None
+) -> Command:
     """The command that serves S3 on `address` at port `ports["s3"]`, with everything else on the loopback only.
+
+    With `tls`, by HTTPS.
 
     `weed server` and not `weed mini`: mini binds all its services, most of which ask for no password, to one address,
     and adds a WebDAV gateway and an admin page.
@@ -116,6 +121,8 @@ def weed_command(folder: Path, *, address: str, ports: Mapping[str, int], keys: 
         "master.volumeSizeLimitMB": 1024,
         "volume.preStopSeconds": 0,
     }
+    if tls is not None:
+        options |= {"s3.cert.file": tls.server, "s3.key.file": tls.server_key}
     return Command(
         name="seaweedfs",
         argv=(

@@ -8,11 +8,12 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from server.settings import RegistrySettings
-from server.stack.broker import broker_command
+from server.stack.broker import broker_command, secure_listener
 from server.stack.commands import Command
 from server.stack.objects import INTERNAL_PORTS, embedded_keys, weed_command
 from server.stack.ports import LOOPBACK, choose_ports
 from server.stack.state import StackState
+from server.trust.paths import TrustPaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,8 @@ class StackPlan:
     @property
     def api_url(self) -> str:
         """Where operators and devices find the API."""
-        return f"http://{netloc(self.settings.host, self.ports['api'])}"
+        scheme = "https" if self.settings.api_tls else "http"
+        return f"{scheme}://{netloc(self.settings.host, self.ports['api'])}"
 
     def state(self) -> StackState:
         """What is written to stack.json, without the processes."""
@@ -69,15 +71,18 @@ def make_plan(settings: RegistrySettings, previous: StackState | None, chance: r
         fixed["api"] = settings.api_port
     # SeaweedFS listens for S3 on the loopback too, whatever it is told to bind.
     ports = choose_ports([*advertised, *internal], fixed=fixed, addresses=_where_needed(bind_address), chance=chance)
+    paths = TrustPaths(settings.trust_dir)
     parts: list[Command] = []
     resolved: dict[str, object] = {"bind_address": bind_address, "api_port": ports["api"]}
     if own_broker:
-        parts.append(broker_command(settings.data_dir / "mosquitto", address=bind_address, port=ports["mqtt"]))
-        resolved["mqtt_url"] = f"mqtt://{netloc(settings.host, ports['mqtt'])}"
+        listener = secure_listener(address=bind_address, port=ports["mqtt"], paths=paths)
+        parts.append(broker_command(settings.data_dir / "mosquitto", listener=listener))
+        resolved["mqtt_url"] = f"mqtts://{netloc(settings.host, ports['mqtt'])}"
     if own_s3:
         keys = embedded_keys(settings.data_dir)
-        parts.append(weed_command(settings.data_dir / "s3", address=bind_address, ports=ports, keys=keys))
-        resolved["s3_endpoint"] = f"http://{netloc(settings.host, ports['s3'])}"
+        parts.append(weed_command(settings.data_dir / "s3", address=bind_address, ports=ports, keys=keys, tls=paths))
+        resolved["s3_ca"] = paths.root
+        resolved["s3_endpoint"] = f"https://{netloc(settings.host, ports['s3'])}"
         resolved["s3_access_key"], resolved["s3_secret_key"] = keys.access_key, SecretStr(keys.secret_key)
     return StackPlan(
         settings=settings.with_values(**resolved),
@@ -89,13 +94,28 @@ def make_plan(settings: RegistrySettings, previous: StackState | None, chance: r
     )
 
 
+def host_names(settings: RegistrySettings) -> set[str]:
+    """Under which names the parts are reached: from elsewhere, and on this machine.
+
+    Raises:
+        SettingsError: the host does not resolve.
+    """
+    return {settings.host, settings.resolved_bind_address(), "localhost", LOOPBACK, "::1"} - {"0.0.0.0", "::"}  # noqa: S104  left out
+
+
 def warnings_of(plan: StackPlan) -> list[str]:
     """What is allowed and probably not meant."""
-    host = plan.settings.host
+    host, found = plan.settings.host, []
     is_name = host not in {"localhost", plan.bind_address}
     if is_name and ipaddress.ip_address(plan.bind_address).is_loopback:
-        return [f"The name {host} resolves to {plan.bind_address} here: devices elsewhere cannot reach it."]
-    return []
+        found.append(f"The name {host} resolves to {plan.bind_address} here: devices elsewhere cannot reach it.")
+    if (plan.settings.mqtt_url or "").startswith("mqtt:"):
+        found.append(
+            f"What goes to and from {plan.settings.mqtt_url} is not encrypted, and that broker says who may connect."
+        )
+    if not plan.settings.api_tls:
+        found.append("The API speaks no TLS: let a proxy on this machine do it, and nobody reach the API itself.")
+    return found
 
 
 def make_folders(data_dir: Path) -> None:

@@ -21,9 +21,13 @@ from server.stack.commands import Command, ProcessTable, registry_processes
 from server.stack.errors import StackError
 from server.stack.lock import DataDirLock, wait_for_last_run
 from server.stack.objects import remove_sockets
-from server.stack.plan import StackPlan, make_folders, make_plan, warnings_of
+from server.stack.plan import StackPlan, host_names, make_folders, make_plan, warnings_of
 from server.stack.probes import http_answers, mqtt_answers, mqtt_url_answers
 from server.stack.state import process_id, stack_state, write_state
+from server.trust.folder import TrustFolder
+from server.trust.names import Role
+from server.trust.paths import TrustPaths
+from server.trust.tls import broker_context, trusting
 
 WATCHED_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD})
 STOP_SIGNALS: Final = WATCHED_SIGNALS - {signal.SIGCHLD}
@@ -33,6 +37,7 @@ PREPARE_DEADLINE_S: Final = 60.0
 API_DEADLINE_S: Final = 60.0
 PROBE_PAUSE_S: Final = 0.05
 LOOK_EVERY_S: Final = 1.0
+RENEW_EVERY_S: Final = 3600.0
 HEALTH_PATH: Final = "/v1/health"
 EXIT_SETTINGS: Final = 2
 
@@ -57,6 +62,7 @@ def run_stack(settings: RegistrySettings, processes: ProcessTable | None = None)
             refuse_half_restored(settings.data_dir)
             wait_for_last_run(settings.data_dir)
             make_folders(settings.data_dir)
+            keep_trust(settings, now=time.time())
             plan = make_plan(settings, stack_state(settings.data_dir), random.SystemRandom())
             for warning in warnings_of(plan):
                 _say(f"Warning: {warning}")
@@ -82,6 +88,9 @@ class Stack:
         self._log_dir = plan.settings.log_dir
         self._children: list[Child] = []
         self._rotate_at_s = 0.0
+        self._renew_at_s = time.monotonic() + RENEW_EVERY_S
+        self._paths = TrustPaths(plan.settings.trust_dir)
+        self._told = self._lists()
 
     def run(self) -> None:
         """Start, serve until a stop signal, stop.
@@ -116,7 +125,8 @@ class Stack:
         if any(command.name == "api" for command in self._table.serve):
             host, port = self._plan.probe_address, self._plan.ports["api"]
             hint = f"see {self._log_dir / 'api.log'}"
-            self._wait("the API", lambda: http_answers(host, port, HEALTH_PATH), API_DEADLINE_S, hint)
+            tls = trusting(self._paths.root) if self._plan.settings.api_tls else None
+            self._wait("the API", lambda: http_answers(host, port, HEALTH_PATH, tls=tls), API_DEADLINE_S, hint)
         self._fail_on_death()
 
     def _serve(self) -> None:
@@ -139,8 +149,35 @@ class Stack:
                 self._rotate_at_s = now_s + LOOK_EVERY_S
                 for child in self._children:
                     child.rotate_log()
+                self._tell_broker()
+                self._renew_if_due(now_s)
             planned = [child.restart_at_s - now_s for child in self._children if child.restart_at_s is not None]
             self._pause(min([LOOK_EVERY_S, *planned]))
+
+    def _tell_broker(self) -> None:
+        """The API has written lists: Mosquitto reads them, and its certificate, when it gets SIGHUP."""
+        if (lists := self._lists()) != self._told:
+            self._told = lists
+            for child in self._children:
+                if child.command.name == "mosquitto":
+                    child.send(signal.SIGHUP)
+
+    def _lists(self) -> list[int]:
+        return [path.stat().st_mtime_ns for path in (self._paths.access, self._paths.revoked) if path.exists()]
+
+    def _renew_if_due(self, now_s: float) -> None:
+        """What was issued for this machine runs out while it serves: issue anew, and let those read it who use it."""
+        if now_s < self._renew_at_s:
+            return
+        self._renew_at_s = now_s + RENEW_EVERY_S
+        try:
+            changed = keep_trust(self._plan.settings, now=time.time())
+        except RegistryError as exc:
+            _say(f"The certificates of this machine can't be renewed: {exc}")
+            return
+        if changed:
+            for child in self._children:
+                child.send(signal.SIGHUP if child.command.name == "mosquitto" else signal.SIGTERM)
 
     def _stop(self) -> None:
         """The registry's processes first, together; then what they use. All within 5 + 2 + 0.5 s at the very most."""
@@ -188,9 +225,10 @@ class Stack:
             self._pause(PROBE_PAUSE_S)
 
     def _broker_answers(self) -> bool:
+        tls = broker_context(self._plan.settings, Role.UP)
         if self._plan.has_broker:
-            return mqtt_answers(self._plan.probe_address, self._plan.ports["mqtt"])
-        return mqtt_url_answers(self._plan.settings.mqtt_url or "")
+            return mqtt_answers(self._plan.probe_address, self._plan.ports["mqtt"], tls=tls)
+        return mqtt_url_answers(self._plan.settings.mqtt_url or "", tls)
 
     def _broker_hint(self) -> str:
         if self._plan.has_broker:
@@ -220,6 +258,18 @@ class Stack:
             }
         )
         write_state(self._plan.settings.data_dir, state)
+
+
+def keep_trust(settings: RegistrySettings, *, now: float) -> bool:
+    """Make the authority on the first start, and issue what this machine's processes need; whether anything was.
+
+    Raises:
+        TrustError: the folder can't be written, or is damaged.
+    """
+    folder = TrustFolder(settings.trust_dir)
+    if not folder.exists:
+        folder.make(settings.host, now=now)
+    return folder.keep_current(host_names=host_names(settings), now=now)
 
 
 @contextmanager

@@ -83,6 +83,7 @@ class S3ObjectStore:
         access_key: str,
         secret_key: str,
         region: str,
+        ca: Path | None = None,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
         self._endpoint = endpoint
@@ -91,8 +92,9 @@ class S3ObjectStore:
         session = boto3.session.Session(
             aws_access_key_id=access_key, aws_secret_access_key=secret_key, region_name=region
         )
-        self._client: Any = session.client("s3", endpoint_url=endpoint, config=_patience(read_timeout_s))
-        self._writer: Any = session.client("s3", endpoint_url=endpoint, config=_patience(WRITE_TIMEOUT_S))
+        common = {"endpoint_url": endpoint, "verify": None if ca is None else str(ca)}
+        self._client: Any = session.client("s3", config=_patience(read_timeout_s), **common)
+        self._writer: Any = session.client("s3", config=_patience(WRITE_TIMEOUT_S), **common)
 
     @classmethod
     def from_settings(cls, settings: RegistrySettings) -> Self:
@@ -109,6 +111,7 @@ class S3ObjectStore:
             access_key=settings.s3_access_key,
             secret_key=settings.s3_secret_key.get_secret_value(),
             region=settings.s3_region,
+            ca=settings.s3_ca,
         )
 
     def close(self) -> None:

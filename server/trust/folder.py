@@ -97,6 +97,14 @@ class TrustFolder:
         root = _certificate(self.paths.root)
         return Authority(root, _pair(self.paths.intermediate, self.paths.intermediate_key))
 
+    def root_pem(self) -> bytes:
+        """The root's certificate.
+
+        Raises:
+            TrustError: there is none.
+        """
+        return pem_of(_certificate(self.paths.root))
+
     def root_fingerprint(self) -> str:
         """SHA-256 of the root's certificate.
 

@@ -59,7 +59,8 @@ class Fleet:
         agent = self.device(device_id, commands=commands, flags=flags)
         self.agents.append(agent)
         labelled = [part for label in labels for part in ("--label", label)]
-        agent.start("--token", token, "--device-id", device_id, *labelled)
+        agent.enroll(token, *labelled)
+        agent.start()
         return agent
 
     def wait_online(self, *agents: RunningAgent) -> None:

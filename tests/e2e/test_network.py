@@ -82,7 +82,8 @@ def test_agents_in_another_network_join_fetch_over_both_transports_and_infer(
                 device, flags=("--transport", transport), prefix=(IP, "netns", "exec", theirs)
             )
             agents.append(agent)
-            agent.start("--token", token, "--device-id", device)
+            agent.enroll(token)
+            agent.start()
         wait_until(
             lambda: [d["presence"] for d in json.loads(said("device", "list", "--json").stdout)] == ["online"] * 2,
             "both are online",

@@ -21,9 +21,11 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from tests import certificates
 from tests.processes import wait_until
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Iterator
 
     from tests.e2e.fleet import Fleet
@@ -41,13 +43,14 @@ Payload = dict[str, Any]
 class OlderAgent:
     """Says what was recorded with today's identifiers, and holds what it hears against what it heard then."""
 
-    def __init__(self, mqtt_url: str) -> None:
+    def __init__(self, mqtt_url: str, tls: ssl.SSLContext) -> None:
         self.heard: list[tuple[str, bytes | None, Payload]] = []
         self.blocks: dict[str, dict[int, bytes]] = {}
         self.today: dict[str, str] = {}
         self.client = Client(CallbackAPIVersion.VERSION2, client_id=DEVICE, protocol=MQTTProtocolVersion.MQTTv5)
         self.client.on_message = self._on_message
         url = urlsplit(mqtt_url)
+        self.client.tls_set_context(tls)
         self.client.connect(url.hostname or "", url.port or 1883)
         for topic in ("desired", "reply", "ack", "block/+/+"):
             self.client.subscribe(f"{PREFIX}/d/{DEVICE}/{topic}", qos=1)
@@ -119,16 +122,19 @@ def _opened(payload: Payload) -> Payload:
 
 @pytest.fixture
 def older(fleet: Fleet) -> Iterator[OlderAgent]:
-    """It has joined as agents did then."""
+    """It has enrolled as agents do now: before that no registry speaks with them."""
     with fleet.registry.client() as client:
         token = client.create_token(profile="bench").token
-    document: Payload = {"token": token, "device_id": DEVICE, "profile": None, "labels": {}, "agent_version": "0.1.0"}
-    document |= {"runtimes": {"litert": "2.3.0"}, "facts": {}}
-    answer = httpx.post(f"{fleet.registry.url}/v1/join", json=document, timeout=20)
+    key = certificates.new_key()
+    document = certificates.body(token, request=certificates.request_of(key), device_id=DEVICE, profile=None, labels={})
+    document |= {"agent_version": "0.1.0", "runtimes": {"litert": "2.3.0"}, "facts": {}}
+    trusted = certificates.context(fleet.registry.root)
+    answer = httpx.post(f"{fleet.registry.url}/v1/enrolment", json=document, timeout=20, verify=trusted)
     assert answer.status_code < 300, answer.text
     identity = answer.json()
     assert {"device_id", "profile", "key", "mqtt_url", "registry_url"} <= identity.keys()
-    agent = OlderAgent(identity["mqtt_url"])
+    own = certificates.keep(fleet.folder / "older.pem", key, identity["certificate"])
+    agent = OlderAgent(identity["mqtt_url"], certificates.context(fleet.registry.root, own))
     yield agent
     agent.close()
 

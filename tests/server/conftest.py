@@ -20,7 +20,7 @@ from server.api.ports import Ports
 from server.database import tables
 from server.database.connect import Database
 from server.database.migrate import upgrade
-from server.fleet.join import Addresses
+from server.fleet.enrol import Addresses
 from server.fleet.manifests import ManifestCache
 from server.heartbeats import Process
 from server.settings import RegistrySettings
@@ -32,8 +32,11 @@ from server.stack.ports import LOOPBACK, choose_ports
 from server.stack.probes import mqtt_answers
 from server.storage import S3ObjectStore
 from server.storage.prepare import prepare
+from server.trust.folder import TrustFolder
 from tests.postgresql import PostgresServer
 
+# a broker of somebody else's, that lets everybody in: who tests trust starts the embedded one
+OPEN_LISTENER = f"listener {{port}} {LOOPBACK}\nallow_anonymous true\n"
 StartChild = Callable[[Command, Path], Child]
 
 
@@ -98,7 +101,7 @@ def start_child(tmp_path: Path) -> Iterator[Callable[[Command], Child]]:
 def own_broker(tmp_path: Path, start_child: Callable[[Command], Child]) -> tuple[str, Child]:
     """A Mosquitto of this test alone, to be killed and started again: (url, child)."""
     port = _free_ports("mqtt")["mqtt"]
-    child = start_child(broker_command(tmp_path / "mosquitto", address=LOOPBACK, port=port))
+    child = start_child(broker_command(tmp_path / "mosquitto", listener=OPEN_LISTENER.format(port=port)))
     _wait_for(lambda: mqtt_answers(LOOPBACK, port), child)
     return f"mqtt://{LOOPBACK}:{port}", child
 
@@ -108,7 +111,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a running Mosquitto that all tests of this worker share: use topics of your own."""
     folder = tmp_path_factory.mktemp("broker")
     port = _free_ports("mqtt")["mqtt"]
-    child = _start(broker_command(folder / "mosquitto", address=LOOPBACK, port=port), folder)
+    child = _start(broker_command(folder / "mosquitto", listener=OPEN_LISTENER.format(port=port)), folder)
     try:
         _wait_for(lambda: mqtt_answers(LOOPBACK, port), child)
         yield f"mqtt://{LOOPBACK}:{port}"
@@ -185,7 +188,11 @@ class RunningRegistry:
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with migrated databases, to be copied: migrating for each test would take longer than the tests."""
     folder = tmp_path_factory.mktemp("migrated")
-    upgrade(RegistrySettings(data_dir=folder))
+    settings = RegistrySettings(data_dir=folder)
+    upgrade(settings)
+    trust = TrustFolder(settings.trust_dir)
+    trust.make("test", now=time.time())
+    trust.keep_current(host_names=["localhost", LOOPBACK], now=time.time())
     return folder
 
 
@@ -295,6 +302,7 @@ def _running(settings: RegistrySettings) -> Iterator[RunningRegistry]:
         objects=objects,
         manifests=ManifestCache(objects),
         addresses=Addresses(registry_url=url, mqtt_url=settings.mqtt_url or ""),
+        trust=TrustFolder(settings.trust_dir),
         clock=time.time,
     )
     server = uvicorn.Server(uvicorn.Config(create_app(ports), log_config=None, access_log=False))

@@ -1,4 +1,4 @@
-"""Tokens, joining, devices."""
+"""Tokens and devices."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -7,11 +7,10 @@ from fastapi import APIRouter, Query, Response
 
 from edge_agent.protocol.base import Name
 from server.api.ports import PortsOf
-from server.fleet import devices, tokens
-from server.fleet.join import join
+from server.fleet import certificates, devices, tokens
 from server.fleet.selector import MAX_LENGTH, parse
 from server.retiring.devices import retire_device
-from server.schemas.fleet import Device, Joined, JoinRequest, LabelsRequest, Token, TokenRequest, TokenView
+from server.schemas.fleet import Device, LabelsRequest, Token, TokenRequest, TokenView
 
 router = APIRouter(prefix="/v1", tags=["devices"])
 
@@ -19,7 +18,7 @@ router = APIRouter(prefix="/v1", tags=["devices"])
 @router.post("/tokens", operation_id="create_token", status_code=HTTPStatus.CREATED, tags=["tokens"])
 def create_token(token: TokenRequest, ports: PortsOf) -> Token:
     """Make a one-time token; it is shown this once."""
-    return tokens.create_token(ports.catalogue, token, now=ports.clock())
+    return tokens.create_token(ports.catalogue, token, root_sha256=ports.trust.root_fingerprint(), now=ports.clock())
 
 
 @router.get("/tokens", operation_id="list_tokens", tags=["tokens"])
@@ -33,12 +32,6 @@ def revoke_token(token_id: Name, ports: PortsOf) -> Response:
     """Make a token worthless."""
     tokens.revoke_token(ports.catalogue, token_id)
     return Response(status_code=HTTPStatus.NO_CONTENT)
-
-
-@router.post("/join", operation_id="join", status_code=HTTPStatus.CREATED)
-def join_device(device: JoinRequest, ports: PortsOf) -> Joined:
-    """A device joins with its token."""
-    return join(ports.catalogue, device, ports.addresses, now=ports.clock())
 
 
 @router.get("/devices", operation_id="list_devices")
@@ -67,6 +60,7 @@ def label_device(device_id: Name, labels: LabelsRequest, ports: PortsOf) -> Devi
 
 @router.delete("/devices/{device_id}", operation_id="retire_device", status_code=HTTPStatus.NO_CONTENT)
 def retire(device_id: Name, ports: PortsOf, *, force: bool = False) -> Response:
-    """Take a device's key away, `force`: also while a rollout is at work on it; its retained topics are cleared."""
+    """Take a device out of use, `force`: also while a rollout is at work on it; its retained topics are cleared."""
     retire_device(ports.catalogue, device_id, force=force, now=ports.clock())
+    certificates.tell_broker(ports.catalogue, ports.trust, now=ports.clock())
     return Response(status_code=HTTPStatus.NO_CONTENT)

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_agent.link import identity as identities
 from edge_agent.profiles import load_profile
-from tests.edge_agent.surroundings.device import KEY, Device
 from tests.edge_agent.surroundings.toy_variant import make_variant
 
 if TYPE_CHECKING:
@@ -20,8 +18,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.edge_agent.surroundings.broker import Broker
+    from tests.edge_agent.surroundings.device import Device
     from tests.edge_agent.surroundings.http_registry import HttpRegistry
     from tests.edge_agent.surroundings.mqtt_registry import MqttRegistry
+
+
+TOKEN = "shoal-secret." + "A" * 43  # names a root that nobody has
 
 
 def run(*arguments: str, timeout_s: float = 30) -> subprocess.CompletedProcess[str]:
@@ -40,22 +42,26 @@ def test_help_answers_at_once() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["start", "--registry", "http://127.0.0.1:9"], "give --token once"),
-        (["start", "--registry", "http://127.0.0.1:9", "--token-file", "/nowhere"], "can't read a token from /nowhere"),
-        (["start", "--registry", "http://127.0.0.1:9", "--token-file", "/dev/null"], "/dev/null is empty"),
-        (["start", "--registry", "http://127.0.0.1:9", "--token", "t", "--token-file", "x"], "give either --token or"),
-        (["start", "--registry", "http://127.0.0.1:9", "--token", "t"], "does not answer"),
-        (["start", "--registry", "ftp://x", "--token", "t"], "no http:// or https:// address"),
-        (["start", "--registry", "http://x:99999999", "--token", "t"], "no http:// or https:// address"),
-        (["start", "--registry", "r", "--listen", "nowhere"], "write HOST:PORT"),
-        (["start", "--registry", "r", "--device-id", "../x"], "--device-id is '../x'"),
-        (["start", "--registry", "r", "--device-id", "🐟"], "--device-id is"),
-        (["start", "--registry", "r", "--profile", "a b"], "--profile is 'a b'"),
-        (["start", "--registry", "r", "--label", "site"], "--label is 'site': write KEY=VALUE"),
-        (["start", "--registry", "r", "--set", "quiet_s=-1"], "setting quiet_s"),
-        (["start", "--registry", "r", "--set", "colour=red"], "setting colour"),
-        (["start", "--registry", "r", "--storage-budget", "lots"], "is no size"),
-        (["start", "--registry", "r", "--transport", "pigeon"], "invalid choice"),
+        (["start"], "belongs to no registry yet: edge-agent enroll URL --token TOKEN"),
+        (["enroll"], "required: URL"),
+        (["enroll", "https://127.0.0.1:9"], "give the token"),
+        (["enroll", "https://127.0.0.1:9", "--token-file", "/nowhere"], "can't read a token from /nowhere"),
+        (["enroll", "https://127.0.0.1:9", "--token-file", "/dev/null"], "/dev/null is empty"),
+        (["enroll", "https://127.0.0.1:9", "--token", "t", "--token-file", "x"], "give either --token or"),
+        (["enroll", "https://127.0.0.1:9", "--token", "shoal-cut.AAAA"], "no token of a registry, or it was cut"),
+        (["enroll", "https://127.0.0.1:9", "--token", TOKEN], "does not answer"),
+        (["enroll", "ftp://x", "--token", TOKEN], "is not https://"),
+        (["enroll", "http://127.0.0.1:9", "--token", TOKEN], "is not https://"),
+        (["enroll", "https://x:99999999", "--token", TOKEN], "no http:// or https:// address"),
+        (["enroll", "r", "--token", TOKEN, "--device-id", "../x"], "--device-id is '../x'"),
+        (["enroll", "r", "--token", TOKEN, "--device-id", "🐟"], "--device-id is"),
+        (["enroll", "r", "--token", TOKEN, "--profile", "a b"], "--profile is 'a b'"),
+        (["enroll", "r", "--token", TOKEN, "--label", "site"], "--label is 'site': write KEY=VALUE"),
+        (["start", "--listen", "nowhere"], "write HOST:PORT"),
+        (["start", "--set", "quiet_s=-1"], "setting quiet_s"),
+        (["start", "--set", "colour=red"], "setting colour"),
+        (["start", "--storage-budget", "lots"], "is no size"),
+        (["start", "--transport", "pigeon"], "invalid choice"),
         (["status"], "no agent answers in"),
         (["infer", "net"], "required: INPUTS"),
         (["infer", "net", "{"], "the text is neither JSON nor an .npz"),
@@ -80,7 +86,7 @@ def test_mistake_gets_one_sentence_and_an_exit_code(tmp_path: Path, arguments: l
 
 def test_start_in_a_folder_that_is_a_file_gets_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "agent").write_text("not a folder")
-    result = run("start", "--registry", "http://127.0.0.1:9", "--token", "t", "--data-dir", str(tmp_path / "agent"))
+    result = run("start", "--data-dir", str(tmp_path / "agent"))
     assert result.returncode == 1
     assert "give another --data-dir" in result.stderr
     assert result.stderr.count("\n") == 1
@@ -98,71 +104,6 @@ def test_profiles_lists_the_well_known_ones() -> None:
     names = {line.split()[0] for line in run("profiles").stdout.splitlines()}
     assert names >= {"pi-4", "pi-zero-2w", "rk3588"}
     assert {profile["name"] for profile in json.loads(run("profiles", "--json").stdout)} == names
-
-
-@pytest.fixture
-def new_device(device: Device, http_registry: HttpRegistry) -> Device:
-    """A device that has not joined."""
-    device.layout.identity.unlink()
-    device.registry_url = http_registry.url
-    return device
-
-
-def test_start_with_a_token_joins_once_and_later_needs_none(
-    new_device: Device, http_registry: HttpRegistry, registry: MqttRegistry
-) -> None:
-    new_device.start("--token", "good-token", "--profile", "pi-4", "--label", "site=berlin", "--label", "row=7")
-    registry.expect_online()
-    new_device.stop()
-    identity = identities.load(new_device.layout)
-    assert identity is not None
-    assert (identity.profile, identity.key) == ("pi-4", KEY)
-    assert new_device.layout.identity.stat().st_mode & 0o777 == 0o600
-    seen = len(registry.presences)
-
-    new_device.start()
-
-    registry.expect_online(after=seen)
-    assert len(http_registry.joins) == 1
-    asked = http_registry.joins[0]
-    assert asked["labels"] == {"site": "berlin", "row": "7"}
-    assert all(isinstance(value, str) for value in asked["facts"].values())
-
-
-@pytest.mark.parametrize("where", ["file", "environment"])
-def test_start_with_a_token_that_no_process_list_shows_joins(
-    new_device: Device,
-    http_registry: HttpRegistry,
-    registry: MqttRegistry,
-    where: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    if where == "file":
-        path = new_device.root.parent / "token"
-        path.write_text("good-token\n")
-        new_device.start("--token-file", str(path))
-    else:
-        monkeypatch.setenv("SHOAL_JOIN_TOKEN", "good-token")
-        new_device.start()
-    registry.expect_online()
-    assert [join["token"] for join in http_registry.joins] == ["good-token"]
-
-
-def test_start_with_a_bad_token_says_what_the_registry_said(new_device: Device) -> None:
-    result = subprocess.run(
-        new_device.command("--token", "stolen"), capture_output=True, text=True, timeout=20, check=False
-    )
-    assert result.returncode == 1
-    assert "did not let this device join: the token is unknown" in result.stderr
-    assert not new_device.layout.identity.exists()
-
-
-def test_start_with_another_registry_is_refused(device: Device) -> None:
-    device.registry_url = "http://elsewhere:1"
-    result = subprocess.run(device.command(), capture_output=True, text=True, timeout=20, check=False)
-    assert result.returncode == 1
-    assert "belongs to device dev-1" in result.stderr
-    assert result.stderr.count("\n") == 1
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import pytest
 
 from edge_agent.deployments.events import Moment
 from edge_agent.deployments.records import Accepted
+from edge_agent.layout import Layout
 from edge_agent.link.asks import Asks
 from edge_agent.link.connection import Connection
 from edge_agent.link.inbox import Inbox
 from edge_agent.link.mqtt import MqttLink, parse_url
+from edge_agent.link.tls import Tls
 from edge_agent.settings import AgentSettings
 from edge_agent.storage.store import StateStore
 from edge_agent.telemetry.spool import Spool
@@ -39,7 +41,15 @@ class CountedAsks(Asks):
 def asks(tmp_path: Path) -> Iterator[tuple[CountedAsks, Connection]]:
     inbox = Inbox()
     address = parse_url("mqtt://localhost")
-    link = MqttLink(address, device_id=DEVICE, key=KEY, keepalive_s=60, session_expiry_s=60, inbox=inbox)
+    link = MqttLink(
+        address,
+        device_id=DEVICE,
+        key=KEY,
+        tls=Tls(Layout(tmp_path)).own,
+        keepalive_s=60,
+        session_expiry_s=60,
+        inbox=inbox,
+    )
     store = StateStore(tmp_path / "state.db")
     spool = Spool(tmp_path / "spool.db", limit_bytes=1 << 20, limit_age_s=1e6)
     asks = CountedAsks(link, DEVICE)

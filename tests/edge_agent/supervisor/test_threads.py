@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +15,7 @@ from edge_agent.link.asks import Asks
 from edge_agent.link.identity import Identity
 from edge_agent.link.inbox import Inbox
 from edge_agent.link.mqtt import Connected, Disconnected, MqttLink, Session, Will, parse_url
+from edge_agent.link.tls import Tls
 from edge_agent.protocol.states import Reason
 from edge_agent.storage.variants import VariantFolders
 from edge_agent.transfer import http_fetch
@@ -27,10 +28,10 @@ from tests.edge_agent.surroundings.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.edge_agent.surroundings.broker import Broker
 
+NO_TLS = Tls(Layout(Path("nowhere")))  # nothing of it is read where nothing speaks TLS
 SESSION = Session("0" * 32, 1, Will("shoal/v1/d/dev-1/presence", b"{}", 0))
 
 
@@ -50,7 +51,9 @@ def next_of(inbox: Inbox) -> Any:  # noqa: ANN401  whatever a thread has left th
 
 
 def open_link(url: str, inbox: Inbox) -> MqttLink:
-    link = MqttLink(parse_url(url), device_id=DEVICE, key=KEY, keepalive_s=60, session_expiry_s=60, inbox=inbox)
+    link = MqttLink(
+        parse_url(url), device_id=DEVICE, key=KEY, tls=NO_TLS.own, keepalive_s=60, session_expiry_s=60, inbox=inbox
+    )
     link.start()
     link.open(SESSION)
     return link
@@ -78,19 +81,13 @@ def test_link_publishing_leaves_the_socket_to_the_thread_of_its_loop(
     assert writers == {"mqtt"}
 
 
-def test_link_that_cannot_even_make_its_client_says_so_and_tries_again(
-    broker: Broker, inbox: Inbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_certificates(*_: object) -> None:
-        raise ssl.SSLError("no certificates here")
-
-    monkeypatch.setattr(Client, "tls_set", no_certificates)
+def test_link_that_cannot_even_make_its_client_says_so_and_tries_again(broker: Broker, inbox: Inbox) -> None:
     link = open_link(broker.url.replace("mqtt://", "mqtts://"), inbox)
     for _ in range(2):
         ended = next_of(inbox)
         assert isinstance(ended, Disconnected)
         assert not ended.spent
-        assert "no certificates" in ended.detail
+        assert "names no certificate" in ended.detail
         link.open(SESSION)
     link.close(timeout_s=5.0)
 
@@ -98,7 +95,9 @@ def test_link_that_cannot_even_make_its_client_says_so_and_tries_again(
 def test_pass_given_a_url_that_no_request_can_name_ends(inbox: Inbox, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = registry_http.Answer(200, {"location": "http://127.0.0.1:9/schlüssel"}, b"")
     monkeypatch.setattr(registry_http, "request", lambda *_, **__: answer)
-    fetch = HttpPass(identity("http://127.0.0.1:9"), make_variant().manifest.object, [0], inbox=inbox, pace=Pace(None))
+    fetch = HttpPass(
+        identity("http://127.0.0.1:9"), make_variant().manifest.object, [0], tls=NO_TLS, inbox=inbox, pace=Pace(None)
+    )
     fetch.start()
     ended = next_of(inbox)
     fetch.join()
@@ -111,7 +110,7 @@ def test_cancelled_pass_makes_no_further_request(inbox: Inbox, monkeypatch: pyte
     answer = registry_http.Answer(200, {"location": "http://127.0.0.1:9/x"}, b"")
     monkeypatch.setattr(registry_http, "request", lambda *_, **__: answer)
     fetch = HttpPass(
-        identity("http://127.0.0.1:9"), make_variant().manifest.object, [0, 2], inbox=inbox, pace=Pace(None)
+        identity("http://127.0.0.1:9"), make_variant().manifest.object, [0, 2], tls=NO_TLS, inbox=inbox, pace=Pace(None)
     )
 
     def cancelled_meanwhile(_pass: HttpPass, _url: str, first: int, _last: int) -> None:
@@ -126,11 +125,14 @@ def test_cancelled_pass_makes_no_further_request(inbox: Inbox, monkeypatch: pyte
 
 def test_manifest_thread_that_stumbles_leaves_a_word(inbox: Inbox, tmp_path: Path) -> None:
     address = parse_url("mqtt://localhost")
-    link = MqttLink(address, device_id=DEVICE, key=KEY, keepalive_s=60, session_expiry_s=60, inbox=inbox)
+    link = MqttLink(
+        address, device_id=DEVICE, key=KEY, tls=NO_TLS.own, keepalive_s=60, session_expiry_s=60, inbox=inbox
+    )
     fetches = ManifestFetches(
         folders=VariantFolders(Layout(tmp_path)),
         asks=Asks(link, DEVICE),
         identity=identity("http://127.0.0.1:9/schlüssel"),
+        tls=NO_TLS,
         inbox=inbox,
         over_https=True,
         answer_s=1.0,

@@ -62,7 +62,7 @@ class Device:
             "will_delay_s": "0",
             "ack_wait_s": "2.0",
         }
-        common = ["start", "--registry", self.registry_url, "--data-dir", str(self.root)]
+        common = ["start", "--data-dir", str(self.root)]
         listen = ["--listen", f"127.0.0.1:{self.port}"]
         sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
         program = [*self.prefix, sys.executable, "-m", "edge_agent.cli"]

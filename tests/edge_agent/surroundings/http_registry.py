@@ -6,7 +6,7 @@ import http.client
 import http.server
 import json
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tests.edge_agent.surroundings.device import DEVICE, KEY
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class HttpRegistry(http.server.ThreadingHTTPServer):
-    """The registry's HTTP side: join, manifests, presigned objects with ranges."""
+    """The registry's HTTP side: manifests, presigned objects with ranges."""
 
     daemon_threads = True
 
@@ -23,8 +23,6 @@ class HttpRegistry(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.mqtt_url = mqtt_url
         self.variants: dict[str, ToyVariant] = {}
-        self.joins: list[dict[str, Any]] = []
-        self.tokens = {"good-token"}
         self.ranges: list[str] = []
         self.urls_given = 0
         self.expired_urls = 0  # so many URLs are refused by the store
@@ -62,23 +60,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.joins.append(request)
-        if request["token"] not in self.server.tokens:
-            self._send(401, json.dumps({"error": {"code": "bad_token", "message": "the token is unknown"}}).encode())
-            return
-        self.server.tokens.discard(request["token"])
-        joined = {
-            "device_id": request["device_id"] or DEVICE,
-            "profile": request["profile"] or "bench",
-            "key": KEY,
-            "mqtt_url": self.server.mqtt_url,
-            "registry_url": self.server.url,
-            "epoch": 1,
-        }
-        self._send(201, json.dumps(joined).encode())
 
     def do_GET(self) -> None:
         parts = self.path.partition("?")[0].split("/")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_agent.layout import Layout
 from edge_agent.link.identity import Identity
 from edge_agent.link.inbox import Inbox
+from edge_agent.link.tls import Tls
 from edge_agent.transfer.http_fetch import BlockFetched, HttpPass, PassEnded
 from edge_agent.transfer.pace import Pace
 from tests.edge_agent.surroundings.device import DEVICE, KEY
@@ -38,7 +41,8 @@ def new_pass(
         device_id=DEVICE, profile="bench", registry_url=source.url, mqtt_url="mqtt://localhost", key=KEY
     )
     pace = Pace(rate_bytes_s)
-    return HttpPass(identity, VARIANT.manifest.object, list(BLOCKS), inbox=inbox, pace=pace, url=url)
+    tls = Tls(Layout(Path("nowhere")))  # over http nothing of it is read
+    return HttpPass(identity, VARIANT.manifest.object, list(BLOCKS), tls=tls, inbox=inbox, pace=pace, url=url)
 
 
 def outcome(fetch: HttpPass, inbox: Inbox) -> tuple[dict[int, bytes], PassEnded]:

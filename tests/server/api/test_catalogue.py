@@ -42,7 +42,14 @@ OPERATIONS = [
     "create_token",
     "list_tokens",
     "revoke_token",
-    "join",
+    "approve_claim",
+    "confirm_certificate",
+    "enrol",
+    "get_root",
+    "list_claims",
+    "refuse_claim",
+    "renew_certificate",
+    "revoke_device",
     "list_devices",
     "get_device",
     "label_device",
@@ -121,12 +128,12 @@ def test_body_that_is_no_json_or_too_large_is_refused(http: httpx.Client) -> Non
     assert large.status_code == 413
     chunked = http.post("/v1/profiles", content=iter([b" " * 700_000] * 2))
     assert chunked.status_code == 413
-    multipart = http.post("/v1/join", files={"x": b" " * 2_000_000})
+    multipart = http.post("/v1/enrolment", files={"x": b" " * 2_000_000})
     assert multipart.status_code == 413
     assert error_of(chunked)[0] == "too_large"
 
 
-@pytest.mark.parametrize("path", ["/v1/profiles", "/v1/rollouts", "/v1/join"])
+@pytest.mark.parametrize("path", ["/v1/profiles", "/v1/rollouts", "/v1/enrolment"])
 def test_body_that_is_announced_too_large_is_refused_before_it_comes(registry: Registry, path: str) -> None:
     address = urlsplit(registry.url)
     connection = HTTPConnection(str(address.hostname), address.port, timeout=20)

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from server.database.tables import desired, device_states, devices, join_tokens, variants
+from tests import certificates
 from tests.postgresql import ON_BOTH_DATABASES
 from tests.server.manifests import manifest_of
 
@@ -44,8 +45,8 @@ def joined(http: httpx.Client, token: Callable[..., str]) -> Callable[..., dict[
     """Join as a device."""
 
     def join(device_id: str = "dev-1", **request: object) -> dict[str, Any]:
-        body = {"token": token(), "profile": "pi-x", "device_id": device_id, **request}
-        answer = http.post("/v1/join", json=body)
+        body = certificates.body(token(), **{"profile": "pi-x", "device_id": device_id, **request})
+        answer = http.post("/v1/enrolment", json=body)
         assert answer.status_code == 201, answer.text
         return dict(answer.json())
 
@@ -54,8 +55,8 @@ def joined(http: httpx.Client, token: Callable[..., str]) -> Callable[..., dict[
 
 def test_join_gives_an_identity_once(http: httpx.Client, token: Callable[..., str], registry: Registry) -> None:
     secret = token(profile="pi-x", labels={"site": "berlin", "ring": "canary"})
-    request = {"token": secret, "labels": {"ring": "mine", "floor": "2"}, "facts": {"kernel": "6.1"}}
-    answer = http.post("/v1/join", json=request)
+    request = certificates.body(secret, labels={"ring": "mine", "floor": "2"}, facts={"kernel": "6.1"})
+    answer = http.post("/v1/enrolment", json=request)
     assert answer.status_code == 201
     identity = answer.json()
     assert identity["device_id"].startswith("pi-x-")
@@ -67,7 +68,7 @@ def test_join_gives_an_identity_once(http: httpx.Client, token: Callable[..., st
     device = http.get(f"/v1/devices/{identity['device_id']}").json()
     assert device["labels"] == {"site": "berlin", "ring": "canary", "floor": "2"}
     assert device["presence"] == "never"
-    again = http.post("/v1/join", json=request)
+    again = http.post("/v1/enrolment", json={**request, "request": certificates.request_of()})
     assert again.status_code == 401
     assert "used already" in message_of(again)
     (listed,) = http.get("/v1/tokens").json()
@@ -85,8 +86,8 @@ def test_join_by_many_with_one_token_lets_one_in(
     secret = token()
 
     def join(number: int) -> int:
-        body = {"token": secret, "profile": "pi-x", "device_id": f"dev-{number}"}
-        return httpx.post(f"{registry.url}/v1/join", json=body, timeout=20).status_code
+        body = certificates.body(secret, profile="pi-x", device_id=f"dev-{number}")
+        return httpx.post(f"{registry.url}/v1/enrolment", json=body, timeout=20).status_code
 
     with ThreadPoolExecutor(8) as pool:
         statuses = sorted(pool.map(join, range(8)))
@@ -113,20 +114,20 @@ def test_join_that_cannot_be_is_one_sentence_and_keeps_the_token(
     http: httpx.Client, token: Callable[..., str], changes: dict[str, Any], status: int, words: str
 ) -> None:
     secret = token()
-    request = {"token": secret, "profile": "pi-x", "device_id": "dev-1"}
-    refused = http.post("/v1/join", json={**request, **changes})
+    request = certificates.body(secret, profile="pi-x", device_id="dev-1")
+    refused = http.post("/v1/enrolment", json={**request, **changes})
     assert refused.status_code == status
     assert words in message_of(refused)
     assert http.get("/v1/devices").json() == []
-    assert http.post("/v1/join", json=request).status_code == 201
+    assert http.post("/v1/enrolment", json=request).status_code == 201
 
 
 def test_join_with_a_taken_id_is_a_conflict_until_it_is_removed(
     http: httpx.Client, joined: Callable[..., dict[str, Any]], token: Callable[..., str]
 ) -> None:
     first = joined("dev-1")
-    request = {"token": token(), "profile": "pi-x", "device_id": "dev-1"}
-    taken = http.post("/v1/join", json=request)
+    request = certificates.body(token(), profile="pi-x", device_id="dev-1")
+    taken = http.post("/v1/enrolment", json=request)
     assert taken.status_code == 409
     assert "exists already" in message_of(taken)
     assert http.delete("/v1/devices/dev-1").status_code == 204
@@ -134,7 +135,7 @@ def test_join_with_a_taken_id_is_a_conflict_until_it_is_removed(
     assert http.delete("/v1/devices/dev-1").status_code == 404
     proof = {"Authorization": f"Device dev-1:{first['key']}"}
     assert http.get("/v1/device/desired", headers=proof).status_code == 401
-    second = http.post("/v1/join", json=request)
+    second = http.post("/v1/enrolment", json=request)
     assert second.status_code == 201
     assert second.json()["key"] != first["key"]
     assert http.get("/v1/device/desired", headers=proof).status_code == 401
@@ -142,13 +143,13 @@ def test_join_with_a_taken_id_is_a_conflict_until_it_is_removed(
 
 def test_join_expired_or_revoked_token_is_refused(http: httpx.Client, token: Callable[..., str]) -> None:
     secret = token(valid_s=0.001)
-    expired = http.post("/v1/join", json={"token": secret, "profile": "pi-x"})
+    expired = http.post("/v1/enrolment", json=certificates.body(secret, profile="pi-x"))
     assert expired.status_code == 401
     assert "expired" in message_of(expired)
     other = token()
     for listed in http.get("/v1/tokens").json():
         assert http.delete(f"/v1/tokens/{listed['token_id']}").status_code == 204
-    assert http.post("/v1/join", json={"token": other, "profile": "pi-x"}).status_code == 401
+    assert http.post("/v1/enrolment", json=certificates.body(other, profile="pi-x")).status_code == 401
     assert http.delete("/v1/tokens/nothing").status_code == 404
 
 
@@ -157,13 +158,13 @@ def test_join_another_profile_than_the_token_allows_is_refused(
 ) -> None:
     http.post("/v1/profiles", json=profile(name="pi-y"))
     secret = token(profile="pi-x")
-    refused = http.post("/v1/join", json={"token": secret, "profile": "pi-y"})
+    refused = http.post("/v1/enrolment", json=certificates.body(secret, profile="pi-y"))
     assert refused.status_code == 422
     assert "for devices of profile pi-x" in message_of(refused)
 
 
 def test_join_with_a_well_known_profile_registers_it(http: httpx.Client, token: Callable[..., str]) -> None:
-    answer = http.post("/v1/join", json={"token": token(), "profile": "pi-4"})
+    answer = http.post("/v1/enrolment", json=certificates.body(token(), profile="pi-4"))
     assert answer.status_code == 201
     assert http.get("/v1/profiles/pi-4").json()["arch"] == "aarch64"
 

@@ -15,6 +15,7 @@ from edge_agent.protocol.inquiry import Diagnosis, LogLevel, LogLine, LogTail, p
 from edge_agent.protocol.messages import encode
 from server.database.tables import decisions, deployments, inquiry_answers
 from server.inquiries.inquirer import ASKED, Inquirer
+from tests import certificates
 from tests.postgresql import ON_BOTH_DATABASES
 
 pytestmark = ON_BOTH_DATABASES
@@ -29,7 +30,7 @@ def device(http: httpx.Client, profile: Profile) -> str:
     """A device that joined and was never heard."""
     http.post("/v1/profiles", json=profile())
     token = http.post("/v1/tokens", json={}).json()["token"]
-    answer = http.post("/v1/join", json={"token": token, "profile": "pi-x", "device_id": "dev-1"})
+    answer = http.post("/v1/enrolment", json=certificates.body(token, profile="pi-x", device_id="dev-1"))
     assert answer.status_code == 201
     return "dev-1"
 

@@ -2,6 +2,7 @@
 
 import random
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import httpx
 import pytest
 
 from server.stack.ports import LOOPBACK, choose_ports
+from server.trust.folder import TrustFolder
 
 Server = Any  # the class of this fixture lives in a conftest, which a test can't import
 
@@ -29,10 +31,13 @@ def environment(tmp_path: Path, s3_server: Server, **changes: str) -> dict[str, 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_process_serves_and_ends_with_0_on_a_signal(tmp_path: Path, s3_server: Server, number: signal.Signals) -> None:
     port = choose_ports(["api"], fixed={}, addresses=[LOOPBACK], chance=random.SystemRandom())["api"]
+    trust = TrustFolder(tmp_path / "trust")
+    trust.make("test", now=time.time())
+    trust.keep_current(host_names=[LOOPBACK], now=time.time())
     variables = environment(tmp_path, s3_server, SHOAL_API_PORT=str(port))
     process = subprocess.Popen([sys.executable, "-m", "server.processes.api"], env=variables, stderr=subprocess.PIPE)
     try:
-        health = wait_for_health(process, f"http://{LOOPBACK}:{port}")
+        health = wait_for_health(process, f"https://{LOOPBACK}:{port}", trust.paths.root)
         assert (health["database"], health["objects"]) == ("ok", "ok")
         assert "no MQTT URL" in health["broker"]
         process.send_signal(number)
@@ -42,11 +47,12 @@ def test_process_serves_and_ends_with_0_on_a_signal(tmp_path: Path, s3_server: S
         process.communicate()
 
 
-def wait_for_health(process: "subprocess.Popen[bytes]", url: str) -> dict[str, str]:
+def wait_for_health(process: "subprocess.Popen[bytes]", url: str, root: Path) -> dict[str, str]:
     end_s = time.monotonic() + 30
     while True:
         try:
-            return dict(httpx.get(f"{url}/v1/health", timeout=10).json())
+            trusted = ssl.create_default_context(cafile=root)
+            return dict(httpx.get(f"{url}/v1/health", timeout=10, verify=trusted).json())
         except httpx.ConnectError:
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < end_s

@@ -17,6 +17,7 @@ from server.database.tables import (
     rollout_states,
     rollouts,
 )
+from tests import certificates
 from tests.postgresql import ON_BOTH_DATABASES
 
 pytestmark = ON_BOTH_DATABASES
@@ -37,7 +38,7 @@ def join(http: httpx.Client, profile: Profile) -> Callable[..., str]:
 
     def joined(device_id: str = "dev-1", **labels: str) -> str:
         token = http.post("/v1/tokens", json={"labels": labels}).json()["token"]
-        answer = http.post("/v1/join", json={"token": token, "profile": "pi-x", "device_id": device_id})
+        answer = http.post("/v1/enrolment", json=certificates.body(token, profile="pi-x", device_id=device_id))
         assert answer.status_code == 201, answer.text
         return device_id
 

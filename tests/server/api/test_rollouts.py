@@ -19,6 +19,7 @@ from server.database.tables import (
     rollouts,
     variants,
 )
+from tests import certificates
 from tests.postgresql import ON_BOTH_DATABASES
 
 pytestmark = ON_BOTH_DATABASES
@@ -40,8 +41,8 @@ def fleet(http: httpx.Client, profile: Profile, add_version: Callable[..., None]
         http.post("/v1/profiles", json=profile(name=name))
     for number, (kind, site) in enumerate((("pi-x", "berlin"), ("pi-y", "berlin"), ("pi-x", "paris"))):
         token = http.post("/v1/tokens", json={}).json()["token"]
-        body = {"token": token, "profile": kind, "device_id": f"dev-{number}", "labels": {"site": site}}
-        assert http.post("/v1/join", json=body).status_code == 201
+        body = certificates.body(token, profile=kind, device_id=f"dev-{number}", labels={"site": site})
+        assert http.post("/v1/enrolment", json=body).status_code == 201
 
 
 @pytest.fixture

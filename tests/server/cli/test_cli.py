@@ -29,6 +29,7 @@ from server.database.tables import (
     rollout_states,
 )
 from server.retention.requests import latest_request
+from tests import certificates
 
 # The class behind this fixture lives in a conftest, which a test can't import.
 Registry = Any
@@ -68,8 +69,8 @@ def device(run: Run, as_json: Callable[..., Any], registry: Registry) -> str:
     """A device that joined."""
     run("profile", "add", "pi-4")
     token = as_json("token", "create", "--profile", "pi-4", "--label", "site=berlin", "--valid", "30m")
-    body = {"token": token["token"], "device_id": "dev-1"}
-    assert httpx.post(f"{registry.url}/v1/join", json=body).status_code == 201
+    body = certificates.body(token["token"], device_id="dev-1")
+    assert httpx.post(f"{registry.url}/v1/enrolment", json=body).status_code == 201
     return "dev-1"
 
 

@@ -15,8 +15,9 @@ from edge_agent.profiles import well_known
 from server.client import RegistryClient, RegistryClientError, export_module
 from server.database.tables import job_runs
 from server.schemas.catalogue import JobState, PushForm, Task
-from server.schemas.fleet import JoinRequest
+from server.schemas.fleet import Enrolled, EnrolmentRequest
 from server.schemas.rollouts import RolloutRequest
+from tests import certificates
 from tests.server.slow_s3 import slow_writes
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ def test_everything_that_a_fleet_needs_goes_through_the_client(all_work: Registr
         assert client.get_profile("pi-4") == profile
         token = client.create_token(profile="pi-4", labels={"site": "berlin"})
         assert [view.token_id for view in client.list_tokens()] == [token.token_id]
-        joined = client.join(JoinRequest(token=token.token, device_id="dev-1"))
+        asked = EnrolmentRequest(token=token.token, device_id="dev-1", request=certificates.request_of())
+        joined = client.enrol(asked)
+        assert isinstance(joined, Enrolled)
         assert client.get_desired("dev-1", joined.key).generation == 0
         with pytest.raises(RegistryClientError) as caught:
             client.get_object_url("dev-1", joined.key, "0" * 64)
@@ -191,7 +194,7 @@ def test_nobody_there_is_one_sentence_with_the_address() -> None:
     with RegistryClient("127.0.0.1:9") as client, pytest.raises(RegistryClientError) as caught:
         client.health()
     assert caught.value.code == "unreachable"
-    assert "http://127.0.0.1:9" in caught.value.message
+    assert "https://127.0.0.1:9" in caught.value.message
 
 
 @pytest.mark.parametrize("url", ["", "ftp://host", "http://", "http://[::1", "http://host:99999", "http://host:x"])

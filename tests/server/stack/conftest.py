@@ -13,15 +13,20 @@ import pytest
 
 from server.stack import StackState, stack_state
 
-# A real HTTP server that answers the health question, and two processes that only run; `child` has a child of its own.
+# A real HTTPS server that answers the health question, and two processes that only run; `child` has a child of its own.
 API = """
-import http.server, os
+import http.server, os, pathlib, ssl
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200 if self.path == "/v1/health" else 404)
         self.end_headers()
     def log_message(self, *arguments): pass
-http.server.HTTPServer((os.environ["SHOAL_BIND_ADDRESS"], int(os.environ["SHOAL_API_PORT"])), Handler).serve_forever()
+trust = pathlib.Path(os.environ["SHOAL_DATA_DIR"]) / "trust"
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+tls.load_cert_chain(trust / "server.crt", trust / "server.key")
+server = http.server.HTTPServer((os.environ["SHOAL_BIND_ADDRESS"], int(os.environ["SHOAL_API_PORT"])), Handler)
+server.socket = tls.wrap_socket(server.socket, server_side=True)
+server.serve_forever()
 """
 PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(1000)'])"
 UP = """

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import queue
 import signal
 import socket
 import stat
@@ -8,15 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-import paho.mqtt.publish
-import paho.mqtt.subscribe
 import psutil
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
+from server.settings import RegistrySettings
 from server.stack import StackState, stack_state
 from server.stack.objects import KEYS_NAME, embedded_keys
 from server.stack.probes import mqtt_url_answers
 from server.storage import S3ObjectStore
+from server.trust.names import Role
+from server.trust.paths import TrustPaths
+from server.trust.tls import broker_context
 
+KEPT = "shoal/v1/d/dev-1/presence"  # the controller may write there, ingest may read
 StartUp = Callable[..., Any]
 
 
@@ -35,6 +41,11 @@ def still_running(processes: list[psutil.Process], within_s: float) -> list[psut
     return left
 
 
+def broker_answers(data_dir: Path, state: StackState) -> bool:
+    settings = RegistrySettings(data_dir=data_dir, mqtt_url=state.mqtt_url)
+    return mqtt_url_answers(state.mqtt_url, broker_context(settings, Role.UP))
+
+
 def store_of(data_dir: Path, state: StackState) -> S3ObjectStore:
     keys = embedded_keys(data_dir)
     return S3ObjectStore(
@@ -43,18 +54,36 @@ def store_of(data_dir: Path, state: StackState) -> S3ObjectStore:
         access_key=keys.access_key,
         secret_key=keys.secret_key,
         region="us-east-1",
+        ca=TrustPaths(data_dir / "trust").root,
     )
 
 
-def publish_retained(state: StackState, topic: str, payload: bytes) -> None:
-    port = int(state.mqtt_url.rpartition(":")[2])
-    paho.mqtt.publish.single(topic, payload, qos=1, retain=True, hostname="127.0.0.1", port=port)
+def connected(data_dir: Path, state: StackState, role: Role) -> Client:
+    client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
+    context = broker_context(RegistrySettings(data_dir=data_dir, mqtt_url=state.mqtt_url), role)
+    assert context is not None
+    client.tls_set_context(context)
+    client.connect("127.0.0.1", state.ports["mqtt"])
+    client.loop_start()
+    return client
 
 
-def read_retained(state: StackState, topic: str) -> bytes:
-    port = int(state.mqtt_url.rpartition(":")[2])
-    message = paho.mqtt.subscribe.simple(topic, qos=1, hostname="127.0.0.1", port=port)  # type: ignore[no-untyped-call]
-    return bytes(message.payload)
+def publish_retained(data_dir: Path, state: StackState, topic: str, payload: bytes) -> None:
+    client = connected(data_dir, state, Role.CONTROLLER)
+    client.publish(topic, payload, qos=1, retain=True).wait_for_publish(10)
+    client.disconnect()
+    client.loop_stop()
+
+
+def read_retained(data_dir: Path, state: StackState, topic: str) -> bytes:
+    got: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    client = connected(data_dir, state, Role.INGEST)
+    client.on_message = lambda _client, _data, message: got.put(bytes(message.payload))
+    client.subscribe(topic, qos=1)
+    payload = got.get(timeout=10)
+    client.disconnect()
+    client.loop_stop()
+    return payload
 
 
 def test_up_term_leaves_no_process_and_a_restart_keeps_addresses_objects_and_retained_messages(
@@ -66,11 +95,13 @@ def test_up_term_leaves_no_process_and_a_restart_keeps_addresses_objects_and_ret
     assert stat.S_IMODE((up.data_dir / KEYS_NAME).stat().st_mode) == 0o600
     store = store_of(up.data_dir, first)
     stored = store.put_bytes(b"kept")
-    publish_retained(first, "kept/topic", b"kept too")
+    publish_retained(up.data_dir, first, KEPT, b"kept too")
     tree = up.tree()
     assert len(tree) >= 6
     began_s = time.monotonic()
-    assert up.end() == (0, "")
+    code, said = up.end()
+    assert code == 0
+    assert "is not encrypted" in said
     assert time.monotonic() - began_s < 10
     assert still_running(tree, 0.5) == []
     stopped = stack_state(up.data_dir)
@@ -81,7 +112,7 @@ def test_up_term_leaves_no_process_and_a_restart_keeps_addresses_objects_and_ret
     second = again.wait_until_up()
     assert (second.api_url, second.mqtt_url, second.s3_endpoint) == (first.api_url, first.mqtt_url, first.s3_endpoint)
     assert store.get_bytes(stored.sha256) == b"kept"
-    assert read_retained(second, "kept/topic") == b"kept too"
+    assert read_retained(up.data_dir, second, KEPT) == b"kept too"
     store.close()
     assert again.end(signal.SIGINT)[0] == 0
 
@@ -91,7 +122,7 @@ def test_up_killed_takes_its_children_along_and_a_new_one_starts(start_up: Start
     first = up.wait_until_up()
     store = store_of(up.data_dir, first)
     stored = store.put_bytes(b"kept")
-    publish_retained(first, "kept/topic", b"kept too")
+    publish_retained(up.data_dir, first, KEPT, b"kept too")
     children = [psutil.Process(process.pid) for process in first.processes.values()]
     grandchildren = [one for child in children for one in child.children(recursive=True)]
     up.process.kill()
@@ -103,7 +134,7 @@ def test_up_killed_takes_its_children_along_and_a_new_one_starts(start_up: Start
     second = start_up().wait_until_up()
     assert second.ports == first.ports
     assert store.get_bytes(stored.sha256) == b"kept"
-    assert read_retained(second, "kept/topic") == b"kept too"
+    assert read_retained(up.data_dir, second, KEPT) == b"kept too"
     store.close()
 
 
@@ -133,7 +164,7 @@ def test_up_child_that_dies_is_started_again(start_up: StartUp) -> None:
             for name, process in after.processes.items()
             if process != before.processes[name] and process.is_alive()
         }
-        if fresh == {"mosquitto", "api", "seaweedfs"} and mqtt_url_answers(after.mqtt_url):
+        if fresh == {"mosquitto", "api", "seaweedfs"} and broker_answers(up.data_dir, after):
             break
         assert time.monotonic() < end_s
         time.sleep(0.05)
@@ -225,10 +256,10 @@ def test_up_host_name_that_does_not_resolve_is_named(start_up: StartUp) -> None:
 def test_up_on_a_host_binds_there_what_devices_need_and_keeps_the_rest_on_the_loopback(start_up: StartUp) -> None:
     up = start_up(host="127.0.0.3")
     state = up.wait_until_up()
-    assert state.mqtt_url == f"mqtt://127.0.0.3:{state.ports['mqtt']}"
+    assert state.mqtt_url == f"mqtts://127.0.0.3:{state.ports['mqtt']}"
     store = store_of(up.data_dir, state)
     stored = store.put_bytes(b"reachable")
-    assert store.presign_get(stored.sha256, 60).startswith(f"http://127.0.0.3:{state.ports['s3']}/")
+    assert store.presign_get(stored.sha256, 60).startswith(f"https://127.0.0.3:{state.ports['s3']}/")
     store.close()
     listening = {
         (connection.laddr.ip, connection.laddr.port)

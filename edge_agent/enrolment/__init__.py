@@ -1,0 +1,1 @@
+"""How a device gets its certificate and keeps it: programs that exit, because `cryptography` weighs 9 MB."""
