@@ -77,6 +77,11 @@ class Desired(Message):
     telemetry_window_s: Seconds = 10.0
 
     @property
+    def entries(self) -> tuple[DesiredDeployment, ...]:
+        """All whose files the device shall have, to run them or to hold them ready."""
+        return (*self.deployments, *self.staged)
+
+    @property
     def order(self) -> tuple[int, int]:
         """What decides which of two is the later one."""
         return self.epoch, self.generation
