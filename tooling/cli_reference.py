@@ -79,6 +79,7 @@ JSON_DOCUMENTS = {
     "rollout abort": "a `Rollout`, as it was when the word was said",
     "rollout rollback": "a `Rollout`, as it was when the word was said",
     "rollout retry": "a `Rollout`, as it was when the word was said",
+    "rollout activate": "a `Rollout`, as it was when the word was said",
     "rollout approve": "a `Rollout`, as it was when the word was said",
 }
 # What the models themselves do not describe.

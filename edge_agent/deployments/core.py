@@ -6,21 +6,31 @@ order and tells it what came of them. After a restart it is built from what `Per
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from edge_agent.deployments import events as ev
 from edge_agent.deployments.acquire import Acquisition, Rules
 from edge_agent.deployments.ledger import Ledger
-from edge_agent.deployments.records import FETCHING, UNFINISHED, Accepted, DeploymentRecord, Snapshot
+from edge_agent.deployments.records import FETCHING, UNFINISHED, Accepted, DeploymentRecord, ModelSlot, Snapshot
 from edge_agent.deployments.serving import Serving
 from edge_agent.protocol.messages import DeploymentStatus, Desired, DesiredDeployment
 from edge_agent.protocol.states import DeploymentState, Reason
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from edge_agent.deployments.records import Deferral
     from edge_agent.protocol.manifest import VariantManifest
+
+
+_NO_SLOT = ModelSlot(model="none")
+
+
+def _first_of_model(deployments: Iterable[DesiredDeployment]) -> dict[str, DesiredDeployment]:
+    first: dict[str, DesiredDeployment] = {}
+    for wanted in deployments:
+        first.setdefault(wanted.model, wanted)
+    return first
 
 
 class DeviceCore:
@@ -55,7 +65,7 @@ class DeviceCore:
     def next_due_s(self) -> float | None:
         """When a `Tick` is wanted, on the monotonic clock; None: nothing waits."""
         serving = self._serving
-        due_s = [*self._acquisition.retry_at.values(), *serving.restart_at.values(), *serving.shadows.until.values()]
+        due_s = [*self._acquisition.retry_at.values(), *serving.restarts.at.values(), *serving.shadows.until.values()]
         return min([*due_s, *serving.deferrals.due_s], default=None)
 
     def start(self, moment: ev.Moment) -> list[ev.Action]:
@@ -81,7 +91,7 @@ class DeviceCore:
                 self._desired(event.desired)
             case ev.Tick():
                 self._acquisition.retry_due()
-                self._serving.restart_due()
+                self._serving.restarts.pass_due()
                 self._serving.shadows.pass_deadlines()
                 self._serving.deferrals.end_due()
             case ev.DeferAsked():
@@ -231,10 +241,10 @@ class DeviceCore:
         if desired.order <= self.accepted.order:
             self.ignored_desired += 1
             return
-        first_of_model: dict[str, DesiredDeployment] = {}
-        for wanted in desired.deployments:
-            first_of_model.setdefault(wanted.model, wanted)
-        wanted_ids = {wanted.deployment_id: wanted for wanted in first_of_model.values()}
+        first_of_model = _first_of_model(desired.deployments)
+        to_run = {wanted.deployment_id: wanted for wanted in first_of_model.values()}
+        to_hold = self._to_hold(desired, to_run)
+        wanted_ids = to_run | to_hold
         window_s = self.accepted.telemetry_window_s
         ledger = self._ledger
         ledger.accept(
@@ -247,11 +257,13 @@ class DeviceCore:
             )
         )
         self._forget_the_past()
-        fresh = [wanted for name, wanted in wanted_ids.items() if self._is_fresh(ledger.records.get(name), wanted)]
+        fresh = [wanted for name, wanted in wanted_ids.items() if self._is_fresh(wanted, hold=name in to_hold)]
         dropped = [ledger.records[w.deployment_id] for w in fresh if w.deployment_id in ledger.records]
         # all in the transaction of the acceptance, before any act: a crash can't come between
         for wanted in fresh:
-            ledger.put(DeploymentRecord(wanted=wanted, changed_at=ledger.moment.unix_s))
+            held = wanted.deployment_id in to_hold
+            ledger.put(DeploymentRecord(wanted=wanted, held=held, changed_at=ledger.moment.unix_s))
+        self._release(to_run)
         dropped += self._supersede(set(wanted_ids), models=set(first_of_model))
         unwanted_models = [model for model in ledger.slots if model not in first_of_model]
         for model in unwanted_models:
@@ -269,11 +281,38 @@ class DeviceCore:
         self._acquisition.take_up_again()
         self._acquisition.collect()
 
-    def _is_fresh(self, record: DeploymentRecord | None, wanted: DesiredDeployment) -> bool:
+    def _to_hold(self, desired: Desired, to_run: Mapping[str, DesiredDeployment]) -> dict[str, DesiredDeployment]:
+        """What shall lie ready, by its id; what answers already, or is wanted to, can't."""
+        return {
+            wanted.deployment_id: wanted
+            for wanted in _first_of_model(desired.staged).values()
+            if wanted.deployment_id not in to_run
+            and self._ledger.slots.get(wanted.model, _NO_SLOT).active != wanted.deployment_id
+        }
+
+    def _is_fresh(self, wanted: DesiredDeployment, *, hold: bool) -> bool:
         """Whether a wanted deployment begins at the beginning."""
+        record = self._ledger.records.get(wanted.deployment_id)
         if record is None or record.state is DeploymentState.SUPERSEDED:
             return True
-        return record.wanted != wanted and not self._ledger.is_active(record)
+        if self._ledger.is_active(record):
+            return False
+        if record.held and not hold:  # what is said of it may have changed since, but its files are the same
+            return record.wanted.manifest_sha256 != wanted.manifest_sha256
+        return record.wanted != wanted or record.held != hold
+
+    def _release(self, to_run: Mapping[str, DesiredDeployment]) -> None:
+        """What lay ready shall answer now, from where it stands."""
+        for name, wanted in to_run.items():
+            record = self._ledger.records[name]
+            if not record.held:
+                continue
+            self._serving.deferrals.forget(name)  # its time to wait for apps begins now
+            changes: dict[str, Any] = {"wanted": wanted, "held": False, "deferred_at": None, "deferred_by": None}
+            if record.reason is Reason.HELD:
+                self._ledger.move(record, DeploymentState.STAGED, **changes)
+            else:
+                self._ledger.put(record.model_copy(update=changes))
 
     def _forget_the_past(self) -> None:
         """Drop records that were superseded before and that nobody could fall back to."""

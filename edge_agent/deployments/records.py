@@ -63,6 +63,7 @@ class DeploymentRecord(Wire):
     """One deployment as this device knows it."""
 
     wanted: DesiredDeployment
+    held: bool = False  # it shall lie ready, and answer nobody yet
     state: DeploymentState = DeploymentState.QUEUED
     reason: Reason = Reason.NONE
     detail: Annotated[str, Field(max_length=512)] = ""

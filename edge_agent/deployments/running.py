@@ -23,3 +23,4 @@ class Running:
     hurried: bool = False
     inferences: int = 0
     no_shadow: str = ""  # why it is not to run as one, where that was asked for
+    ahead: bool = False  # it proves what is to lie ready, and leaves once it has

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_agent.deployments.deferring import Deferrals
 from edge_agent.deployments.events import Activate, Deactivate, Leave, Shadow, StartRunner, StopRunner
 from edge_agent.deployments.records import FINAL_REASONS, TO_TEST, ModelSlot
+from edge_agent.deployments.restarts import Restarts
 from edge_agent.deployments.running import Phase, Running
 from edge_agent.deployments.shadowing import NO_ROOM, REFUSING, Shadows, skipped, why_not
 from edge_agent.protocol.profile import Limits
@@ -28,12 +29,9 @@ class Serving:
     def __init__(self, acquisition: Acquisition, *, rules: Rules, chance: Callable[[], float]) -> None:
         self.ledger = acquisition.ledger
         self.running: dict[str, Running] = {}
-        self.restart_at: dict[str, float] = {}
+        self.restarts = Restarts(self.ledger, rules=rules, chance=chance)
         self._acquisition = acquisition
         self._rules = rules
-        self._chance = chance
-        self._crashes: dict[str, list[float]] = {}
-        self._unstarted: dict[str, int] = {}  # how often in a row the device had no room for its process
         self.shadows = Shadows(self.ledger)
         self.deferrals = Deferrals(self.ledger)
         self._room: dict[str, str] = {}  # a deployment under test -> the active one that was stopped to make room
@@ -51,7 +49,9 @@ class Serving:
             return
         for record in list(self.ledger.records.values()):
             waiting = record.state in TO_TEST and not self.ledger.is_active(record)
-            if not waiting or record.deployment_id in self.running or self.deferrals.holds(record):
+            if not waiting or record.deployment_id in self.running or self._lies_ready(record):
+                continue
+            if self.deferrals.holds(record):
                 continue  # a self-test takes time from the app, too, and may need the room of what answers
             if self._begin_test(self.ledger.records[record.deployment_id]):
                 return
@@ -62,9 +62,12 @@ class Serving:
         if run is None or record is None or run.phase is not Phase.STARTING:
             return
         run.phase = Phase.PROVEN
-        self._unstarted.pop(deployment_id, None)
+        self.restarts.started(deployment_id)
         interrupted = self._room.pop(deployment_id, None) is not None
-        if record.state is DeploymentState.SELF_TESTING:
+        if run.ahead:
+            self._lay_ready(record, "proven here", self_test=report, tests=record.tests - 1)
+            self._stop(deployment_id, Leave.NOTHING)
+        elif record.state is DeploymentState.SELF_TESTING:
             # what had to stop for it answers nobody any more: to wait would make that longer
             self._swap_or_shadow(record, report, no_shadow=run.no_shadow, at_once=interrupted)
         elif self.ledger.is_active(record):
@@ -102,8 +105,7 @@ class Serving:
             record = record.model_copy(update={"tests": record.tests - 1})
             self._acquisition.fail(record, Reason.INTERNAL, detail)
         elif self.ledger.is_active(record):
-            self._unstarted[deployment_id] = count = self._unstarted.get(deployment_id, 0) + 1
-            self._restart_after(record, count)
+            self.restarts.not_started(deployment_id)
 
     def gone(self, deployment_id: str, reason: Reason, detail: str) -> None:
         """A runner has left, asked or not."""
@@ -146,18 +148,10 @@ class Serving:
             run.serving = True
             self.ledger.report()
 
-    def restart_due(self) -> None:
-        """Runners whose wait is over are started by `advance`."""
-        now_s = self.ledger.moment.now_s
-        for deployment_id in [name for name, at_s in self.restart_at.items() if at_s <= now_s]:
-            del self.restart_at[deployment_id]
-
     def drop(self, record: DeploymentRecord, *, after: Leave) -> None:
         """Nobody wants this deployment any more."""
         deployment_id = record.deployment_id
-        self.restart_at.pop(deployment_id, None)
-        self._crashes.pop(deployment_id, None)
-        self._unstarted.pop(deployment_id, None)
+        self.restarts.forget(deployment_id)
         self._room.pop(deployment_id, None)
         self.shadows.forget(deployment_id)
         self.deferrals.forget(deployment_id)
@@ -168,7 +162,7 @@ class Serving:
 
     def _ensure_active(self, slot: ModelSlot) -> None:
         deployment_id = slot.active
-        if deployment_id is None or deployment_id in self.restart_at or deployment_id in self._room.values():
+        if deployment_id is None or deployment_id in self.restarts.at or deployment_id in self._room.values():
             return
         run = self.running.get(deployment_id)
         if run is not None:
@@ -200,22 +194,33 @@ class Serving:
         begun = record.state is not DeploymentState.SHADOWING  # the last one of a shadow has ended well
         tests, detail = record.tests + begun, record.overridden
         record = self.ledger.move(record, DeploymentState.SELF_TESTING, tests=tests, detail=detail)
-        old = self.ledger.slot_of(record).active
-        run = self.running.get(old) if old is not None else None
-        if old is not None and run is not None and not self._room_for_both(manifest):
-            self._room[record.deployment_id] = old
-            if run.phase is not Phase.LEAVING:
-                self._leave(run)
-                self.ledger.act(StopRunner(old, Leave.REQUESTS))
-        else:
+        old = self._in_the_way(record, manifest)
+        if old is None:
             self._start_test(record, manifest)
+        else:
+            self._room[record.deployment_id] = old
+            self._stop(old, Leave.REQUESTS)
         return True
 
+    def _lies_ready(self, record: DeploymentRecord) -> bool:
+        """Whether nothing is left to do before it is activated; it is proven ahead where nobody is put out by that."""
+        manifest = self._manifest(record)
+        if not record.held or manifest is None:
+            return False
+        if record.reason is not Reason.HELD and self._in_the_way(record, manifest) is not None:
+            self._lay_ready(record, "RAM holds no second runner, so it is proven when it is activated")
+        return self.ledger.records[record.deployment_id].reason is Reason.HELD
+
+    def _lay_ready(self, record: DeploymentRecord, detail: str, **changes: Any) -> None:  # noqa: ANN401  see `move`
+        """It lies ready; one that was released meanwhile is tested once more, and swapped in."""
+        reason, detail = (Reason.HELD, detail) if record.held else (Reason.NONE, "")
+        self.ledger.move(record, DeploymentState.STAGED, reason=reason, detail=detail, **changes)
+
     def _start_test(self, record: DeploymentRecord, manifest: VariantManifest) -> None:
-        no_shadow = "" if record.wanted.shadow is None else self._why_no_shadow(record, manifest)
-        self.running[record.deployment_id] = Running(no_shadow=no_shadow)
         sha256, limits, plan = record.wanted.manifest_sha256, record.wanted.limits, record.wanted.shadow
-        plan = None if no_shadow else plan
+        no_shadow = "" if plan is None else self._why_no_shadow(record, manifest)
+        plan = None if no_shadow or record.held else plan
+        self.running[record.deployment_id] = Running(no_shadow=no_shadow, ahead=record.held)
         self.ledger.act(StartRunner(record.deployment_id, sha256, manifest, limits, proving=True, shadow=plan))
 
     def _why_no_shadow(self, record: DeploymentRecord, manifest: VariantManifest) -> str:
@@ -280,12 +285,13 @@ class Serving:
             self._leave(run)
             self.ledger.act(StopRunner(deployment_id, after))
 
-    def _room_for_both(self, manifest: VariantManifest) -> bool:
-        available = self.ledger.moment.memory_available_bytes
-        if available is None:
-            return True
+    def _in_the_way(self, record: DeploymentRecord, manifest: VariantManifest) -> str | None:
+        """What answers for the model now, where RAM does not hold both."""
+        old, available = self.ledger.slot_of(record).active, self.ledger.moment.memory_available_bytes
+        if available is None or old not in self.running:
+            return None
         needed = self._rules.runner_base_bytes[manifest.runtime] + 2 * manifest.model_file.size_bytes
-        return available >= needed + self._rules.memory_reserve_bytes
+        return None if available >= needed + self._rules.memory_reserve_bytes else old
 
     def _room_made(self, old: str) -> None:
         for deployment_id in [new for new, stopped in self._room.items() if stopped == old]:
@@ -322,8 +328,7 @@ class Serving:
         self.ledger.set_slot(slot, model=record.model)
         retire = None
         if old is not None:
-            self.restart_at.pop(old.deployment_id, None)
-            self._crashes.pop(old.deployment_id, None)
+            self.restarts.answers_no_more(old.deployment_id)
             run = self.running.get(old.deployment_id)
             if run is not None and run.phase is not Phase.LEAVING:
                 self._leave(run)
@@ -346,18 +351,11 @@ class Serving:
             what: what its runner did.
             detail: how.
         """
-        now_s, deployment_id = self.ledger.moment.now_s, record.deployment_id
-        recent = [at_s for at_s in self._crashes.get(deployment_id, []) if now_s - at_s < self._rules.crash_window_s]
-        recent.append(now_s)
-        self._crashes[deployment_id] = recent
-        if len(recent) >= self._rules.crash_limit:
-            self._fall_back(record, reason, f"its runner {what} {len(recent)} times: {detail}")
+        times = self.restarts.crashed(record.deployment_id)
+        if times >= self._rules.crash_limit:
+            self._fall_back(record, reason, f"its runner {what} {times} times: {detail}")
             return
-        self._restart_after(record, len(recent))
-
-    def _restart_after(self, record: DeploymentRecord, failures: int) -> None:
-        wait_s = self._rules.restart.delay_s(failures, self._chance())
-        self.restart_at[record.deployment_id] = self.ledger.moment.now_s + wait_s
+        self.restarts.wait(record.deployment_id, times)
 
     def _fall_back(self, record: DeploymentRecord, reason: Reason, detail: str) -> None:
         """The active variant is no good: the one before it answers again, without any network."""
@@ -372,7 +370,7 @@ class Serving:
         if previous is None:
             detail = f"{detail}; there is no variant to fall back to"
         self.ledger.move(record, state, reason=reason, detail=detail)
-        self._crashes.pop(record.deployment_id, None)
+        self.restarts.answers_no_more(record.deployment_id)
         if previous is None:
             self.ledger.set_slot(None, model=record.model)
             self.ledger.act(Deactivate(record.model))

@@ -62,14 +62,24 @@ class DesiredDeployment(Wire):
 
 
 class Desired(Message):
-    """The full wanted state of a device; the database owns it. Later means greater (epoch, generation)."""
+    """The full wanted state of a device; the database owns it. Later means greater (epoch, generation).
+
+    `staged`: what shall lie ready beside that, and answer nobody. Named later among `deployments`, under the same id,
+    it is activated without a download. A list of its own, so that an agent that does not know it goes on as it does.
+    """
 
     topic = DeviceTopic.DESIRED
     epoch: Count
     generation: Count
     deployments: Annotated[tuple[DesiredDeployment, ...], Field(max_length=64)] = ()
+    staged: Annotated[tuple[DesiredDeployment, ...], Field(max_length=64)] = ()
     status_interval_s: Seconds = 30.0
     telemetry_window_s: Seconds = 10.0
+
+    @property
+    def entries(self) -> tuple[DesiredDeployment, ...]:
+        """All whose files the device shall have, to run them or to hold them ready."""
+        return (*self.deployments, *self.staged)
 
     @property
     def order(self) -> tuple[int, int]:

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     SHADOW_FAILED = "shadow_failed"
     CRASH_LOOP = "crash_loop"
     DEFERRED = "deferred"  # not a failure: an app has asked to wait before the swap
+    HELD = "held"  # not a failure: it lies ready, and the registry has not said yet that it shall answer
     UNSUPPORTED_VERSION = "unsupported_version"
     INTERNAL = "internal"
 
@@ -74,7 +75,7 @@ TRANSITIONS: dict[DeploymentState, frozenset[DeploymentState]] = {
     DeploymentState.STAGED: frozenset(
         {DeploymentState.SELF_TESTING, DeploymentState.FAILED, DeploymentState.REJECTED, DeploymentState.SUPERSEDED}
     ),
-    # back to `staged`: an app has asked for more time before the swap
+    # back to `staged`: an app has asked for more time before the swap, or it was proven ahead of its activation
     DeploymentState.SELF_TESTING: frozenset(
         {
             DeploymentState.STAGED,

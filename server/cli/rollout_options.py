@@ -64,8 +64,15 @@ StartAt = Annotated[
     str,
     typer.Option("--start-at", help="Not before, for example 2026-11-27T02:00+01:00; without an offset, local time."),
 ]
+Stage = Annotated[
+    bool,
+    typer.Option("--stage", help="Devices fetch and prove it, and answer with it only after `rollout activate`."),
+]
+ActivateAt = Annotated[
+    str, typer.Option("--activate-at", help="What is staged activates by itself then; a time such as --start-at takes.")
+]
 WindowOption = Annotated[
-    str, typer.Option("--window", help="A device is offered it at this time of its day only, for example 22:00-04:00.")
+    str, typer.Option("--window", help="A device is told to run it at this time of its day only, as in 22:00-04:00.")
 ]
 TimeZone = Annotated[
     str, typer.Option("--time-zone", help="Of devices without a label such as tz=Europe/Berlin; for --window.")
@@ -121,6 +128,7 @@ def plan_of(to: str, waves: str, seed: int, options: dict[str, Any]) -> dict[str
         fail(str(exc), exit_code=2)
     told = {
         "start_at": _moment(options["start_at"]),
+        "activate_at": _moment(options["activate_at"]),
         "ask_compressor_s": seconds_of(options["ask_compressor_s"]) if options["ask_compressor_s"] else 0.0,
         "approve_waves": _wave_numbers(options["approve_waves"], waves=len(parsed)),
     }

@@ -15,6 +15,7 @@ WAVE_COLUMNS: Final = (
     "devices",
     "waiting",
     "in progress",
+    "staged",
     "running",
     "failed",
     "timed out",
@@ -81,6 +82,7 @@ def wave_rows(rollout: "Rollout") -> list[tuple[str, ...]]:
             str(wave.devices),
             str(wave.waiting),
             str(wave.in_progress),
+            str(wave.staged),
             str(wave.running),
             str(wave.failed + wave.refused),
             str(wave.timed_out),
@@ -121,6 +123,8 @@ def show_forecast(found: "RolloutForecast") -> None:
         for device in found.devices
     ]
     show_table(("device", "lane", "wave", "gets", "download", "earliest"), devices)
+    if found.staged_from is not None:
+        say(f"devices fetch and prove it from {text_of_time(found.staged_from)} on, and answer with it in their waves")
     beyond = f"; {found.beyond} that match are in no wave" if found.beyond else ""
     unknown = sum(wave.to_be_built for wave in found.waves)
     built = f", and what is still to be built for {unknown}" if unknown else ""
@@ -128,6 +132,8 @@ def show_forecast(found: "RolloutForecast") -> None:
 
 
 def _text_of_opening(wave: "WaveForecast") -> str:
+    if wave.activation:
+        return "once activated"
     return "on approval" if wave.approval else text_of_time(wave.earliest_at)
 
 

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Deliver a version to devices, wave by wave.", no_args_is_help=True)
 
 POLL_S: Final = 1.0
-_WORDS: Final = {"rollback": "roll back", "approve": "open the wave that waits", "retry": "try the failed again"}
+_WORDS: Final = {
+    "rollback": "roll back",
+    "approve": "open the wave that waits",
+    "retry": "try the failed again",
+    "activate": "activate what its devices hold ready, wave by wave",
+}
 
 RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT")]
 LaneOption = Annotated[
@@ -62,6 +67,8 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
     gate_deadline_s: of.GateDeadline = 600.0,
     quorum: of.Quorum = 0.0,
     start_at: of.StartAt = "",
+    stage: of.Stage = False,
+    activate_at: of.ActivateAt = "",
     window: of.WindowOption = "",
     time_zone: of.TimeZone = "UTC",
     soak_s: of.Soak = 0.0,
@@ -103,6 +110,8 @@ def start(  # noqa: PLR0913  a flag for each field of a plan
         "gate_deadline_s": gate_deadline_s,
         "quorum": quorum,
         "start_at": start_at,
+        "stage": stage,
+        "activate_at": activate_at,
         "window": window,
         "time_zone": time_zone,
         "soak_s": soak_s,
@@ -259,6 +268,12 @@ def retry(
 def approve(rollout_id: RolloutArgument, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
     """Open the wave that waits for approval."""
     _command(rollout_id, "approve", registry, as_json=as_json)
+
+
+@app.command()
+def activate(rollout_id: RolloutArgument, registry: RegistryOption = None, *, as_json: JsonOption = False) -> None:
+    """Let devices answer with what they hold ready, wave by wave."""
+    _command(rollout_id, "activate", registry, as_json=as_json)
 
 
 def _forecast(client: "RegistryClient", request: "RolloutRequest", *, as_json: bool) -> None:

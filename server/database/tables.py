@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
     true,
 )
@@ -284,7 +285,7 @@ rollout_states = Table(
     Column("rollout_id", String(32), primary_key=True),
     Column(
         "state", String(16), nullable=False
-    ),  # preparing | running | paused | finished | aborted | stopped | rolling_back | rolled_back
+    ),  # preparing | staging | running | paused | finished | aborted | stopped | rolling_back | rolled_back
     Column("wave", Integer, nullable=False),  # index of the wave that is open; -1 before the first
     Column("reason", Text, nullable=False),
     Column("last_command_id", BigInteger, nullable=False),
@@ -294,6 +295,7 @@ rollout_states = Table(
     Column("settled_at", Float),  # since when nobody of the open wave is on the way
     Column("approval_wave", Integer, nullable=False, default=-1, server_default=text("-1")),  # waits for an operator
     Column("approved_wave", Integer, nullable=False, default=-1, server_default=text("-1")),
+    Column("activated", Boolean, nullable=False, default=False, server_default=false()),  # what is staged may answer
     Column("lanes", JSON),  # {profile: server.rollouts.facts.LaneStanding}; None as long as there is nothing to say
     Column("updated_at", Float, nullable=False),
 )

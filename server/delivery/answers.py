@@ -104,7 +104,7 @@ class Answers:
             raise DeviceGoneError(f"Device {device} was retired in this registry: join again with a new token.")
 
     def _manifest(self, device: str, ask: Ask) -> Reply:
-        wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).deployments}
+        wanted = {entry.manifest_sha256 for entry in desired_of(self._database, device).entries}
         if ask.sha256 is None or ask.sha256 not in wanted:
             raise not_yours(ask.sha256)
         text = self._read_manifest(ask.sha256).text

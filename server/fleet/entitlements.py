@@ -75,17 +75,17 @@ def object_of(wanted: Desired, sha256: str, read: Callable[[str], KnownManifest]
         ObjectNotFoundError: it names no such object.
         StorageUnavailableError, StorageRefusedError: a manifest could not be read, and no other names the object.
     """
-    deltas = (delta.object for entry in wanted.deployments for delta in entry.deltas)
+    deltas = (delta.object for entry in wanted.entries for delta in entry.deltas)
     found = next((one for one in deltas if one.sha256 == sha256), None)
     if found is None:
-        found = object_among({entry.manifest_sha256 for entry in wanted.deployments}, sha256, read)
+        found = object_among({entry.manifest_sha256 for entry in wanted.entries}, sha256, read)
     if found is None:
         raise not_yours(sha256)
     return found
 
 
 def _manifests(database: Database, device_id: str) -> set[str]:
-    return {deployment.manifest_sha256 for deployment in desired_of(database, device_id).deployments}
+    return {entry.manifest_sha256 for entry in desired_of(database, device_id).entries}
 
 
 def not_yours(sha256: str | None) -> ObjectNotFoundError:

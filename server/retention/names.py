@@ -94,11 +94,11 @@ def _under_way(connection: sa.Connection) -> set[str]:
 
 
 def _delivered(connection: sa.Connection) -> set[str]:
-    """Manifests that some device is wanted to run, or would be after a rollback."""
+    """Manifests that some device is wanted to run or to hold ready, or would be after a rollback."""
     wanted = {
         entry.manifest_sha256
         for document in connection.execute(sa.select(desired.c.document)).scalars()
-        for entry in Desired.model_validate(document).deployments
+        for entry in Desired.model_validate(document).entries
     }
     before = deployments.c.previous["manifest_sha256"].as_string()
     return wanted | {sha256 for sha256 in connection.execute(sa.select(before).distinct()).scalars() if sha256}
@@ -109,7 +109,7 @@ def _deltas(connection: sa.Connection, delivered: set[str]) -> set[str]:
     query = sa.select(deltas.c.base_manifest_sha256, deltas.c.object_sha256).where(deltas.c.object_sha256.is_not(None))
     made = {row.object_sha256 for row in connection.execute(query) if row.base_manifest_sha256 in delivered}
     documents = connection.execute(sa.select(desired.c.document)).scalars()
-    entries = (entry for document in documents for entry in Desired.model_validate(document).deployments)
+    entries = (entry for document in documents for entry in Desired.model_validate(document).entries)
     return made | {delta.object.sha256 for entry in entries for delta in entry.deltas}
 
 

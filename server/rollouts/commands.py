@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edge_agent.protocol.states import DeploymentState
-from server.rollouts import stopping
+from server.rollouts import staging, stopping
 from server.rollouts.facts import ABORTED_LANE, ROLLED_BACK_LANE, TIMED_OUT, Facts, Why
 from server.rollouts.gate import SENT_BACK, lane_of
 from server.rollouts.going_back import roll_back, withdraw
+from server.rollouts.offering import is_staging
 from server.rollouts.wording import counted, will_not_get_it
 from server.schemas.rollouts import RolloutAction, RolloutState
 
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from server.rollouts.facts import Command, Deployment
     from server.rollouts.ledger import Ledger
 
-OPEN = frozenset({RolloutState.PREPARING, RolloutState.RUNNING})
+OPEN = frozenset({RolloutState.PREPARING, RolloutState.STAGING, RolloutState.RUNNING})
 NOT_ENDED = OPEN | {RolloutState.PAUSED}
 NOT_WITHDRAWN = frozenset(RolloutState) - {RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK}
-RETRIABLE = frozenset({RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.FINISHED})
+RETRIABLE = frozenset({RolloutState.STAGING, RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.FINISHED})
 ALLOWED: dict[RolloutAction, frozenset[RolloutState]] = {
     RolloutAction.PAUSE: OPEN,
     RolloutAction.RESUME: frozenset({RolloutState.PAUSED}),
@@ -28,6 +29,7 @@ ALLOWED: dict[RolloutAction, frozenset[RolloutState]] = {
     RolloutAction.ROLLBACK: NOT_WITHDRAWN,
     RolloutAction.RETRY: RETRIABLE,
     RolloutAction.APPROVE: NOT_ENDED,
+    RolloutAction.ACTIVATE: NOT_ENDED,
 }
 # A lane can be paused while the others go on, and the other way round.
 ALLOWED_OF_LANE: dict[RolloutAction, frozenset[RolloutState]] = {
@@ -37,6 +39,7 @@ ALLOWED_OF_LANE: dict[RolloutAction, frozenset[RolloutState]] = {
     RolloutAction.ROLLBACK: NOT_WITHDRAWN,
     RolloutAction.RETRY: RETRIABLE,
     RolloutAction.APPROVE: frozenset(),
+    RolloutAction.ACTIVATE: frozenset(),
 }
 
 
@@ -59,6 +62,8 @@ def obey(facts: Facts, ledger: Ledger, *, now: float) -> None:
             ledger.decide(facts.rollout, "ignored", sentence, command_id=command.command_id)
         elif action is RolloutAction.APPROVE:
             _approve(command, facts, ledger)
+        elif action is RolloutAction.ACTIVATE:
+            _activate(command, facts, ledger)
         elif action is RolloutAction.RETRY:
             _retry(command, facts, ledger, now=now)
         elif command.profile is not None:
@@ -148,6 +153,15 @@ def _has_failed(row: Deployment) -> bool:
     if row.state == DeploymentState.ROLLED_BACK:
         return row.reason not in SENT_BACK
     return row.state in {DeploymentState.FAILED, TIMED_OUT}
+
+
+def _activate(command: Command, facts: Facts, ledger: Ledger) -> None:
+    """Let devices answer with what they hold ready; said again, or to what was never staged, it changes nothing."""
+    if is_staging(facts, ledger.standings[facts.rollout.rollout_id]):
+        staging.activate(facts, ledger, "by command", command_id=command.command_id)
+        return
+    sentence = "The command 'activate' changes nothing: nothing of this rollout waits to be activated."
+    ledger.decide(facts.rollout, "ignored", sentence, command_id=command.command_id)
 
 
 def _approve(command: Command, facts: Facts, ledger: Ledger) -> None:

@@ -42,7 +42,7 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     observe(facts, ledger, epoch=epoch, now=now)
     commands.obey(facts, ledger, now=now)
     state = ledger.standings[rollout_id].state
-    active = state in {RolloutState.RUNNING, RolloutState.PAUSED}
+    active = state in {RolloutState.STAGING, RolloutState.RUNNING, RolloutState.PAUSED}
     if active or state is RolloutState.FINISHED:
         watching.look(facts, ledger, now=now)
     asking.ask_after_the_end(facts, ledger, said=said, now=now)
@@ -58,7 +58,7 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
         going_back.restore_failed(ledger.rows_of(rollout_id), ledger, now=now)
     if state in {RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK}:
         going_back.follow(facts, ledger, epoch=epoch, now=now)
-    if state not in {RolloutState.PREPARING, RolloutState.RUNNING}:
+    if state not in {RolloutState.PREPARING, RolloutState.STAGING, RolloutState.RUNNING}:
         return
     if facts.rollout.options.join_later:
         join_later(facts, ledger)
@@ -136,6 +136,7 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             heard,
             variant,
             facts.rollout.options,
+            staged=ledger.is_staged(row),
             status_interval_s=facts.status_interval_s,
             epoch=epoch,
             now=now,

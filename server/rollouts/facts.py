@@ -238,6 +238,8 @@ class Standing:
     """The wave that waits for an operator's approval, or did last."""
     approved_wave: int = -1
     """The latest wave that an operator has approved."""
+    activated: bool = False
+    """What devices hold ready may answer: its waves open."""
     lanes: dict[str, LaneStanding] = field(default_factory=dict)
     """By profile: lanes of which there is something to say."""
 

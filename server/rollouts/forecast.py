@@ -58,7 +58,8 @@ def forecast(request: RolloutRequest, fleet: Fleet, *, now: float) -> RolloutFor
     devices = {device.device_id: device for device in fleet.devices}
     profiles = {device_id: device.profile for device_id, device in devices.items()}
     cut = plan_waves(profiles, request.waves, seed=request.seed)
-    clock = _Clock(request.options, begins=max(now, request.options.start_at))
+    begins = max(now, request.options.start_at)
+    clock = _Clock(request.options, begins=max(begins, request.options.activate_at))
     told: list[DeviceForecast] = []
     waves = []
     for wave, device_ids in enumerate(cut):
@@ -73,6 +74,7 @@ def forecast(request: RolloutRequest, fleet: Fleet, *, now: float) -> RolloutFor
         version=request.version,
         selector=request.selector,
         download_bytes=sum(wave.download_bytes for wave in waves),
+        staged_from=begins if request.options.stage else None,
         beyond=len(devices) - len(told),
         waves=tuple(waves),
         devices=tuple(told),
@@ -148,4 +150,5 @@ def _sum(wave: int, members: Sequence[DeviceForecast], options: RolloutOptions) 
         earliest_at=min(times, default=None),
         latest_at=max(times, default=None),
         approval=wave + 1 in options.approve_waves,
+        activation=not wave and options.stage and not options.activate_at,
     )

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from edge_agent.protocol.states import DeploymentState
+from edge_agent.protocol.states import DeploymentState, Reason
 from server.rollouts.facts import (
     CANCELLED,
     CLOSED_STATES,
@@ -21,7 +21,7 @@ from server.rollouts.facts import (
 from server.rollouts.verify import speaks_against_variant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
 
 # It did not fail there: it was asked to go back.
@@ -35,6 +35,8 @@ class WaveCounts:
     devices: int = 0
     waiting: int = 0
     in_progress: int = 0
+    staged: int = 0
+    """Hold it ready, and wait to be activated."""
     running: int = 0
     failed: int = 0
     """Failures that count against their lane; devices lost or stuck after they took the offer are among them."""
@@ -49,7 +51,7 @@ class WaveCounts:
     @property
     def settled(self) -> bool:
         """Whether nobody is on the way any more."""
-        return self.waiting == 0 and self.in_progress == 0
+        return self.waiting == 0 and self.in_progress == 0 and self.staged == 0
 
     def numbers(self) -> dict[str, float | int | str]:
         """The counts, for a decision."""
@@ -81,12 +83,14 @@ def bucket(row: Deployment) -> str:
         return "failed" if row.reason in {Why.LOST, Why.STUCK} else "timed_out"
     if row.state in {CANCELLED, DeploymentState.SUPERSEDED} or row.reason in {Why.GATE, Why.LANE_ROLLBACK}:
         return "left"
+    if row.state == DeploymentState.STAGED and row.reason == Reason.HELD:
+        return "staged"
     return _BUCKETS.get(row.state, "in_progress")
 
 
 def is_to_come(row: Deployment) -> bool:
     """Whether a device is still to get it, or on its way and has never run it."""
-    return row.state == WAITING or (row.running_at is None and bucket(row) == "in_progress")
+    return row.state == WAITING or (row.running_at is None and bucket(row) in {"in_progress", "staged"})
 
 
 def is_lane_verdict(row: Deployment) -> bool:
@@ -168,12 +172,13 @@ def vanguard(devices: int) -> int:
 
 
 def lane_turn(
-    lane: list[Deployment], *, unproven: bool, proven: bool, first: int | None = None
+    lane: list[Deployment], due: Container[str], *, unproven: bool, proven: bool, first: int | None = None
 ) -> tuple[list[Deployment], bool]:
     """Who of a lane is offered now.
 
     Args:
         lane: the deployments of one wave with one profile, in the order of the plan.
+        due: the ids of those among them that wait to be offered it.
         unproven: no figure of this kind of device says yet that the variant meets its limits.
         proven: a device of this rollout has passed the self-test with it.
         first: how many go first while it is not proven; None: all of this wave, as the plan says.
@@ -181,11 +186,11 @@ def lane_turn(
     Returns:
         The deployments to offer, and whether the (only) one goes first for its lane.
     """
-    waiting = [row for row in lane if row.state == WAITING]
+    waiting = [row for row in lane if row.deployment_id in due]
     ahead = 1 if unproven else first
     if proven or ahead is None:
         return waiting, False
-    if any(_may_still_prove(row) for row in lane):
+    if any(_may_still_prove(row) for row in lane if row.deployment_id not in due):
         return [], False
     return waiting[:ahead], unproven
 

@@ -30,12 +30,13 @@ def roll_back(rows: Iterable[Deployment], ledger: Ledger, *, why: Why, now: floa
     """Every device that was touched shall run again what it ran before; how many have to change."""
     restored = 0
     for row in rows:
-        if ledger.restore(row, now=now):
+        ready = ledger.is_staged(row)  # it answered nobody: there is nothing to go back from
+        if ledger.restore(row, now=now) and not ready:
             restored += 1
             if row.state not in FAILED_STATES:  # what failed keeps saying why
                 row.offered_generation, row.changed_at = ledger.next_generation(row.device_id), now
                 ledger.set_state(row, ROLLING_BACK, reason=why)
-        elif row.state == WAITING:
+        elif row.state == WAITING or (ready and row.state not in FAILED_STATES):
             ledger.set_state(row, CANCELLED, reason=why)
     return restored
 

@@ -28,7 +28,7 @@ from server.rollouts.plan import deployment_id_of
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from edge_agent.protocol.shadow import ShadowPlan
     from server.rollouts.asking import Wish
@@ -37,7 +37,7 @@ DELTA_MODELS = 16  # of one device: with more, and the deltas of each, `desired`
 MAX_MODELS = 64  # of one device, by the wire contract (`Desired.deployments`)
 MAX_CHAIN = 64  # of rollouts that were rolled back one after the other
 WITHDRAWN = frozenset({RolloutState.ROLLING_BACK, RolloutState.ROLLED_BACK})
-NOT_ENDED = frozenset({RolloutState.PREPARING, RolloutState.RUNNING, RolloutState.PAUSED})
+NOT_ENDED = frozenset({RolloutState.PREPARING, RolloutState.STAGING, RolloutState.RUNNING, RolloutState.PAUSED})
 
 
 class Ledger:
@@ -48,6 +48,7 @@ class Ledger:
         *,
         deployments: Iterable[Deployment] = (),
         wanted: dict[str, dict[str, DesiredDeployment]] | None = None,
+        staged: dict[str, dict[str, DesiredDeployment]] | None = None,
         generations: dict[str, int] | None = None,
         standings: dict[str, Standing] | None = None,
         find: Callable[[str], Deployment | None] = lambda _: None,
@@ -58,7 +59,8 @@ class Ledger:
 
         Args:
             deployments: rows of the rollouts at hand.
-            wanted: by device, then by model: what its desired state says.
+            wanted: by device, then by model: what its desired state says that it shall run.
+            staged: the same for what shall lie ready beside that.
             generations: by device: of that desired state; a device without one has 0.
             standings: by rollout.
             find: reads a deployment that is not among the given ones (an older rollout's).
@@ -67,6 +69,7 @@ class Ledger:
         """
         self.deployments = {row.deployment_id: row for row in deployments}
         self.wanted = wanted if wanted is not None else {}
+        self.staged = staged if staged is not None else {}
         self.generations = generations if generations is not None else {}
         self.standings = standings if standings is not None else {}
         self.decisions: list[Decision] = []
@@ -118,9 +121,12 @@ class Ledger:
         self.decisions.append(Decision(rollout.rollout_id, action, sentence, numbers))
 
     def is_wanted(self, row: Deployment) -> bool:
-        """Whether the device's desired state names this deployment."""
-        entry = self.wanted.get(row.device_id, {}).get(row.model)
-        return entry is not None and entry.deployment_id == row.deployment_id
+        """Whether the device's desired state names this deployment, to run it or to hold it ready."""
+        return _names(self.wanted, row) or _names(self.staged, row)
+
+    def is_staged(self, row: Deployment) -> bool:
+        """Whether it shall lie ready, and answer nobody yet."""
+        return _names(self.staged, row)
 
     def asks_for_shadow(self, row: Deployment) -> bool:
         """Whether the device's desired state asks for a shadow of this deployment."""
@@ -146,12 +152,14 @@ class Ledger:
         replaced = self.wanted.get(row.device_id, {}).get(row.model)
         before = self.get(replaced.deployment_id) if replaced else None
         if before is not None and self._keeps(before.rollout_id, row.rollout_id):
+            self._unstage(row)
             self.set_state(row, DeploymentState.SUPERSEDED, reason=Why.NEWER_ROLLOUT)
             return False
         if replaced is None and len(self.wanted.get(row.device_id, {})) >= MAX_MODELS:
             detail = f"this device runs {MAX_MODELS} models already, which is all that one can have"
             self.set_state(row, CANCELLED, reason=Why.TOO_MANY_MODELS, detail=detail)
             return False
+        self._supersede_staged(row)
         row.previous = self._what_ran(replaced, before)
         row.variant_id, row.opened_at, row.retrying_since, row.retry_at = variant.variant_id, now, None, None
         row.offered_generation = self.next_generation(row.device_id)
@@ -161,24 +169,43 @@ class Ledger:
             why = Why.NEWER_ROLLOUT if newer else Why.HIGHER_PRIORITY
             self.set_state(before, DeploymentState.SUPERSEDED, reason=why)
         self.set_state(row, OFFERED)
-        entry = DesiredDeployment(
-            deployment_id=row.deployment_id,
-            model=row.model,
-            version=row.version,
-            variant_id=variant.variant_id,
-            manifest_sha256=variant.manifest_sha256,
-            manifest_bytes=variant.manifest_bytes,
-            limits=variant.limits,
-            shadow=shadow,
-            deltas=variant.deltas if len(self.wanted.get(row.device_id, {})) < DELTA_MODELS else (),
-            max_defer_s=max_defer_s,
-        )
+        entry = self._entry(row, variant, shadow=shadow, max_defer_s=max_defer_s)
         self.wanted.setdefault(row.device_id, {})[row.model] = entry
+        self.changed_devices.add(row.device_id)
+        return True
+
+    def stage(self, row: Deployment, variant: VariantFact, *, max_defer_s: float = 0.0, now: float) -> bool:
+        """Let a deployment lie ready on its device, in the place of an older one of the same model that does.
+
+        What the device runs stays what it is, and is counted where it was; `offer` activates it.
+
+        Returns:
+            False when that can't be: a newer rollout of the model has this device, or stages something there.
+        """
+        for names in (self.wanted, self.staged):
+            entry = names.get(row.device_id, {}).get(row.model)
+            other = self.get(entry.deployment_id) if entry else None
+            if other is not None and self._keeps(other.rollout_id, row.rollout_id):
+                self.set_state(row, DeploymentState.SUPERSEDED, reason=Why.NEWER_ROLLOUT)
+                return False
+        if len(self.staged.get(row.device_id, {})) >= MAX_MODELS:
+            detail = f"{MAX_MODELS} models lie ready on this device already, which is all that it can hold"
+            self.set_state(row, CANCELLED, reason=Why.TOO_MANY_MODELS, detail=detail)
+            return False
+        self._supersede_staged(row)
+        row.variant_id, row.opened_at, row.retrying_since, row.retry_at = variant.variant_id, now, None, None
+        row.offered_generation = self.next_generation(row.device_id)
+        self.changed_deployments.add(row.deployment_id)
+        self.set_state(row, OFFERED)
+        entry = self._entry(row, variant, shadow=None, max_defer_s=max_defer_s)
+        self.staged.setdefault(row.device_id, {})[row.model] = entry
         self.changed_devices.add(row.device_id)
         return True
 
     def restore(self, row: Deployment, *, now: float) -> bool:
         """Let the device's desired state say again what it ran before this deployment; whether anything changed."""
+        if self._unstage(row):
+            return True
         if not self.is_wanted(row):
             return False
         target = self.last_good(row.previous)
@@ -213,7 +240,8 @@ class Ledger:
 
     def forget_device(self, device_id: str) -> None:
         """A removed device shall run nothing of ours."""
-        for entry in self.wanted.get(device_id, {}).values():
+        entries = (*self.wanted.get(device_id, {}).values(), *self.staged.pop(device_id, {}).values())
+        for entry in entries:
             if (row := self.get(entry.deployment_id)) is not None:
                 self.set_state(row, CANCELLED, reason=Why.REMOVED)
         self.wanted[device_id] = {}
@@ -232,6 +260,46 @@ class Ledger:
         }
         rows = self.deployments.values() if above else ()
         return {row.device_id: row.rollout_id for row in rows if row.rollout_id in above and is_to_come(row)}
+
+    def _entry(
+        self, row: Deployment, variant: VariantFact, *, shadow: ShadowPlan | None, max_defer_s: float
+    ) -> DesiredDeployment:
+        models = len(self.wanted.get(row.device_id, {})) + len(self.staged.get(row.device_id, {}))
+        return DesiredDeployment(
+            deployment_id=row.deployment_id,
+            model=row.model,
+            version=row.version,
+            variant_id=variant.variant_id,
+            manifest_sha256=variant.manifest_sha256,
+            manifest_bytes=variant.manifest_bytes,
+            limits=variant.limits,
+            shadow=shadow,
+            deltas=variant.deltas if models < DELTA_MODELS else (),
+            max_defer_s=max_defer_s,
+        )
+
+    def _unstage(self, row: Deployment) -> bool:
+        """It shall not lie ready any more; whether it did."""
+        if not self.is_staged(row):
+            return False
+        del self.staged[row.device_id][row.model]
+        self.changed_devices.add(row.device_id)
+        return True
+
+    def _supersede_staged(self, row: Deployment) -> None:
+        """What an older rollout of the model has laid ready is not needed any more; what this one has is activated.
+
+        What a newer one has laid ready stays.
+        """
+        entry = self.staged.get(row.device_id, {}).get(row.model)
+        other = self.get(entry.deployment_id) if entry else None
+        if entry is None or (other is not None and self._keeps(other.rollout_id, row.rollout_id)):
+            return
+        del self.staged[row.device_id][row.model]
+        if other is not None and other.deployment_id != row.deployment_id:
+            newer = self._age_of(row.rollout_id) >= self._age_of(other.rollout_id)
+            why = Why.NEWER_ROLLOUT if newer else Why.HIGHER_PRIORITY
+            self.set_state(other, DeploymentState.SUPERSEDED, reason=why)
 
     def _keeps(self, holder: str, other: str) -> bool:
         """Whether the rollout that a device runs the version of keeps it: the newer, unless the other is above."""
@@ -273,3 +341,8 @@ class Ledger:
                 return entry
             entry = row.previous
         return None
+
+
+def _names(entries: Mapping[str, Mapping[str, DesiredDeployment]], row: Deployment) -> bool:
+    entry = entries.get(row.device_id, {}).get(row.model)
+    return entry is not None and entry.deployment_id == row.deployment_id

@@ -88,19 +88,38 @@ class _Turn:
 
 
 def offer_due(facts: Facts, ledger: Ledger, *, now: float) -> Waits:
-    """Offer the version to everyone whose turn has come."""
+    """Offer the version to everyone whose turn has come: to run it, or, while it is staged, to hold it ready."""
     rows = ledger.rows_of(facts.rollout.rollout_id)
+    staging = is_staging(facts, ledger.standings[facts.rollout.rollout_id])
     waits, shadow, max_defer_s = _deferred(rows), plan_of(facts.rollout), facts.rollout.options.max_defer_s
     pace, places = _room(facts, ledger, rows, now=now)
     for turn in _turns(facts, ledger, rows, waits, now=now):
         if pace <= 0:
             waits.pace += 1
-        elif places <= 0 and turn.row.takes_place:
+            continue
+        if places <= 0 and turn.row.takes_place:
             waits.places += 1
-        elif ledger.offer(turn.row, turn.variant, shadow=shadow, max_defer_s=max_defer_s, now=now):
+            continue
+        if staging:
+            offered = ledger.stage(turn.row, turn.variant, max_defer_s=max_defer_s, now=now)
+        else:
+            offered = ledger.offer(turn.row, turn.variant, shadow=shadow, max_defer_s=max_defer_s, now=now)
+        if offered:
             pace, places = pace - 1, places - turn.row.takes_place
             _note_canary(turn, facts, ledger)
     return waits
+
+
+def is_staging(facts: Facts, standing: Standing) -> bool:
+    """Whether devices fetch and prove it, and nobody may answer with it yet."""
+    return facts.rollout.options.stage and not standing.activated
+
+
+def has_turn_to_come(row: Deployment, ledger: Ledger) -> bool:
+    """Whether a device is still to be told that it shall run it; not one where it failed when it was staged."""
+    return row.state == WAITING or (
+        ledger.is_staged(row) and gate.bucket(row) in {"staged", "in_progress", "timed_out"}
+    )
 
 
 def _deferred(rows: Iterable[Deployment]) -> Waits:
@@ -140,25 +159,35 @@ def _room(facts: Facts, ledger: Ledger, rows: Sequence[Deployment], *, now: floa
 def _turns(facts: Facts, ledger: Ledger, rows: Sequence[Deployment], waits: Waits, *, now: float) -> Iterable[_Turn]:
     """Whose turn it is in each lane of the open waves, in the order of the plan."""
     standing = ledger.standings[facts.rollout.rollout_id]
-    waiting = [row for row in rows if row.state == WAITING and row.wave <= standing.wave]
+    staging = is_staging(facts, standing)
+    # nobody is put at risk by what lies ready, so staging does not wait wave by wave, nor for a window
+    last = len(facts.rollout.waves) - 1 if staging else standing.wave
+    due = {
+        row.deployment_id
+        for row in rows
+        if row.wave <= last and (row.state == WAITING if staging else has_turn_to_come(row, ledger))
+    }
+    waiting = [row for row in rows if row.deployment_id in due]
     held = _resting(waiting, standing, waits, ledger.holders_above(facts.rollout.rollout_id), now=now)
-    held |= _outside_window(facts, [row for row in waiting if row.device_id not in held], waits, now=now)
-    behind = _waves_behind(rows, standing)
+    if not staging:
+        held |= _outside_window(facts, [row for row in waiting if row.device_id not in held], waits, now=now)
+    behind = {} if staging else _waves_behind(rows, standing)
     lanes: dict[tuple[int, str], list[Deployment]] = {}
     for row in in_plan_order(rows, seed=facts.rollout.seed):
-        if row.wave <= behind.get(row.profile, standing.wave) and row.device_id not in held:
-            lanes.setdefault((row.wave, row.profile), []).append(row)
+        if row.wave <= behind.get(row.profile, last) and row.device_id not in held:
+            lanes.setdefault((0 if staging else row.wave, row.profile), []).append(row)
     turns: dict[str, _Turn] = {}
     for (lane_wave, profile), members in lanes.items():
         variant = variant_of_lane(facts, standing, profile)
-        if variant is None or not any(row.state == WAITING for row in members):
+        if variant is None or not any(row.deployment_id in due for row in members):
             continue
         # who runs a variant that others have rejected says nothing of the next
         lane = [row for row in members if row.variant_id in {None, variant.variant_id}]
-        proven = any(_has_proven(facts, row, variant) for row in rows)
-        # where all of the first wave were silent nobody knows more than before it
-        first = gate.vanguard(sum(row.profile == profile for row in rows)) if lane_wave else None
-        turn, canary = gate.lane_turn(lane, unproven=variant.unproven, proven=proven, first=first)
+        proven = any(_has_proven(facts, row, variant, ready=staging) for row in rows)
+        # where all of the first wave were silent nobody knows more than before it; staging has no first wave
+        few = lane_wave or staging
+        first = gate.vanguard(sum(row.profile == profile for row in rows)) if few else None
+        turn, canary = gate.lane_turn(lane, due, unproven=variant.unproven, proven=proven, first=first)
         turns |= {row.deployment_id: _Turn(row, variant, canary) for row in turn}
     ordered = in_plan_order((turn.row for turn in turns.values()), seed=facts.rollout.seed)
     return [turns[row.deployment_id] for row in ordered]
@@ -218,7 +247,10 @@ def _note_canary(turn: _Turn, facts: Facts, ledger: Ledger) -> None:
         ledger.decide(facts.rollout, "lane_first", sentence, wave=turn.row.wave, profile=profile)
 
 
-def _has_proven(facts: Facts, row: Deployment, variant: VariantFact) -> bool:
+def _has_proven(facts: Facts, row: Deployment, variant: VariantFact, *, ready: bool) -> bool:
+    """Whether a device has shown that others may follow; `ready`: it is enough that it holds the variant ready."""
     if row.variant_id != variant.variant_id or row.state in FAILED_STATES:
         return False
+    if ready and gate.bucket(row) == "staged":
+        return True  # without room for two runners it is proven only when it is activated
     return row.running_at is not None or proven_on_device(row, facts.heard.get(row.device_id))

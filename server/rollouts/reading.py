@@ -40,7 +40,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-OPEN_STATES = (RolloutState.PREPARING, RolloutState.RUNNING, RolloutState.PAUSED, RolloutState.ROLLING_BACK)
+OPEN_STATES = (
+    RolloutState.PREPARING,
+    RolloutState.STAGING,
+    RolloutState.RUNNING,
+    RolloutState.PAUSED,
+    RolloutState.ROLLING_BACK,
+)
+_Entries = dict[str, DesiredDeployment]  # by model
 _WAVES = TypeAdapter(tuple[Wave, ...])
 
 
@@ -89,7 +96,7 @@ class Reader:
         self._rollouts: dict[str, facts.Rollout] = {}
         self._refused: set[str] = set()
         self._statuses: dict[str, tuple[tuple[str | None, int], Status]] = {}
-        self._desired: dict[str, tuple[tuple[int, int], dict[str, DesiredDeployment]]] = {}
+        self._desired: dict[str, tuple[tuple[int, int], _Entries, _Entries]] = {}
 
     def snapshot(self, connection: sa.Connection) -> Snapshot | None:
         """Read everything that a tick needs; None before the registry has an identity."""
@@ -127,6 +134,7 @@ class Reader:
                 settled_at=row.settled_at,
                 approval_wave=row.approval_wave,
                 approved_wave=row.approved_wave,
+                activated=row.activated,
                 lanes=lanes_of(row.lanes),
             )
             for row in connection.execute(sa.select(tables.rollout_states))
@@ -222,7 +230,7 @@ class Reader:
         return heard
 
     def _ledger(self, connection: sa.Connection, picture: _Picture, epoch: int) -> Ledger:
-        wanted, generations, stale = self._wanted(connection, epoch)
+        wanted, staged, generations, stale = self._wanted(connection, epoch)
         rollouts = picture.rollouts
 
         def find(deployment_id: str) -> facts.Deployment | None:
@@ -239,6 +247,7 @@ class Reader:
         ledger = Ledger(
             deployments=picture.rows,
             wanted=wanted,
+            staged=staged,
             generations=generations,
             standings=picture.standings,
             find=find,
@@ -253,8 +262,8 @@ class Reader:
 
     def _wanted(
         self, connection: sa.Connection, epoch: int
-    ) -> tuple[dict[str, dict[str, DesiredDeployment]], dict[str, int], set[str]]:
-        """What each device shall run, the generation of that, and who still has an older epoch's."""
+    ) -> tuple[dict[str, _Entries], dict[str, _Entries], dict[str, int], set[str]]:
+        """What each device shall run and hold ready, the generation of that, and who still has an older epoch's."""
         columns = tables.desired.c
         light = connection.execute(sa.select(columns.device_id, columns.epoch, columns.generation)).all()
         orders = {row.device_id: (row.epoch, row.generation) for row in light}
@@ -263,11 +272,14 @@ class Reader:
             for device_id, document in connection.execute(
                 sa.select(columns.device_id, columns.document).where(condition)
             ):
-                entries = {entry.model: entry for entry in Desired.model_validate(document).deployments}
-                self._desired[device_id] = (orders[device_id], entries)
+                desired = Desired.model_validate(document)
+                to_run = {entry.model: entry for entry in desired.deployments}
+                ready = {entry.model: entry for entry in desired.staged}
+                self._desired[device_id] = (orders[device_id], to_run, ready)
         wanted = {device: dict(self._desired[device][1]) for device in orders}
+        staged = {device: dict(ready) for device in orders if (ready := self._desired[device][2])}
         generations = {device: generation for device, (_, generation) in orders.items()}
-        return wanted, generations, {device for device, (known, _) in orders.items() if known != epoch}
+        return wanted, staged, generations, {device for device, (known, _) in orders.items() if known != epoch}
 
     def _facts(self, connection: sa.Connection, rollout: facts.Rollout, picture: _Picture) -> facts.Facts:
         rows = [row for row in picture.rows if row.rollout_id == rollout.rollout_id]

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 # What each word leads to, so that words which the controller has not obeyed yet count already.
 _LEADS_TO = {
     RolloutAction.PAUSE: RolloutState.PAUSED,
-    RolloutAction.RESUME: RolloutState.RUNNING,
     RolloutAction.ABORT: RolloutState.ABORTED,
     RolloutAction.ROLLBACK: RolloutState.ROLLING_BACK,
 }
@@ -104,6 +103,8 @@ def command_rollout(
             raise ConflictError(f"Rollout {rollout_id} is {state}, so {subject} can't {action}: {advice}.")
         if profile is not None:
             _require_lane(connection, rollout_id, profile)
+        if action is RolloutAction.ACTIVATE:
+            _require_staged(connection, rollout_id)
         wave = _wave_to_approve(connection, rollout_id) if action is RolloutAction.APPROVE else None
         row = {"rollout_id": rollout_id, "action": action, "wave": wave, "profile": profile, "created_at": now}
         connection.execute(sa.insert(rollout_commands).values(row))
@@ -131,6 +132,20 @@ def _require_lane(connection: sa.Connection, rollout_id: str, profile: str) -> N
     if profile not in lanes:
         there = f"it has {', '.join(lanes)}" if lanes else "it is not planned yet: say it again in a moment"
         raise NotFoundError(f"Rollout {rollout_id} has no lane {profile}: {there}.")
+
+
+def _require_staged(connection: sa.Connection, rollout_id: str) -> None:
+    """A rollout that was started to be staged, and was not activated yet.
+
+    Raises:
+        ConflictError: it was not, or it was.
+    """
+    options = connection.execute(sa.select(rollouts.c.options).where(rollouts.c.rollout_id == rollout_id)).scalar()
+    if not (options or {}).get("stage"):
+        raise ConflictError(f"Rollout {rollout_id} was started without --stage: there is nothing to activate.")
+    query = sa.select(rollout_states.c.activated).where(rollout_states.c.rollout_id == rollout_id)
+    if connection.execute(query).scalar():
+        raise ConflictError(f"Rollout {rollout_id} is activated already: its waves open by themselves.")
 
 
 def _wave_to_approve(connection: sa.Connection, rollout_id: str) -> int:
@@ -165,6 +180,8 @@ def _coming_state(connection: sa.Connection, rollout_id: str) -> RolloutState:
             continue
         if action is RolloutAction.RETRY and state is RolloutState.FINISHED:
             state = RolloutState.RUNNING
+        elif action is RolloutAction.RESUME and profile is None:
+            state = RolloutState.RUNNING if row and row.wave >= 0 else RolloutState.PREPARING
         elif profile is None:
             state = _LEADS_TO.get(action, state)
     return state

@@ -42,25 +42,26 @@ def judge(
     variant: VariantFact | None,
     options: RolloutOptions,
     *,
+    staged: bool = False,
     status_interval_s: float = 0.0,
     epoch: int,
     now: float,
 ) -> Judgement:
-    """Judge a deployment that its device's desired state names."""
+    """Judge a deployment that its device's desired state names; `staged`: as one that shall lie ready."""
     status = heard.deployments.get(row.deployment_id) if heard else None
     found = _by_report(status, variant, options, verified=row.state == RUNNING)
     found = _with_patience(found, retrying_since=retrying_since(row, status, now=now), options=options, now=now)
     if found.state == RUNNING or found.state in FAILED_STATES:
         return found
     silent_s = now - max(row.opened_at or now, heard.last_seen_at if heard else 0.0)
+    if staged:
+        return _laid_ready(row, found, options, silent_s=silent_s, now=now)
     took = heard is not None and heard.observed >= (epoch, row.offered_generation or 0)
     if silent_s <= options.silence_deadline_s:
         if found.state == DeploymentState.ACTIVE and (variant is None or variant.model_file_sha256 is None):
             return found  # it is the registry that can't go on
-        if found.state == RETRYING:
-            return found  # it has a patience of its own
-        if found.state == DeploymentState.SHADOWING and options.shadow_hold:
-            return found  # it waits as long as it takes, as was asked
+        if found.state == RETRYING or (found.state == DeploymentState.SHADOWING and options.shadow_hold):
+            return found  # it has a patience of its own; or it waits as long as it takes, as was asked
         patience_s = max(options.progress_deadline_s, 2 * status_interval_s)
         patience_s += options.shadow_s if found.state == DeploymentState.SHADOWING else 0
         patience_s += options.max_defer_s if found.reason == Reason.DEFERRED else 0  # it says whom it waits for
@@ -72,6 +73,20 @@ def judge(
             return found
         return Judgement(TIMED_OUT, Why.LOST, f"took the offer, then was silent for more than {patience_s:g} s")
     return Judgement(TIMED_OUT, Why.SILENT, f"not heard within {options.silence_deadline_s:g} s of the offer")
+
+
+def _laid_ready(
+    row: Deployment, found: Judgement, options: RolloutOptions, *, silent_s: float, now: float
+) -> Judgement:
+    """A device that answers as before is in no danger: it may take its time, and be away; only that is told of it."""
+    if (found.state, found.reason) == (DeploymentState.STAGED, Reason.HELD):
+        return found
+    if silent_s > options.silence_deadline_s:
+        return Judgement(TIMED_OUT, Why.SILENT, f"not heard for more than {options.silence_deadline_s:g} s")
+    if found.state != OFFERED or row.opened_at is None or now - row.opened_at <= options.progress_deadline_s:
+        return found
+    detail = f"is heard, but says nothing of it after {options.progress_deadline_s:g} s: its agent may be too old to"
+    return Judgement(TIMED_OUT, Why.IGNORED, f"{detail} stage, and fetches it when it is activated")
 
 
 def retrying_since(row: Deployment, status: DeploymentStatus | None, *, now: float) -> float | None:

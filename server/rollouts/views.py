@@ -128,6 +128,7 @@ def _wave_view(wave: int, groups: list[Alike]) -> WaveView:
         devices=counts.devices,
         waiting=counts.waiting,
         in_progress=counts.in_progress,
+        staged=counts.staged,
         running=counts.running,
         failed=counts.failed,
         timed_out=counts.timed_out,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from server.rollouts import asking, gate, offering, stopping, watching
+from server.rollouts import asking, gate, offering, staging, stopping, watching
 from server.rollouts.facts import NO_VARIANT, WAITING
 from server.rollouts.wording import counted, listed
 from server.schemas.rollouts import RolloutState
 from server.windows import text_of_moment
 
 if TYPE_CHECKING:
-    from server.rollouts.facts import Deployment, Facts, Standing
+    from server.rollouts.facts import Deployment, Facts
     from server.rollouts.ledger import Ledger
     from server.rollouts.offering import Waits
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 def go_on(facts: Facts, ledger: Ledger, *, now: float) -> None:
     """Offer what is due, and open waves for as long as the one before is settled and nothing holds the next."""
     rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    if offering.is_staging(facts, standing) and not staging.is_time(facts, ledger, now=now):
+        if not _staging_is_held(facts, ledger, now=now):
+            staging.go_on(facts, ledger, now=now)
+        return
     while True:
         waits = offering.offer_due(facts, ledger, now=now)
         if standing.wave >= 0 and not _is_settled(facts, ledger, waits, now=now):
             return
         if standing.wave + 1 >= len(rollout.waves):
             if not _waits_for_lanes(facts, ledger, waits):
-                _finish(facts, ledger)
+                _finish(facts, ledger, now=now)
             return
         upcoming = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave + 1]
         if _is_held(facts, ledger, upcoming, now=now):
@@ -38,7 +42,7 @@ def _is_settled(facts: Facts, ledger: Ledger, waits: Waits, *, now: float) -> bo
     rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
     rows = ledger.rows_of(rollout.rollout_id)
     counts = gate.count_wave(row for row in rows if row.wave == standing.wave)
-    settled = not any(_is_on_the_way(row, standing) for row in rows)
+    settled = not any(_is_on_the_way(row, ledger) for row in rows)
     settled_at = (standing.settled_at or now) if settled else None
     if settled_at != standing.settled_at:
         standing.settled_at = settled_at
@@ -50,11 +54,12 @@ def _is_settled(facts: Facts, ledger: Ledger, waits: Waits, *, now: float) -> bo
     return settled
 
 
-def _is_on_the_way(row: Deployment, standing: Standing) -> bool:
+def _is_on_the_way(row: Deployment, ledger: Ledger) -> bool:
     """Whether a wave is not settled because of this device; a lane that is held holds up no other."""
+    standing = ledger.standings[row.rollout_id]
     if row.wave > standing.wave:
         return False
-    if row.state == WAITING:
+    if offering.has_turn_to_come(row, ledger):
         return not standing.lane(row.profile).held
     return gate.bucket(row) == "in_progress" and (row.wave == standing.wave or row.running_at is None)
 
@@ -74,6 +79,16 @@ def _waits_for_lanes(facts: Facts, ledger: Ledger, waits: Waits) -> bool:
     sentence += f"`rollout resume {rollout_id} --profile {lane}`."
     ledger.stand(rollout_id, RolloutState.RUNNING, sentence)
     return True
+
+
+def _staging_is_held(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    """Whether even to fetch it must wait: for its start, variants, or deltas."""
+    rows = ledger.rows_of(facts.rollout.rollout_id)
+    return (
+        _is_too_early(facts, ledger, now=now)
+        or not _variants_ready(facts, ledger, rows, now=now)
+        or _waits_for_deltas(facts, ledger, now=now)
+    )
 
 
 def _is_held(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: float) -> bool:
@@ -102,7 +117,7 @@ def _is_too_early(facts: Facts, ledger: Ledger, *, now: float) -> bool:
 def _is_for_held_lanes(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> bool:
     """Whether nobody of the next wave could be offered anything: lanes are paused, or wait for the compressor."""
     rollout_id, standing = facts.rollout.rollout_id, ledger.standings[facts.rollout.rollout_id]
-    profiles = sorted({row.profile for row in upcoming if row.state == WAITING})
+    profiles = sorted({row.profile for row in upcoming if offering.has_turn_to_come(row, ledger)})
     if not profiles or not all(standing.lane(profile).held for profile in profiles):
         return False
     sentence = asking.told(facts, standing)
@@ -199,7 +214,7 @@ def _open_wave(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> None
     ledger.decide(rollout, "wave_opened", sentence + ".", wave=standing.wave, devices=counts.devices, **numbers)
 
 
-def _finish(facts: Facts, ledger: Ledger) -> None:
+def _finish(facts: Facts, ledger: Ledger, *, now: float) -> None:
     rollout = facts.rollout
     counts = gate.count_wave(ledger.rows_of(rollout.rollout_id))
     sentence = (
@@ -207,6 +222,9 @@ def _finish(facts: Facts, ledger: Ledger) -> None:
         f"{counts.failed + counts.refused} failed, {counts.timed_out} timed out, {counts.no_variant} have no variant"
         + (f", {counts.left} were cancelled, removed or taken over by a newer rollout" if counts.left else "")
     )
+    for row in ledger.rows_of(rollout.rollout_id):
+        if ledger.is_staged(row):  # it failed there before it was activated: its files are needed no more
+            ledger.restore(row, now=now)
     lanes = ledger.standings[rollout.rollout_id].lanes
     stops = asking.without_hope(stopping.stopped_lanes(facts, ledger), lanes, found=True)
     stopped = sorted({lane.profile for lane in stops})

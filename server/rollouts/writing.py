@@ -82,6 +82,7 @@ def _standing_rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
                 "settled_at": standing.settled_at,
                 "approval_wave": standing.approval_wave,
                 "approved_wave": standing.approved_wave,
+                "activated": standing.activated,
                 "lanes": {profile: asdict(lane) for profile, lane in sorted(standing.lanes.items())},
                 "updated_at": now,
             }
@@ -126,11 +127,12 @@ def _deployment_rows(ledger: Ledger, now: float) -> list[dict[str, Any]]:
 def _desired_rows(ledger: Ledger, intervals: Intervals, *, epoch: int, now: float) -> list[dict[str, Any]]:
     rows = []
     for device_id in sorted(ledger.changed_devices):
-        models = ledger.wanted.get(device_id, {})
+        models, ready = ledger.wanted.get(device_id, {}), ledger.staged.get(device_id, {})
         document = Desired(
             epoch=epoch,
             generation=ledger.generations.get(device_id, 0) + 1,
             deployments=tuple(models[model] for model in sorted(models)),
+            staged=tuple(ready[model] for model in sorted(ready)),
             status_interval_s=intervals.status_interval_s,
             telemetry_window_s=intervals.telemetry_window_s,
         )

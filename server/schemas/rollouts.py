@@ -107,8 +107,15 @@ class RolloutOptions(RequestDocument):
     start_at: float = Field(
         default=0.0, ge=0, le=32503680000, description="seconds since 1970; nobody is offered it before"
     )
+    stage: bool = Field(
+        default=False, description="every device fetches and proves it first; it answers only once that is activated"
+    )
+    activate_at: float = Field(
+        default=0.0, ge=0, le=32503680000, description="seconds since 1970; it activates by itself then; 0: by command"
+    )
     window: WindowText = Field(
-        default="", description="22:00-04:00: a device is offered it at this time of its day only; empty: at any time"
+        default="",
+        description="22:00-04:00: a device is told to run it at this time of its day only; empty: at any time",
     )
     time_zone: ZoneName = Field(default="UTC", description="of devices without a label tz; for the window")
     soak_s: float = Field(default=0.0, ge=0, description="how long a wave runs before the next one opens")
@@ -169,6 +176,12 @@ class RolloutRequest(RequestDocument):
         return self
 
     @model_validator(mode="after")
+    def _activates_only_what_was_staged(self) -> Self:
+        if self.options.activate_at and not self.options.stage:
+            raise ValueError("activate_at means something only with stage")
+        return self
+
+    @model_validator(mode="after")
     def _who_joins_later_is_known_by_not_being_there(self) -> Self:
         if self.options.join_later and self.waves[-1].percent != 100:  # noqa: PLR2004  all of them
             raise ValueError("join_later needs a last wave of 100%: else those that the plan leaves out would join")
@@ -179,6 +192,7 @@ class RolloutState(StrEnum):
     """Where a rollout stands."""
 
     PREPARING = "preparing"  # variants are being built
+    STAGING = "staging"  # devices fetch and prove it; no wave opens before it is activated
     RUNNING = "running"
     PAUSED = "paused"
     FINISHED = "finished"
@@ -197,6 +211,7 @@ class RolloutAction(StrEnum):
     ROLLBACK = "rollback"  # every device goes back to what it ran before
     RETRY = "retry"  # offer it again to those that failed or timed out
     APPROVE = "approve"  # open the wave that waits for it
+    ACTIVATE = "activate"  # what devices hold ready may answer, wave by wave
 
 
 class DeploymentView(Document):
@@ -223,6 +238,7 @@ class WaveView(Document):
     devices: int
     waiting: int
     in_progress: int
+    staged: int = 0  # hold it ready, and wait to be activated
     running: int
     failed: int
     timed_out: int
@@ -331,6 +347,7 @@ class WaveForecast(Document):
     earliest_at: float | None = None  # when its first device would be offered it
     latest_at: float | None = None  # when its last would, if nothing holds it up
     approval: bool = False  # it opens when an operator says so, whatever the time
+    activation: bool = False  # it opens when an operator activates what is staged
 
 
 class RolloutForecast(Document):
@@ -340,6 +357,7 @@ class RolloutForecast(Document):
     version: Name
     selector: str
     download_bytes: int
+    staged_from: float | None = None  # when devices would begin to fetch it; None: when they are told to run it
     beyond: int = 0  # devices that match and are in no wave
     waves: tuple[WaveForecast, ...] = ()
     devices: tuple[DeviceForecast, ...] = ()

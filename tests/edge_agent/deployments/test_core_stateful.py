@@ -114,6 +114,7 @@ class World(RuleBasedStateMachine):
                 assert self.runners[action.deployment_id] == "proven", "only what is proven may serve"
                 persisted = {r.deployment_id: r for r in self.snapshot.records}[action.deployment_id]
                 assert persisted.state is DeploymentState.ACTIVE, "the state is on disk before the act"
+                assert not persisted.held, "what shall only lie ready answers nobody"
                 self.runners[action.deployment_id] = "serving"
                 self.pointers[action.manifest.model] = action.deployment_id
                 if action.retire is not None:
@@ -134,8 +135,14 @@ class World(RuleBasedStateMachine):
                 again = data.draw(st.booleans())
                 name = f"{variant.manifest.variant_id}" + ("" if again else f"-{self.generation}")
                 chosen[name] = variant
+        ready = {}
+        for model in data.draw(st.sets(st.sampled_from(["net", "other"]))):
+            variant = data.draw(st.sampled_from([v for v in VARIANTS if v.manifest.model == model]))
+            name = f"{variant.manifest.variant_id}" + ("" if data.draw(st.booleans()) else f"-{self.generation}-ready")
+            ready[name] = variant
         desired = Desired(
             epoch=1,
+            staged=tuple(v.wanted(n) for n, v in ready.items()),
             generation=self.generation,
             deployments=tuple(
                 v.wanted(n).model_copy(update={"shadow": data.draw(st.sampled_from(SHADOWS))})
@@ -143,6 +150,17 @@ class World(RuleBasedStateMachine):
             ),
         )
         self.sent.append(desired)
+
+    @precondition(lambda self: self.sent and self.sent[-1].staged)
+    @rule()
+    def registry_activates_what_lies_ready(self) -> None:
+        """The same ids go from one list to the other."""
+        self.generation += 1
+        before = self.sent[-1]
+        chosen = {d.model: d for d in before.deployments} | {d.model: d for d in before.staged}
+        self.sent.append(
+            Desired(epoch=1, generation=self.generation, deployments=tuple(chosen[model] for model in sorted(chosen)))
+        )
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data(), dies_after=st.one_of(st.none(), st.integers(0, 8)))
@@ -238,6 +256,10 @@ class World(RuleBasedStateMachine):
         assert self.pointers == wanted
         states = {s.deployment_id: s.state for s in self.core.statuses()}
         assert all(states[name] is DeploymentState.ACTIVE for name in wanted.values())
+        ready = {d.deployment_id for d in (self.sent[-1].staged if self.sent else ())} - set(wanted.values())
+        reasons = {s.deployment_id: (s.state, s.reason) for s in self.core.statuses()}
+        assert all(reasons[name] == (DeploymentState.STAGED, Reason.HELD) for name in ready)
+        assert ready.isdisjoint(self.runners)
 
     def _one_good_step(self) -> bool:
         if self.manifests:

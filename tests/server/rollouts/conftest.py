@@ -112,13 +112,14 @@ class Paper:
         self.ledger = Ledger(
             deployments=copy.deepcopy(list(self.ledger.deployments.values())),
             wanted=copy.deepcopy(self.ledger.wanted),
+            staged=copy.deepcopy(self.ledger.staged),
             generations=dict(self.ledger.generations),
             standings=copy.deepcopy(self.ledger.standings),
             age_of=lambda rollout_id: self.rollouts[rollout_id].age_order,
             priority_of=lambda rollout_id: self.rollouts[rollout_id].options.priority,
         )
         for device in self.removed:
-            if self.ledger.wanted.get(device):
+            if self.ledger.wanted.get(device) or self.ledger.staged.get(device):
                 self.ledger.forget_device(device)
         # as the reader gives them
         for name in sorted(self.rollouts, key=lambda known: self.rollouts[known].turn_order, reverse=True):
@@ -164,6 +165,9 @@ class Paper:
     def wanted(self, device: str, model: str = "m") -> DesiredDeployment | None:
         return self.ledger.wanted.get(device, {}).get(model)
 
+    def staged(self, device: str, model: str = "m") -> DesiredDeployment | None:
+        return self.ledger.staged.get(device, {}).get(model)
+
     def report(
         self,
         device: str,
@@ -171,10 +175,13 @@ class Paper:
         *,
         reason: Reason = Reason.NONE,
         model: str = "m",
+        staged: bool = False,
         **changes: object,
     ) -> None:
-        """The device says this of what it is wanted to run, and forgets what it is not."""
-        entry = self.wanted(device, model)
+        """The device says this of what it is wanted to run, or to hold ready, and forgets what it is not."""
+        entry, other = self.wanted(device, model), self.staged(device, model)
+        if staged:
+            entry, other = other, entry
         assert entry is not None
         active = state is DeploymentState.ACTIVE
         status = DeploymentStatus(
@@ -191,7 +198,7 @@ class Paper:
         others = {
             known: told
             for known, told in (self.heard[device].deployments if device in self.heard else {}).items()
-            if told.model != model
+            if told.model != model or (other is not None and known == other.deployment_id)
         }
         self.heard[device] = Heard(
             last_seen_at=self.now,
@@ -201,13 +208,20 @@ class Paper:
 
     def takes_up(self, device: str) -> None:
         """The device has read its desired state, and forgets what that does not name."""
-        wanted = {entry.deployment_id for entry in self.ledger.wanted.get(device, {}).values()}
+        entries = (*self.ledger.wanted.get(device, {}).values(), *self.ledger.staged.get(device, {}).values())
+        wanted = {entry.deployment_id for entry in entries}
         told = self.heard[device].deployments if device in self.heard else {}
         self.heard[device] = Heard(
             last_seen_at=self.now,
             observed=(EPOCH, self.ledger.generations.get(device, 0)),
             deployments={name: status for name, status in told.items() if name in wanted},
         )
+
+    def lay_ready(self, *devices: str, proven: bool = True) -> None:
+        """They hold ready what they were told to."""
+        for device in devices:
+            proof = self_test() if proven else None
+            self.report(device, DeploymentState.STAGED, reason=Reason.HELD, staged=True, self_test=proof)
 
     def seen(self, device: str) -> None:
         before = self.heard.get(device, Heard(last_seen_at=self.now))

@@ -58,12 +58,17 @@ SCHEDULES: list[dict[str, Any]] = [
     {"join_later": True, "max_retries": 1, "approve_waves": (1,), "max_in_progress": 3},
     {"gate_deadline_s": 60.0, "quorum": 0.5},
     {"gate_deadline_s": 60.0, "join_later": True, "pace_per_minute": 2},
+    {"stage": True},
+    {"stage": True, "join_later": True, "max_retries": 1, "max_in_progress": 3, "pace_per_minute": 3},
+    {"stage": True, "activate_at": 4000.0, "window": "00:10-01:40", "approve_waves": (1,)},
+    {"stage": True, "ask_compressor_s": 60.0, "ask_deadline_s": 400.0, "gate_deadline_s": 60.0},
     {"ask_compressor_s": 60.0, "ask_deadline_s": 400.0},
     {"ask_compressor_s": 60.0, "ask_times": 1, "join_later": True, "max_retries": 1, "gate_deadline_s": 60.0},
 ]
 GOOD = Sample(attempts=200, failures=1, p95_ms=10.0)
 SAMPLES = [GOOD, Sample(attempts=200, failures=200, p95_ms=None), Sample(attempts=200, failures=1, p95_ms=30.0)]
 MOST_DEVICES = 12
+WORDS = ["pause", "resume", "resume", "abort", "rollback", "retry", "approve", "approve", "activate", "activate"]
 LANE_WORDS = ["pause", "resume", "abort", "rollback", "retry"]
 
 SETTLED = {
@@ -75,6 +80,11 @@ SETTLED = {
 def went_back_to(row: Deployment) -> bool:
     """Whether its device ran it before: going back to the last good version waits for no window, wave or gate."""
     return row.running_at is not None
+
+
+def _is_to_run(paper: Paper, row: Deployment) -> bool:
+    entry = paper.wanted(row.device_id, row.model)
+    return entry is not None and entry.deployment_id == row.deployment_id
 
 
 LEAST_STEPS = {100: 1_000, 400: 10_000}
@@ -137,6 +147,20 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             if self.paper.wanted(f"d{device}", model):
                 self.paper.report(f"d{device}", what[0], reason=what[1], model=model)
 
+        @rule(
+            device=st.integers(0, MOST_DEVICES - 1),
+            what=st.sampled_from([*REPORTED[:-1], (DeploymentState.STAGED, Reason.HELD)]),
+            model=st.sampled_from("mmn"),
+        )
+        def ready_or_not(self, device: int, what: tuple[DeploymentState, Reason], model: str) -> None:
+            if self.paper.staged(f"d{device}", model):
+                self.paper.report(f"d{device}", what[0], reason=what[1], model=model, staged=True)
+
+        @rule(first=st.integers(0, MOST_DEVICES - 1), count=st.integers(1, MOST_DEVICES), proven=st.booleans())
+        def lay_ready(self, first: int, count: int, proven: bool) -> None:  # noqa: FBT001
+            devices = [f"d{number}" for number in range(first, min(MOST_DEVICES, first + count))]
+            self.paper.lay_ready(*filter(self.paper.staged, devices), proven=proven)
+
         @rule(first=st.integers(0, MOST_DEVICES - 1), count=st.integers(1, MOST_DEVICES), model=st.sampled_from("mmn"))
         def success(self, first: int, count: int, model: str) -> None:
             for device in range(first, min(MOST_DEVICES, first + count)):
@@ -195,7 +219,7 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                 self.paper.removed.add(f"d{device}")
 
         @rule(
-            action=st.sampled_from(["pause", "resume", "resume", "abort", "rollback", "retry", "approve", "approve"]),
+            action=st.sampled_from(WORDS),
             which=st.integers(1, 3),
         )
         def command(self, action: str, which: int) -> None:
@@ -217,7 +241,8 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                     assert held <= SETTLED | {"rolling_back"}
                 self.best_wave[name] = standing.wave
                 for row in self.paper.ledger.rows_of(name):
-                    assert row.opened_at is None or row.wave <= standing.wave
+                    staged = self.paper.rollouts[name].options.stage and not _is_to_run(self.paper, row)
+                    assert row.opened_at is None or row.wave <= standing.wave or staged
 
         @invariant()
         def wanted_names_one_deployment_of_this_device_and_model(self) -> None:
@@ -228,6 +253,27 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                     assert row.state not in {"waiting", "no_variant", "cancelled", "superseded"}
                     standing = self.paper.ledger.standings[row.rollout_id]
                     assert standing.state not in WITHDRAWN
+
+        @invariant()
+        def what_lies_ready_is_of_a_rollout_that_stages_and_runs_nowhere(self) -> None:
+            for device, models in self.paper.ledger.staged.items():
+                for model, entry in models.items():
+                    row = self.paper.ledger.deployments[entry.deployment_id]
+                    assert (row.device_id, row.model, row.version) == (device, model, entry.version)
+                    assert self.paper.wanted(device, model) != entry
+                    assert self.paper.rollouts[row.rollout_id].options.stage
+                    assert row.running_at is None
+                    assert row.state not in {"waiting", "no_variant", "cancelled", "superseded", "running"}
+                    standing = self.paper.ledger.standings[row.rollout_id]
+                    assert standing.state not in WITHDRAWN
+                    assert not standing.activated or row.wave >= standing.wave or standing.state in OPEN_STATES
+
+        @invariant()
+        def nobody_is_told_to_run_what_is_not_activated(self) -> None:
+            for name, standing in self.paper.ledger.standings.items():
+                if self.paper.rollouts[name].options.stage and not standing.activated:
+                    assert standing.wave < 0
+                    assert not any(_is_to_run(self.paper, row) for row in self.paper.ledger.rows_of(name))
 
         @invariant()
         def thresholds_hold_wherever_a_rollout_goes_on(self) -> None:
@@ -252,6 +298,8 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                 offered = [row for row in rows if row.state == "offered" and row.opened_at == now and not row.detail]
                 fresh = [row for row in offered if not went_back_to(row)]
                 for row in fresh if options.window else ():
+                    if self.paper.ledger.is_staged(row):
+                        continue  # to be fetched at any time of the day
                     zone = zone_of(self.paper.time_zones.get(row.device_id), default=options.time_zone)
                     assert is_open(parse_window(options.window), zone, now=now)
                 if fresh and options.pace_per_minute:
@@ -315,6 +363,7 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
             for number in range(800):  # three waves, each in a night of its own
                 for name in self.paper.rollouts:
                     self.paper.say(name, "approve")
+                    self.paper.say(name, "activate")
                     self.paper.say(name, "resume")  # too little measured has paused it
                     for profile in ("pi", "zero") if number % 20 == 0 else ():
                         self.paper.say(name, "resume", profile)  # what is undecided has paused that
