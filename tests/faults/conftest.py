@@ -23,6 +23,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def scene() -> Iterator[Scene]:
+    yield from set_up()
+
+
+@pytest.fixture(scope="module")
+def staging_scene() -> Iterator[Scene]:
+    """Version 2 is to lie ready first, and is activated then."""
+    yield from set_up(stages=True)
+
+
+def set_up(*, stages: bool = False) -> Iterator[Scene]:
     if shutil.which("strace") is None:
         pytest.fail("the command `strace` is missing, which `make setup` installs: apt-get install strace")
     if subprocess.run(["strace", "-o", "/dev/null", "true"], check=False, capture_output=True).returncode:
@@ -32,7 +42,7 @@ def scene() -> Iterator[Scene]:
     broker.start()
     registry, wire = MqttRegistry(broker.url), Wire(broker.port)
     new = make_variant(version="2", filler_bytes=40_000)
-    scene = Scene(folder, broker, registry, wire, old=make_variant(), new=new)
+    scene = Scene(folder, broker, registry, wire, old=make_variant(), new=new, stages=stages)
     try:
         scene.prepare()
         yield scene

@@ -102,7 +102,9 @@ class Scene:
     wire: Wire
     old: ToyVariant
     new: ToyVariant
+    stages: bool = False  # version 2 is to lie ready first, and is activated as soon as it does
     last: Device | None = None
+    generation: int = 2
 
     @property
     def baseline(self) -> Path:
@@ -123,7 +125,20 @@ class Scene:
         self.registry.expect_serving("d1")
         device.stop()
         shutil.copytree(device.root, self.baseline, ignore=shutil.ignore_patterns("run"))
-        self.registry.want(2, {"d2": self.new})
+        self._want_the_new()
+
+    def _want_the_new(self) -> None:
+        if not self.stages:
+            self.registry.want(self.generation, {"d2": self.new})
+            return
+        self.registry.on_held = self._activate
+        self.generation += 1  # a point before has brought it about that it was activated
+        self.registry.want(self.generation, {"d1": self.old}, staged={"d2": self.new})
+
+    def _activate(self) -> None:
+        if self.registry.desired.staged:
+            self.generation += 1
+            self.registry.want(self.generation, {"d2": self.new})
 
     def device(self, folder: Path) -> Device:
         folder.mkdir()
@@ -141,6 +156,8 @@ class Scene:
         self.last = device
         self.wire.mend()
         self.forget()
+        if self.stages:
+            self._want_the_new()
         return device
 
     def close(self) -> None:

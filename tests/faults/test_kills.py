@@ -69,3 +69,13 @@ def test_agent_killed_at_any_call_serves_offline_and_ends_its_update(
     points = list(kills(scene, recorded))
     assert len(points) > 80
     go_through("kills", points, lambda kill: expect_survived(scene, kill), terminal=capfd)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_agent_killed_at_any_call_while_a_version_lies_ready_serves_offline_and_activates_it(
+    staging_scene: Scene, capfd: pytest.CaptureFixture[str]
+) -> None:
+    points = list(kills(staging_scene, staging_scene.record()))
+    assert len(points) > 80
+    go_through("kills while staging", points, lambda kill: expect_survived(staging_scene, kill), terminal=capfd)

@@ -27,6 +27,7 @@ from edge_agent.protocol.messages import (
     decode,
     encode,
 )
+from edge_agent.protocol.states import Reason
 from edge_agent.protocol.topics import DeviceTopic, device_topic
 from tests.edge_agent.surroundings.device import DEVICE
 from tests.edge_agent.surroundings.waiting import until
@@ -52,6 +53,7 @@ class MqttRegistry:
         self.acknowledge = True
         self.lose: Callable[[int], bool] = lambda _index: False  # blocks that never arrive
         self.spoil: Callable[[int], bool] = lambda _index: False  # blocks that arrive wrong
+        self.on_held: Callable[[], None] = lambda: None  # a device says that something lies ready
         self.slow_down_left = 0
         self.block_limit = 10_000  # blocks sent per ask
         self.client = Client(CallbackAPIVersion.VERSION2, client_id="registry", protocol=MQTTProtocolVersion.MQTTv5)
@@ -74,18 +76,25 @@ class MqttRegistry:
         generation: int,
         deployments: dict[str, ToyVariant],
         *,
+        staged: dict[str, ToyVariant] | None = None,
         epoch: int = 1,
         shadow: ShadowPlan | None = None,
         max_defer_s: float = 0.0,
     ) -> None:
         """Publish a desired state as the retained doorbell."""
-        self.offer(*deployments.values())
+        ready = staged or {}
+        self.offer(*deployments.values(), *ready.values())
         wanted = tuple(
             variant.wanted(name).model_copy(update={"shadow": shadow, "max_defer_s": max_defer_s})
             for name, variant in deployments.items()
         )
         desired = Desired(
-            epoch=epoch, generation=generation, deployments=wanted, status_interval_s=1.0, telemetry_window_s=1.0
+            epoch=epoch,
+            generation=generation,
+            deployments=wanted,
+            staged=tuple(variant.wanted(name) for name, variant in ready.items()),
+            status_interval_s=1.0,
+            telemetry_window_s=1.0,
         )
         self.desired = max(self.desired, desired, key=lambda d: d.order)
         self.publish(DeviceTopic.DESIRED, encode(desired), retain=True)
@@ -170,6 +179,8 @@ class MqttRegistry:
             self.presences.append(decode(Presence, payload))
         elif parsed.kind is DeviceTopic.STATUS:
             self.statuses.append(decode(Status, payload))
+            if any(told.reason is Reason.HELD for told in self.statuses[-1].deployments):
+                self.on_held()
         elif parsed.kind is DeviceTopic.TELEMETRY:
             report = decode(TelemetryReport, payload)
             self.reports.append(report)
