@@ -46,6 +46,7 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     if active or state is RolloutState.FINISHED:
         watching.look(facts, ledger, now=now)
     asking.ask_after_the_end(facts, ledger, said=said, now=now)
+    stopping.stop_after_the_end(facts, ledger, said=said, now=now)
     if state is not RolloutState.PREPARING:
         going_back.note_returned(facts, ledger, epoch=epoch)
     if active:

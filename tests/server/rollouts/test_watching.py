@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_agent.protocol.states import DeploymentState, Reason
 from server.rollouts.health import LATER_S, Measured, Sample, examine
 from server.schemas.rollouts import RolloutOptions, RolloutState
 
@@ -77,6 +78,60 @@ def test_look_first_version_proves_bad_has_nothing_to_go_back_to_and_stays(make_
     assert "10 have nothing to go back to and keep it" in paper.sentence("gate_failed")
     assert all(paper.wanted(device) for device in paper.devices)
     assert "Since then: Lane pi" in paper.ledger.standings[r].reason
+
+
+def finished_without_the_last(make_paper: Make, *, max_failures: int = 0) -> tuple[Paper, str]:
+    """Ten devices ran version 1; nine run version 2, and of the last nothing was heard since then."""
+    paper = make_paper()
+    old = paper.start("old")
+    paper.tick()
+    paper.all_run(old)
+    new = paper.start("new", version="2", silence_deadline_s=60, max_failures=max_failures)
+    paper.tick()
+    for number in range(9):
+        paper.report(f"d{number}")
+    paper.tick(100)
+    paper.tick()
+    assert paper.ledger.standings[new].state is RolloutState.FINISHED
+    assert paper.row(new, "d9").state == "timed_out"
+    return paper, new
+
+
+def test_look_finished_rollout_is_taken_back_and_reaches_nobody_who_was_silent_till_then(make_paper: Make) -> None:
+    paper, new = finished_without_the_last(make_paper)
+    measure(paper, {f"d{number}": Measured(BROKEN, GOOD) for number in range(5)})
+    paper.tick()
+    assert "9 devices go back" in paper.sentence("gate_failed")
+    assert "1 other device will not get it" in paper.sentence("lane_stopped")
+    assert [(paper.wanted(device) or pytest.fail(device)).version for device in paper.devices] == ["1"] * 10
+    assert paper.states(new)["d9"] == "cancelled"
+    for device in paper.devices:
+        paper.report(device)
+    for _ in range(3):
+        paper.tick()
+    assert set(paper.states(new).values()) == {"rolled_back", "cancelled"}
+    assert paper.actions.count("lane_stopped") == 1
+    assert not paper.ledger.changed
+
+
+def test_advance_devices_that_fail_after_the_end_stop_their_lane_for_who_was_silent_till_then(make_paper: Make) -> None:
+    paper, new = finished_without_the_last(make_paper, max_failures=1)
+    paper.report("d0", DeploymentState.ROLLED_BACK, reason=Reason.CRASH_LOOP)
+    paper.tick()
+    assert "lane_stopped" not in paper.actions, "so many may"
+    assert (paper.wanted("d9") or pytest.fail("d9")).version == "2"
+    paper.report("d1", DeploymentState.ROLLED_BACK, reason=Reason.CRASH_LOOP)
+    paper.tick()
+    sentence = paper.sentence("lane_stopped")
+    assert "2 of 10 devices of wave 1 in lane pi failed, 1 are allowed" in sentence
+    assert "7 that run it keep it" in sentence
+    assert paper.ledger.standings[new].reason.endswith(f"Since then: {sentence}")
+    wanted = {device: (paper.wanted(device) or pytest.fail(device)).version for device in paper.devices}
+    assert {device for device, version in wanted.items() if version == "1"} == {"d0", "d1", "d9"}
+    paper.report("d2", DeploymentState.ROLLED_BACK, reason=Reason.CRASH_LOOP)
+    paper.tick()
+    assert (paper.wanted("d2") or pytest.fail("d2")).version == "1", "in a stopped lane who fails later goes back, too"
+    assert paper.actions.count("lane_stopped") == 1
 
 
 def test_look_healthy_devices_stop_nothing_and_the_lane_is_told(make_paper: Make) -> None:
