@@ -125,6 +125,7 @@ def stop_rollout(facts: Facts, ledger: Ledger, sentence: str, *, now: float) -> 
     ledger.stand(facts.rollout.rollout_id, RolloutState.STOPPED, sentence)
     ledger.decide(facts.rollout, "stopped", sentence, **gate.count_wave(reached).numbers())
     going_back.withdraw(rows, ledger, why=Why.ROLLOUT_STOPPED, now=now)
+    asking.drop_all(facts, ledger)
 
 
 def _is_refused(row: Deployment, facts: Facts) -> bool:
