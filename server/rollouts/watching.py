@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from server.rollouts import gate, going_back, health
 from server.rollouts.facts import ROLLING_BACK, RUNNING, Deployment, Facts, GateStop, Why
-from server.rollouts.wording import counted
+from server.rollouts.wording import counted, listed
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from server.rollouts.gate import Lane
     from server.rollouts.health import LaneHealth
     from server.rollouts.ledger import Ledger
@@ -73,8 +75,57 @@ def lane_health(facts: Facts, ledger: Ledger) -> dict[Lane, LaneHealth]:
 
 
 def is_held(facts: Facts, ledger: Ledger, *, now: float) -> bool:
-    """Whether the next wave waits for measurements of the one that is open, or for them to decide something."""
-    return _waits_for_samples(facts, ledger, now=now) or _waits_for_a_decision(facts, ledger, now=now)
+    """Whether the next wave waits: for the voices of the one that is open, its measurements, or what they decide."""
+    return (
+        _has_fallen_silent(facts, ledger, now=now)
+        or _waits_for_samples(facts, ledger, now=now)
+        or _waits_for_a_decision(facts, ledger, now=now)
+    )
+
+
+def silence_s(facts: Facts) -> float:
+    """For how long a device that runs it may say nothing; after that nobody knows whether it still does."""
+    return max(facts.rollout.options.silence_deadline_s, 2 * facts.status_interval_s)
+
+
+def unheard(rows: Iterable[Deployment], facts: Facts, *, now: float) -> list[Deployment]:
+    """Those that run it by what they said last, and have said nothing for too long since."""
+    heard_since = now - silence_s(facts)
+    return [
+        row
+        for row in rows
+        if row.state == RUNNING
+        and (row.device_id not in facts.heard or facts.heard[row.device_id].last_seen_at < heard_since)
+    ]
+
+
+def _has_fallen_silent(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    """Whether fewer devices of a lane are still heard than the quorum: an operator decides, once for each wave."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    if not rollout.options.quorum or standing.wave < 0 or standing.unmeasured_wave == standing.wave:
+        return False
+    rows = [
+        row
+        for row in ledger.rows_of(rollout.rollout_id)
+        if row.wave == standing.wave and row.state == RUNNING and not standing.lane(row.profile).held
+    ]
+    silent = {row.deployment_id for row in unheard(rows, facts, now=now)}
+    lanes: dict[str, list[bool]] = {}
+    for row in rows:
+        lanes.setdefault(row.profile, []).append(row.deployment_id not in silent)
+    short = sorted(profile for profile, heard in lanes.items() if sum(heard) < rollout.options.quorum * len(heard))
+    if not short:
+        return False
+    standing.unmeasured_wave = standing.wave
+    ledger.changed_standings.add(rollout.rollout_id)
+    sentence = (
+        f"Of the {counted(len(rows), 'device', 'devices')} of wave {standing.wave + 1} that ran it {len(silent)} said "
+        f"nothing for more than {silence_s(facts):g} s; in {listed(short)} fewer than the quorum are heard: paused, "
+        f"`rollout resume {rollout.rollout_id}` goes on without."
+    )
+    ledger.stand(rollout.rollout_id, RolloutState.PAUSED, sentence)
+    ledger.decide(rollout, "fell_silent", sentence, wave=standing.wave, running=len(rows), silent=len(silent))
+    return True
 
 
 def _waits_for_samples(facts: Facts, ledger: Ledger, *, now: float) -> bool:

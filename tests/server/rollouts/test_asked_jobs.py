@@ -195,7 +195,9 @@ def test_search_that_is_cancelled_ends_the_wait_with_a_sentence(make_registry: M
         ticks(one)
         if claim is not None:
             waits = get_rollout(registry.database, "r2").reason
-            assert f"Lane pi waits for the compressor (job {job.job_id}, running) until" in waits, "it is not stopped yet"
+            assert f"Lane pi waits for the compressor (job {job.job_id}, running) until" in waits, (
+                "it is not stopped yet"
+            )
         if worker == "stops" and claim is not None:
             claims.end_cancelled(registry.database, claim, now=time.time())
         if worker == "dies":

@@ -162,6 +162,36 @@ def test_is_held_too_little_measured_waits_until_the_deadline_then_the_quorum_de
     assert paper.ledger.standings[new].wave == 1, "the operator goes on without"
 
 
+@pytest.mark.parametrize(("quorum", "heard", "state"), [(0.5, 2, "paused"), (0.5, 3, "finished"), (0.0, 0, "finished")])
+def test_is_held_devices_that_ran_it_and_fell_silent_are_no_success(
+    make_paper: Make, quorum: float, heard: int, state: str
+) -> None:
+    paper = make_paper()
+    r = paper.start("r", waves="60%,100%", soak_s=3600, silence_deadline_s=600, quorum=quorum)
+    paper.tick()
+    paper.all_run(r)
+    first = [row.device_id for row in paper.ledger.rows_of(r) if row.wave == 0]
+    paper.tick(3595)
+    for device in first[:heard]:
+        paper.seen(device)
+    paper.tick(10)
+    silent = len(first) - heard
+    if state == "paused":
+        assert paper.ledger.standings[r].state is RolloutState.PAUSED
+        assert f"that ran it {silent} said nothing for more than 600 s" in paper.sentence("fell_silent")
+        paper.tick()
+        assert paper.actions.count("fell_silent") == 1
+        paper.say(r, "resume")
+        paper.tick()
+    opened = [sentence for action, sentence in paper.sentences if action == "wave_opened"][1]
+    assert f"before it 6 run ({silent} of them not heard for more than 600 s)" in opened
+    for row in paper.ledger.rows_of(r):
+        if row.wave == 1:
+            paper.report(row.device_id)
+    paper.tick()
+    assert f"Finished: 10 of 10 devices run m@1 ({silent} of them not heard" in paper.ledger.standings[r].reason
+
+
 SCATTER = (1.5, 20.0, 3.0, 40.0, 2.0, 12.0)  # times as slow: far beyond a tenth, and no bound can be sure of it
 
 
