@@ -99,16 +99,25 @@ def unheard(rows: Iterable[Deployment], facts: Facts, *, now: float) -> list[Dep
     ]
 
 
+def _running(facts: Facts, ledger: Ledger) -> list[Deployment]:
+    """Who of the open wave runs it, in lanes that go on: what others lack holds up nobody."""
+    standing = ledger.standings[facts.rollout.rollout_id]
+    return [
+        row
+        for row in ledger.rows_of(facts.rollout.rollout_id)
+        if row.wave == standing.wave
+        and row.state == RUNNING
+        and not standing.lane(row.profile).held
+        and not standing.lane(row.profile).ended
+    ]
+
+
 def _has_fallen_silent(facts: Facts, ledger: Ledger, *, now: float) -> bool:
     """Whether fewer devices of a lane are still heard than the quorum: an operator decides, once for each wave."""
     rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
     if not rollout.options.quorum or standing.wave < 0 or standing.unmeasured_wave == standing.wave:
         return False
-    rows = [
-        row
-        for row in ledger.rows_of(rollout.rollout_id)
-        if row.wave == standing.wave and row.state == RUNNING and not standing.lane(row.profile).held
-    ]
+    rows = _running(facts, ledger)
     silent = {row.deployment_id for row in unheard(rows, facts, now=now)}
     lanes: dict[str, list[bool]] = {}
     for row in rows:
@@ -131,7 +140,7 @@ def _has_fallen_silent(facts: Facts, ledger: Ledger, *, now: float) -> bool:
 def _waits_for_samples(facts: Facts, ledger: Ledger, *, now: float) -> bool:
     """Whether somebody of the open wave has not measured enough; past the deadline the quorum decides."""
     rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
-    rows = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave and row.state == RUNNING]
+    rows = _running(facts, ledger)
     missing = [row for row in rows if row.deployment_id in facts.expected]
     if not missing:
         return False

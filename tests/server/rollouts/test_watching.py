@@ -162,6 +162,25 @@ def test_is_held_too_little_measured_waits_until_the_deadline_then_the_quorum_de
     assert paper.ledger.standings[new].wave == 1, "the operator goes on without"
 
 
+@pytest.mark.parametrize("word", ["abort", "pause"])
+def test_is_held_lane_that_was_taken_out_and_is_not_measured_holds_up_no_other(make_paper: Make, word: str) -> None:
+    paper = make_paper({f"d{number}": "pi" if number % 2 else "zero" for number in range(10)})
+    old = paper.start("old")
+    paper.tick()
+    paper.all_run(old)
+    new = paper.start("new", version="2", waves="60%,100%", gate_deadline_s=100, quorum=0.5)
+    paper.tick()
+    first = [row for row in paper.ledger.rows_of(new) if row.wave == 0]
+    paper.in_use = {row.deployment_id for row in first if row.profile == "pi"}
+    paper.all_run(new)
+    assert paper.ledger.standings[new].wave == 0
+    paper.say(new, word, "pi")
+    paper.tick()
+    assert paper.ledger.standings[new].wave == 1, paper.ledger.standings[new].reason
+    paper.tick(200)
+    assert paper.ledger.standings[new].state is RolloutState.RUNNING
+
+
 @pytest.mark.parametrize(("quorum", "heard", "state"), [(0.5, 2, "paused"), (0.5, 3, "finished"), (0.0, 0, "finished")])
 def test_is_held_devices_that_ran_it_and_fell_silent_are_no_success(
     make_paper: Make, quorum: float, heard: int, state: str
