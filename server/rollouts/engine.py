@@ -138,6 +138,7 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             variant,
             facts.rollout.options,
             status_interval_s=facts.status_interval_s,
+            listening_since=facts.listening_since,
             epoch=epoch,
             now=now,
         )

@@ -91,6 +91,8 @@ def silence_s(facts: Facts) -> float:
 def unheard(rows: Iterable[Deployment], facts: Facts, *, now: float) -> list[Deployment]:
     """Those that run it by what they said last, and have said nothing for too long since."""
     heard_since = now - silence_s(facts)
+    if facts.listening_since >= heard_since:
+        return []  # it is the registry that could not hear
     return [
         row
         for row in rows
@@ -145,7 +147,7 @@ def _waits_for_samples(facts: Facts, ledger: Ledger, *, now: float) -> bool:
     if not missing:
         return False
     deadline_s = rollout.options.gate_deadline_s
-    if now - max(row.running_at or 0.0 for row in rows) <= deadline_s:
+    if now - max(facts.listening_since, *(row.running_at or 0.0 for row in rows)) <= deadline_s:
         number = counted(len(missing), "device of it has", "devices of it have")
         ledger.stand(
             rollout.rollout_id,
@@ -196,7 +198,7 @@ def _waits_for_a_decision(facts: Facts, ledger: Ledger, *, now: float) -> bool:
         if standing.stop_of(lane) is not None:
             continue
         rows = [row for row in ledger.rows_of(rollout.rollout_id) if gate.lane_of(row) == lane and row.state == RUNNING]
-        if rows and now - max(row.running_at or 0.0 for row in rows) <= deadline_s:
+        if rows and now - max(facts.listening_since, *(row.running_at or 0.0 for row in rows)) <= deadline_s:
             sentence = (
                 f"Wave {standing.wave + 1} runs; the next waits at most {deadline_s:g} s for more to be known of "
             )
