@@ -54,7 +54,15 @@ class NewEpoch:
 
     def _moved(self, table: sa.Table, row: Mapping[str, Any]) -> Mapping[str, Any]:
         times = [column.name for column in table.columns if isinstance(column.type, sa.Float)]
-        return {**row, **{name: row[name] + self.gap_s for name in times if row[name] is not None}}
+        moved = {**row, **{name: row[name] + self.gap_s for name in times if row[name] is not None}}
+        if table is tables.rollout_states and row["lanes"]:
+            moved["lanes"] = {profile: self._waits_on(lane) for profile, lane in row["lanes"].items()}
+        return moved
+
+    def _waits_on(self, lane: Mapping[str, Any]) -> dict[str, Any]:
+        """A lane that waits for the compressor: its job is queued anew, and has as long as it had."""
+        asks = [one if one["outcome"] else {**one, "until": one["until"] + self.gap_s} for one in lane.get("asks", ())]
+        return {**lane, "asks": asks}
 
 
 def _queued_anew(row: Mapping[str, Any]) -> Mapping[str, Any]:

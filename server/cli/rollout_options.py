@@ -59,7 +59,9 @@ MaxDefer = Annotated[
 GateDeadline = Annotated[
     float, typer.Option("--gate-deadline-s", min=0.0, help="The next wave waits so long for measurements.")
 ]
-Quorum = Annotated[float, typer.Option("--quorum", help="Share of a lane to be measured by then; with less it pauses.")]
+Quorum = Annotated[
+    float, typer.Option("--quorum", help="Share of a lane to be measured and heard; with less it pauses.")
+]
 StartAt = Annotated[
     str,
     typer.Option("--start-at", help="Not before, for example 2026-11-27T02:00+01:00; without an offset, local time."),

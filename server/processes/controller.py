@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 from server.database.connect import Database
 from server.errors import RegistryError, SettingsError
-from server.heartbeats import Heart, Process
+from server.heartbeats import Heart, Process, lacking, last_heard
 from server.mqtt import BrokerConnection
 from server.retention.keeper import keep_sweeping
 from server.retention.requests import latest_request
 from server.retention.sweep import sweep_decisions, sweep_objects
 from server.rollouts.controller import Controller, Pace
 from server.rollouts.doorbell import Doorbell
+from server.rollouts.hearing import Hearing
 from server.rollouts.manifests import ManifestFiles
 from server.rollouts.measuring import Measurements
 from server.rollouts.reading import Reader
@@ -66,6 +67,7 @@ def serve(settings: RegistrySettings, stop: threading.Event, *, pace: Pace) -> N
             manifests.model_file_sha256,
             status_interval_s=settings.presence_interval_s,
             measurements=Measurements(telemetry),
+            hearing=Hearing(lambda: connection.is_ready and _ingest_works(database), clock=time.time),
         ),
         manifests=manifests,
         doorbell=Doorbell(connection),
@@ -119,6 +121,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{exc}\n")
         return 1
     return 0
+
+
+def _ingest_works(database: Database) -> bool:
+    return not lacking(Process.INGEST, last_heard(database, Process.INGEST), now=time.time())
 
 
 def _receiver_of(settings: RegistrySettings) -> Receiver | None:

@@ -126,6 +126,13 @@ def follow(facts: Facts, ledger: Ledger, *, now: float) -> frozenset[Lane]:
     return frozenset(stopped)
 
 
+def drop_all(facts: Facts, ledger: Ledger) -> None:
+    """The rollout ends otherwise: none of its lanes waits any more, and nothing may say that one does."""
+    for profile, lane in sorted(ledger.standings[facts.rollout.rollout_id].lanes.items()):
+        if lane.waits_for is not None:
+            _close(profile, "dropped", facts, ledger)
+
+
 def ask_after_the_end(facts: Facts, ledger: Ledger, *, said: Iterable[Lane], now: float) -> None:
     """A gate that stops a lane of a rollout which has finished: where that asks, the rollout goes on."""
     standing, known = ledger.standings[facts.rollout.rollout_id], set(said)

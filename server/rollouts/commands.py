@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edge_agent.protocol.states import DeploymentState
-from server.rollouts import staging, stopping
+from server.rollouts import asking, staging, stopping
 from server.rollouts.facts import ABORTED_LANE, ROLLED_BACK_LANE, TIMED_OUT, Facts, Why
 from server.rollouts.gate import SENT_BACK, lane_of
 from server.rollouts.going_back import roll_back, withdraw
@@ -89,6 +89,8 @@ def _say_to_all(action: RolloutAction, facts: Facts, ledger: Ledger, command_id:
         restored = roll_back(ledger.rows_of(rollout_id), ledger, why=Why.ROLLBACK, now=now)
         going = counted(restored, "device goes", "devices go")
         state, sentence = RolloutState.ROLLING_BACK, f"Rolling back by command: {going} back."
+    if action in {RolloutAction.ABORT, RolloutAction.ROLLBACK}:
+        asking.drop_all(facts, ledger)
     ledger.stand(rollout_id, state, sentence)
     ledger.decide(facts.rollout, action, sentence, command_id=command_id)
 

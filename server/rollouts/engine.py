@@ -23,13 +23,14 @@ from server.rollouts.facts import (
     Why,
 )
 from server.rollouts.plan import deployment_id_of, plan_waves
-from server.rollouts.verify import judge, proven_on_device, retrying_since
+from server.rollouts.verify import judge, judge_ready, proven_on_device, retrying_since
 from server.rollouts.wording import counted
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
-    from server.rollouts.facts import DeviceFact
+    from server.rollouts.facts import DeviceFact, Heard
     from server.rollouts.ledger import Ledger
+    from server.rollouts.verify import Judgement
 
 
 def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
@@ -46,6 +47,7 @@ def advance(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
     if active or state is RolloutState.FINISHED:
         watching.look(facts, ledger, now=now)
     asking.ask_after_the_end(facts, ledger, said=said, now=now)
+    stopping.stop_after_the_end(facts, ledger, said=said, now=now)
     if state is not RolloutState.PREPARING:
         going_back.note_returned(facts, ledger, epoch=epoch)
     if active:
@@ -130,17 +132,7 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
         if not ledger.is_wanted(row):
             continue
         heard = facts.heard.get(row.device_id)
-        variant = _variant_of(facts, row)
-        found = judge(
-            row,
-            heard,
-            variant,
-            facts.rollout.options,
-            staged=ledger.is_staged(row),
-            status_interval_s=facts.status_interval_s,
-            epoch=epoch,
-            now=now,
-        )
+        found = _judge(row, heard, facts, ready=ledger.is_staged(row), epoch=epoch, now=now)
         status = heard.deployments.get(row.deployment_id) if heard else None
         since = retrying_since(row, status, now=now)
         if since != row.retrying_since:
@@ -157,6 +149,23 @@ def observe(facts: Facts, ledger: Ledger, *, epoch: int, now: float) -> None:
             _clear_canaries(ledger, row)
             sentence = f"{row.device_id} passed the self-test: {row.variant_id} may go on in lane {row.profile}."
             ledger.decide(facts.rollout, "lane_proven", sentence, wave=row.wave, profile=row.profile)
+
+
+def _judge(row: Deployment, heard: Heard | None, facts: Facts, *, ready: bool, epoch: int, now: float) -> Judgement:
+    variant, options, listening_since = _variant_of(facts, row), facts.rollout.options, facts.listening_since
+    if ready:
+        return judge_ready(row, heard, variant, options, listening_since=listening_since, now=now)
+    interval_s = facts.status_interval_s
+    return judge(
+        row,
+        heard,
+        variant,
+        options,
+        status_interval_s=interval_s,
+        listening_since=listening_since,
+        epoch=epoch,
+        now=now,
+    )
 
 
 def _clear_canaries(ledger: Ledger, proven: Deployment) -> None:

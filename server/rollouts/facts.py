@@ -337,3 +337,5 @@ class Facts:
     """By device: its label `tz`, where it has one."""
     status_interval_s: float = 0.0
     """How often devices report; who has not reported for two of these may be lost, not before."""
+    listening_since: float = 0.0
+    """The registry hears devices since then: before it nobody's silence, and no lack of news, was a device's fault."""

@@ -83,7 +83,7 @@ def _has_gone_back(row: Deployment, heard: Heard | None, ledger: Ledger, *, epoc
 def _is_waited_for(row: Deployment, facts: Facts, *, now: float) -> bool:
     """A device that is silent, or comes no further, must not hold the word back for ever."""
     options, heard = facts.rollout.options, facts.heard.get(row.device_id)
-    since = row.changed_at or now
+    since = max(row.changed_at or now, facts.listening_since)
     silent_s = now - max(since, heard.last_seen_at if heard else 0.0)
     patience_s = max(options.silence_deadline_s, 2 * facts.status_interval_s)
     return silent_s <= patience_s and now - since <= max(options.progress_deadline_s, patience_s)

@@ -36,6 +36,7 @@ from server.windows import ZONE_LABEL
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from server.rollouts.hearing import Hearing
     from server.rollouts.measuring import Measurements
 
 log = logging.getLogger(__name__)
@@ -88,8 +89,10 @@ class Reader:
         *,
         status_interval_s: float = 0.0,
         measurements: Measurements | None = None,
+        hearing: Hearing | None = None,
     ) -> None:
-        """Nothing is gated without `measurements`."""
+        """Nothing is gated without `measurements`; without `hearing` it counts as having heard all there ever was."""
+        self._hearing = hearing
         self._measurements = measurements
         self._status_interval_s = status_interval_s
         self._model_file_sha256 = model_file_sha256
@@ -116,8 +119,9 @@ class Reader:
         found = []
         if self._measurements is not None:
             self._measurements.forget_others({rollout.rollout_id for rollout in alive})
+        listening_since = self._hearing.since() if self._hearing is not None else 0.0
         for rollout in sorted(alive, key=lambda rollout: rollout.turn_order, reverse=True):
-            fact = self._facts(connection, rollout, picture)
+            fact = self._facts(connection, rollout, picture, listening_since)
             manifests |= {variant.manifest_sha256 for variant in fact.variants.values()}
             found.append(fact)
         return Snapshot(int(epoch), tuple(found), ledger, frozenset(manifests))
@@ -281,7 +285,9 @@ class Reader:
         generations = {device: generation for device, (_, generation) in orders.items()}
         return wanted, staged, generations, {device for device, (known, _) in orders.items() if known != epoch}
 
-    def _facts(self, connection: sa.Connection, rollout: facts.Rollout, picture: _Picture) -> facts.Facts:
+    def _facts(
+        self, connection: sa.Connection, rollout: facts.Rollout, picture: _Picture, listening_since: float
+    ) -> facts.Facts:
         rows = [row for row in picture.rows if row.rollout_id == rollout.rollout_id]
         targets: tuple[facts.DeviceFact, ...] = ()
         if rollout.rollout_id not in picture.standings or rollout.options.join_later:
@@ -317,6 +323,7 @@ class Reader:
             deltas_until=deltas_until(connection, rollout) if _is_new(picture, rollout.rollout_id) else None,
             time_zones=picture.time_zones,
             status_interval_s=self._status_interval_s,
+            listening_since=listening_since,
         )
 
     def _variants(

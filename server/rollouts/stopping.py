@@ -54,12 +54,38 @@ def stop_what_is_bad(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneSt
         running = sum(going_back.has_it(row) and row.reason != Why.GATE for row in members)
         others = going_back.withdraw(members, ledger, why=Why.LANE_STOPPED, detail=stop.cause, now=now)
         if lane not in said:
-            sentence = f"Lane {lane.profile} stops: {stop.cause}; {will_not_get_it(others, other=True)}"
-            sentence += f", {counted(running, 'that runs it keeps', 'that run it keep')} it." if running else "."
-            ledger.decide(
-                facts.rollout, "lane_stopped", sentence, wave=stop.wave, profile=lane.profile, withdrawn=others
-            )
+            _tell_stop(lane, stop, facts, ledger, others=others, running=running)
     return False
+
+
+def stop_after_the_end(facts: Facts, ledger: Ledger, *, said: Mapping[Lane, LaneStop], now: float) -> None:
+    """Where a rollout has finished, nobody gets any more what has stopped a lane: not one that was silent till now.
+
+    Args:
+        facts: of this rollout.
+        ledger: with what its devices said last.
+        said: the lanes that had stopped when this tick began: that was told then.
+        now: seconds since 1970.
+    """
+    rollout_id = facts.rollout.rollout_id
+    standing = ledger.standings[rollout_id]
+    if standing.state is not RolloutState.FINISHED:
+        return
+    for lane, stop in stopped_lanes(facts, ledger).items():
+        rows = [row for row in ledger.rows_of(rollout_id) if row.variant_id is not None and gate.lane_of(row) == lane]
+        others = going_back.withdraw(rows, ledger, why=Why.LANE_STOPPED, detail=stop.cause, now=now)
+        if lane in said or (standing.stop_of(lane) is not None and not others):
+            continue  # its gate has told all there is
+        running = sum(going_back.has_it(row) and row.reason != Why.GATE for row in rows)
+        sentence = _tell_stop(lane, stop, facts, ledger, others=others, running=running)
+        ledger.stand(rollout_id, standing.state, f"{standing.reason} Since then: {sentence}")
+
+
+def _tell_stop(lane: Lane, stop: LaneStop, facts: Facts, ledger: Ledger, *, others: int, running: int) -> str:
+    sentence = f"Lane {lane.profile} stops: {stop.cause}; {will_not_get_it(others, other=True)}"
+    sentence += f", {counted(running, 'that runs it keeps', 'that run it keep')} it." if running else "."
+    ledger.decide(facts.rollout, "lane_stopped", sentence, wave=stop.wave, profile=lane.profile, withdrawn=others)
+    return sentence
 
 
 def _stops_without_another_variant(
@@ -99,6 +125,7 @@ def stop_rollout(facts: Facts, ledger: Ledger, sentence: str, *, now: float) -> 
     ledger.stand(facts.rollout.rollout_id, RolloutState.STOPPED, sentence)
     ledger.decide(facts.rollout, "stopped", sentence, **gate.count_wave(reached).numbers())
     going_back.withdraw(rows, ledger, why=Why.ROLLOUT_STOPPED, now=now)
+    asking.drop_all(facts, ledger)
 
 
 def _is_refused(row: Deployment, facts: Facts) -> bool:

@@ -42,20 +42,16 @@ def judge(
     variant: VariantFact | None,
     options: RolloutOptions,
     *,
-    staged: bool = False,
     status_interval_s: float = 0.0,
+    listening_since: float = 0.0,
     epoch: int,
     now: float,
 ) -> Judgement:
-    """Judge a deployment that its device's desired state names; `staged`: as one that shall lie ready."""
-    status = heard.deployments.get(row.deployment_id) if heard else None
-    found = _by_report(status, variant, options, verified=row.state == RUNNING)
-    found = _with_patience(found, retrying_since=retrying_since(row, status, now=now), options=options, now=now)
+    """Judge a deployment that its device shall run; time in which nobody was heard does not count."""
+    found = _reported(row, heard, variant, options, listening_since=listening_since, now=now)
     if found.state == RUNNING or found.state in FAILED_STATES:
         return found
-    silent_s = now - max(row.opened_at or now, heard.last_seen_at if heard else 0.0)
-    if staged:
-        return _laid_ready(row, found, options, silent_s=silent_s, now=now)
+    silent_s = now - max(row.opened_at or now, heard.last_seen_at if heard else 0.0, listening_since)
     took = heard is not None and heard.observed >= (epoch, row.offered_generation or 0)
     if silent_s <= options.silence_deadline_s:
         if found.state == DeploymentState.ACTIVE and (variant is None or variant.model_file_sha256 is None):
@@ -65,7 +61,7 @@ def judge(
         patience_s = max(options.progress_deadline_s, 2 * status_interval_s)
         patience_s += options.shadow_s if found.state == DeploymentState.SHADOWING else 0
         patience_s += options.max_defer_s if found.reason == Reason.DEFERRED else 0  # it says whom it waits for
-        return _stuck(row, found, took=took, patience_s=patience_s, now=now) or found
+        return _stuck(row, found, took=took, patience_s=patience_s, listening_since=listening_since, now=now) or found
     if took:
         # before two intervals are over it need not have said anything, and to be lost is a failure
         patience_s = max(options.silence_deadline_s, 2 * status_interval_s)
@@ -75,18 +71,47 @@ def judge(
     return Judgement(TIMED_OUT, Why.SILENT, f"not heard within {options.silence_deadline_s:g} s of the offer")
 
 
-def _laid_ready(
-    row: Deployment, found: Judgement, options: RolloutOptions, *, silent_s: float, now: float
+def judge_ready(
+    row: Deployment,
+    heard: Heard | None,
+    variant: VariantFact | None,
+    options: RolloutOptions,
+    *,
+    listening_since: float = 0.0,
+    now: float,
 ) -> Judgement:
-    """A device that answers as before is in no danger: it may take its time, and be away; only that is told of it."""
-    if (found.state, found.reason) == (DeploymentState.STAGED, Reason.HELD):
+    """Judge a deployment that shall lie ready on its device.
+
+    Who answers as before is in no danger: it may take its time, and be away; only that is told of it.
+    """
+    found = _reported(row, heard, variant, options, listening_since=listening_since, now=now)
+    if found.state in FAILED_STATES or (found.state, found.reason) == (DeploymentState.STAGED, Reason.HELD):
         return found
+    silent_s = now - max(row.opened_at or now, heard.last_seen_at if heard else 0.0, listening_since)
     if silent_s > options.silence_deadline_s:
         return Judgement(TIMED_OUT, Why.SILENT, f"not heard for more than {options.silence_deadline_s:g} s")
-    if found.state != OFFERED or row.opened_at is None or now - row.opened_at <= options.progress_deadline_s:
+    offered_at = max(row.opened_at or now, listening_since)
+    if found.state != OFFERED or now - offered_at <= options.progress_deadline_s:
         return found
     detail = f"is heard, but says nothing of it after {options.progress_deadline_s:g} s: its agent may be too old to"
     return Judgement(TIMED_OUT, Why.IGNORED, f"{detail} stage, and fetches it when it is activated")
+
+
+def _reported(
+    row: Deployment,
+    heard: Heard | None,
+    variant: VariantFact | None,
+    options: RolloutOptions,
+    *,
+    listening_since: float,
+    now: float,
+) -> Judgement:
+    """What a device has said, with patience where it tries again by itself."""
+    status = heard.deployments.get(row.deployment_id) if heard else None
+    found = _by_report(status, variant, options, verified=row.state == RUNNING)
+    tried_since = retrying_since(row, status, now=now)
+    tried_since = None if tried_since is None else max(tried_since, listening_since)
+    return _with_patience(found, retrying_since=tried_since, options=options, now=now)
 
 
 def retrying_since(row: Deployment, status: DeploymentStatus | None, *, now: float) -> float | None:
@@ -108,7 +133,9 @@ def _with_patience(found: Judgement, *, retrying_since: float | None, options: R
     return Judgement(RETRYING, found.reason, f"{said}; it tries again, and has failed after {patience_s:g} s of that")
 
 
-def _stuck(row: Deployment, found: Judgement, *, took: bool, patience_s: float, now: float) -> Judgement | None:
+def _stuck(
+    row: Deployment, found: Judgement, *, took: bool, patience_s: float, listening_since: float, now: float
+) -> Judgement | None:
     """The verdict on a device that is heard, and has said the same for too long: it would hold its wave for ever.
 
     Any other word of it begins the time anew: also that of a device which comes back after a long silence.
@@ -124,7 +151,7 @@ def _stuck(row: Deployment, found: Judgement, *, took: bool, patience_s: float, 
     before = Judgement(row.state, row.reason, row.detail)
     if before == verdict:
         return verdict
-    since = max(row.opened_at or now, row.changed_at or 0.0)
+    since = max(row.opened_at or now, row.changed_at or 0.0, listening_since)
     return verdict if before == found and now - since > patience_s else None
 
 

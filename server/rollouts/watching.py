@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from server.rollouts import gate, going_back, health
 from server.rollouts.facts import ROLLING_BACK, RUNNING, Deployment, Facts, GateStop, Why
-from server.rollouts.wording import counted
+from server.rollouts.wording import counted, listed
 from server.schemas.rollouts import RolloutState
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+
     from server.rollouts.gate import Lane
     from server.rollouts.health import LaneHealth
     from server.rollouts.ledger import Ledger
@@ -73,19 +75,91 @@ def lane_health(facts: Facts, ledger: Ledger) -> dict[Lane, LaneHealth]:
 
 
 def is_held(facts: Facts, ledger: Ledger, *, now: float) -> bool:
-    """Whether the next wave waits for measurements of the one that is open, or for them to decide something."""
-    return _waits_for_samples(facts, ledger, now=now) or _waits_for_a_decision(facts, ledger, now=now)
+    """Whether the next wave waits: for the voices of the one that is open, its measurements, or what they decide."""
+    return (
+        _has_fallen_silent(facts, ledger, now=now)
+        or _waits_for_samples(facts, ledger, now=now)
+        or _waits_for_a_decision(facts, ledger, now=now)
+    )
+
+
+def silence_s(facts: Facts) -> float:
+    """For how long a device that runs it may say nothing; after that nobody knows whether it still does."""
+    return max(facts.rollout.options.silence_deadline_s, 2 * facts.status_interval_s)
+
+
+def unheard(rows: Iterable[Deployment], facts: Facts, *, now: float) -> list[Deployment]:
+    """Those that run it by what they said last, and have said nothing for too long since."""
+    heard_since = now - silence_s(facts)
+    if facts.listening_since >= heard_since:
+        return []  # it is the registry that could not hear
+    return [
+        row
+        for row in rows
+        if row.state == RUNNING
+        and (row.device_id not in facts.heard or facts.heard[row.device_id].last_seen_at < heard_since)
+    ]
+
+
+def _running(facts: Facts, ledger: Ledger) -> list[Deployment]:
+    """Who of the open wave runs it, in lanes that go on: what others lack holds up nobody."""
+    standing = ledger.standings[facts.rollout.rollout_id]
+    return [
+        row
+        for row in ledger.rows_of(facts.rollout.rollout_id)
+        if row.wave == standing.wave
+        and row.state == RUNNING
+        and not standing.lane(row.profile).held
+        and not standing.lane(row.profile).ended
+    ]
+
+
+def _has_fallen_silent(facts: Facts, ledger: Ledger, *, now: float) -> bool:
+    """Whether fewer devices of a lane are still heard than the quorum: an operator decides, once for each wave."""
+    rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
+    if not rollout.options.quorum or standing.wave < 0 or standing.unmeasured_wave == standing.wave:
+        return False
+    rows = _running(facts, ledger)
+    silent = {row.deployment_id for row in unheard(rows, facts, now=now)}
+    lanes: dict[str, list[bool]] = {}
+    for row in rows:
+        lanes.setdefault(row.profile, []).append(row.deployment_id not in silent)
+    short = sorted(profile for profile, heard in lanes.items() if sum(heard) < rollout.options.quorum * len(heard))
+    if not short:
+        return False
+    standing.unmeasured_wave = standing.wave
+    ledger.changed_standings.add(rollout.rollout_id)
+    sentence = (
+        f"Of the {counted(len(rows), 'device', 'devices')} of wave {standing.wave + 1} that ran it {len(silent)} said "
+        f"nothing for more than {silence_s(facts):g} s; in {listed(short)} fewer than the quorum are heard"
+    )
+    sentence += _pause(short, lanes, sentence, facts, ledger)
+    ledger.decide(rollout, "fell_silent", sentence, wave=standing.wave, running=len(rows), silent=len(silent))
+    return True
+
+
+def _pause(short: list[str], lanes: Collection[str], sentence: str, facts: Facts, ledger: Ledger) -> str:
+    """Pause the lanes of which too little is known; all of it, where that is every one. The rest of the sentence."""
+    rollout_id, standing = facts.rollout.rollout_id, ledger.standings[facts.rollout.rollout_id]
+    if len(short) == len(lanes):
+        paused = f": paused, `rollout resume {rollout_id}` goes on without."
+        ledger.stand(rollout_id, RolloutState.PAUSED, sentence + paused)
+        return paused
+    for profile in short:
+        standing.lanes[profile] = replace(standing.lane(profile), paused=True)
+    ledger.changed_standings.add(rollout_id)
+    return f": paused there, `rollout resume {rollout_id} --profile {short[0]}` goes on without."
 
 
 def _waits_for_samples(facts: Facts, ledger: Ledger, *, now: float) -> bool:
     """Whether somebody of the open wave has not measured enough; past the deadline the quorum decides."""
     rollout, standing = facts.rollout, ledger.standings[facts.rollout.rollout_id]
-    rows = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave and row.state == RUNNING]
+    rows = _running(facts, ledger)
     missing = [row for row in rows if row.deployment_id in facts.expected]
     if not missing:
         return False
     deadline_s = rollout.options.gate_deadline_s
-    if now - max(row.running_at or 0.0 for row in rows) <= deadline_s:
+    if now - max(facts.listening_since, *(row.running_at or 0.0 for row in rows)) <= deadline_s:
         number = counted(len(missing), "device of it has", "devices of it have")
         ledger.stand(
             rollout.rollout_id,
@@ -117,8 +191,8 @@ def _after_deadline(facts: Facts, ledger: Ledger, rows: list[Deployment], missin
     if not short:
         ledger.decide(rollout, "unmeasured", f"{sentence}: it goes on.", wave=standing.wave, **numbers)
         return False
-    sentence += f", in {', '.join(short)} on fewer than the quorum: paused, `rollout resume` goes on without."
-    ledger.stand(rollout.rollout_id, RolloutState.PAUSED, sentence)
+    sentence += f", in {listed(short)} on fewer than the quorum"
+    sentence += _pause(short, lanes, sentence, facts, ledger)
     ledger.decide(rollout, "unmeasured", sentence, wave=standing.wave, **numbers)
     return True
 
@@ -136,7 +210,7 @@ def _waits_for_a_decision(facts: Facts, ledger: Ledger, *, now: float) -> bool:
         if standing.stop_of(lane) is not None:
             continue
         rows = [row for row in ledger.rows_of(rollout.rollout_id) if gate.lane_of(row) == lane and row.state == RUNNING]
-        if rows and now - max(row.running_at or 0.0 for row in rows) <= deadline_s:
+        if rows and now - max(facts.listening_since, *(row.running_at or 0.0 for row in rows)) <= deadline_s:
             sentence = (
                 f"Wave {standing.wave + 1} runs; the next waits at most {deadline_s:g} s for more to be known of "
             )

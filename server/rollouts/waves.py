@@ -34,7 +34,7 @@ def go_on(facts: Facts, ledger: Ledger, *, now: float) -> None:
         upcoming = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave == standing.wave + 1]
         if _is_held(facts, ledger, upcoming, now=now):
             return
-        _open_wave(facts, ledger, upcoming)
+        _open_wave(facts, ledger, upcoming, now=now)
 
 
 def _is_settled(facts: Facts, ledger: Ledger, waits: Waits, *, now: float) -> bool:
@@ -188,10 +188,11 @@ def _variants_ready(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *,
     return False
 
 
-def _open_wave(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> None:
+def _open_wave(facts: Facts, ledger: Ledger, upcoming: list[Deployment], *, now: float) -> None:
     rollout = facts.rollout
     standing = ledger.standings[rollout.rollout_id]
-    before = gate.count_wave(row for row in ledger.rows_of(rollout.rollout_id) if row.wave <= standing.wave)
+    opened = [row for row in ledger.rows_of(rollout.rollout_id) if row.wave <= standing.wave]
+    before, silent = gate.count_wave(opened), len(watching.unheard(opened, facts, now=now))
     watching.tell_lanes(facts, ledger)
     standing.wave += 1
     standing.settled_at = None
@@ -206,20 +207,28 @@ def _open_wave(facts: Facts, ledger: Ledger, upcoming: list[Deployment]) -> None
     sentence += f", {counts.no_variant} of them without a variant" if counts.no_variant else ""
     if standing.wave:
         sentence += (
-            f": before it {before.running} run, {before.failed} failed, {before.timed_out} timed out, "
-            f"{before.no_variant} have no variant"
+            f": before it {before.running} run{_of_them_silent(silent, facts)}, {before.failed} failed, "
+            f"{before.timed_out} timed out, {before.no_variant} have no variant"
         )
     ledger.stand(rollout.rollout_id, RolloutState.RUNNING, sentence + ".")
     numbers = {f"before_{name}": value for name, value in before.numbers().items()}
+    numbers["before_silent"] = silent
     ledger.decide(rollout, "wave_opened", sentence + ".", wave=standing.wave, devices=counts.devices, **numbers)
+
+
+def _of_them_silent(silent: int, facts: Facts) -> str:
+    """In brackets: of how many nobody knows whether they still run it; empty where all are heard."""
+    return f" ({silent} of them not heard for more than {watching.silence_s(facts):g} s)" if silent else ""
 
 
 def _finish(facts: Facts, ledger: Ledger, *, now: float) -> None:
     rollout = facts.rollout
-    counts = gate.count_wave(ledger.rows_of(rollout.rollout_id))
+    rows = ledger.rows_of(rollout.rollout_id)
+    counts, silent = gate.count_wave(rows), len(watching.unheard(rows, facts, now=now))
     sentence = (
-        f"Finished: {counts.running} of {counts.devices} devices run {rollout.model}@{rollout.version}, "
-        f"{counts.failed + counts.refused} failed, {counts.timed_out} timed out, {counts.no_variant} have no variant"
+        f"Finished: {counts.running} of {counts.devices} devices run {rollout.model}@{rollout.version}"
+        f"{_of_them_silent(silent, facts)}, {counts.failed + counts.refused} failed, {counts.timed_out} timed out, "
+        f"{counts.no_variant} have no variant"
         + (f", {counts.left} were cancelled, removed or taken over by a newer rollout" if counts.left else "")
     )
     for row in ledger.rows_of(rollout.rollout_id):
@@ -230,4 +239,4 @@ def _finish(facts: Facts, ledger: Ledger, *, now: float) -> None:
     stopped = sorted({lane.profile for lane in stops})
     sentence += f"; stopped lanes: {', '.join(stopped)}." if stopped else "."
     ledger.stand(rollout.rollout_id, RolloutState.FINISHED, sentence)
-    ledger.decide(rollout, "finished", sentence, **counts.numbers())
+    ledger.decide(rollout, "finished", sentence, silent=silent, **counts.numbers())

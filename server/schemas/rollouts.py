@@ -102,7 +102,10 @@ class RolloutOptions(RequestDocument):
         default=600.0, ge=0, description="how long the next wave waits for devices in use to be measured"
     )
     quorum: float = Field(
-        default=0.0, ge=0, le=1, description="share of a lane that must be measured by then; with less it pauses"
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of a lane that must be measured by then, and heard; with less it pauses",
     )
     start_at: float = Field(
         default=0.0, ge=0, le=32503680000, description="seconds since 1970; nobody is offered it before"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from server.client import RegistryClient
+    from server.schemas.catalogue import Job
     from tests.e2e.conftest import TinyModel
     from tests.e2e.fleet import Fleet
 
@@ -122,3 +123,37 @@ def test_device_that_rejects_what_there_is_ends_with_what_was_searched_for_it(
     expected = tiny_model.expected("1").ravel()
     answered = np.asarray(agent.infer("tiny", tiny_model.rows)["outputs"][0]["data"], np.float32)
     assert 1 - np.mean((answered - expected) ** 2) / np.var(expected) > R2_LEAST
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_operator_cancels_the_search_that_a_worker_does_for_a_lane_and_the_rollout_says_so(
+    registry: RunningRegistry, fleet: Fleet, tiny_model: TinyModel
+) -> None:
+    wide = fleet.folder / "wide.pt2"
+    widen(tiny_model, wide)
+    _fill(registry, tiny_model, wide)
+    agent = fleet.join("board-1", profile=BOARD)
+    fleet.wait_online(agent)
+    fleet.wait_for(fleet.roll_out("1"), timeout_s=300)
+    started = registry.cli("rollout", "start", "tiny@2", "--ask-compressor", "10m", "--json")
+    rollout_id = json.loads(started.stdout)["rollout_id"]
+
+    def search() -> Job | None:
+        with registry.client() as client:
+            return next((job for job in client.list_jobs() if job.kind == "search"), None)
+
+    wait_until(lambda: (job := search()) is not None and job.state == "running", "a worker does it", timeout_s=300)
+    asked = search()
+    assert asked is not None
+    cancelled = registry.cli("job", "cancel", asked.job_id)
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert "cancelled by" in cancelled.stdout
+    with registry.client() as client:
+        wait_until(lambda: client.get_rollout(rollout_id).state == "stopped", "its rollout stops", timeout_s=10)
+        (lane,) = client.get_rollout(rollout_id).lanes
+    assert [one.outcome for one in lane.asks] == ["failed"]
+    status = registry.cli("rollout", "status", rollout_id).stdout
+    assert f"job {asked.job_id} has ended without a variant: This job was cancelled by" in status
+    assert "waits for the compressor" not in status.split("device", 1)[0]
+    assert agent.serves("tiny", "1")

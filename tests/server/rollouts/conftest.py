@@ -433,12 +433,19 @@ class Registry:
 
     def rejects(self, device: str, desired: Desired, reason: str) -> None:
         """The device has found out that what it is wanted to run can't run there."""
+        self._says(device, desired, {"state": "rejected", "reason": reason, "detail": "told", "serving": False})
+
+    def downloads(self, device: str, desired: Desired) -> None:
+        """The device fetches what it is wanted to run."""
+        self._says(device, desired, {"state": "downloading", "serving": False})
+
+    def _says(self, device: str, desired: Desired, words: dict[str, object]) -> None:
         self.runs(device, desired)
         status = tables.device_states.c.status
         condition = tables.device_states.c.device_id == device
         with self.database.write() as connection:
             told: Any = connection.execute(sa.select(status).where(condition)).scalar()
-            told["deployments"][0] |= {"state": "rejected", "reason": reason, "detail": "told", "serving": False}
+            told["deployments"][0] |= words
             told["sequence"] = self.sequence = self.sequence + 1
             values = {"status": told, "status_sequence": self.sequence}
             connection.execute(sa.update(tables.device_states).where(condition).values(values))

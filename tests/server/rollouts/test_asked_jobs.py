@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from compressors.contract import BuildResult
 from compressors.search_contract import SearchResult
 from edge_agent.protocol.messages import Desired
-from server.catalogue.jobs import get_job
+from server.catalogue.jobs import cancel_job, get_job
 from server.database import tables
 from server.errors import DatabaseUnavailableError
 from server.jobs import claims
@@ -176,6 +176,42 @@ def test_search_that_finds_nothing_takes_nothing_away_and_the_rollout_stops(make
     assert view.state == "stopped"
     assert "has found no variant: 9 ms is the nearest" in view.reason
     assert [lane.asks[0].outcome for lane in view.lanes] == ["nothing"]
+    assert {variant_of(registry, registry.device(number)) for number in (0, 1)} == {"v1-pi"}
+
+
+@pytest.mark.parametrize("worker", ["none", "stops", "dies"])
+def test_search_that_is_cancelled_ends_the_wait_with_a_sentence(make_registry: Make, worker: str) -> None:
+    registry = make_registry(2)
+    with controllers(registry) as make:
+        one = make()
+        brought_to_ask(registry, one)
+        ticks(one)
+        (job,) = registry.rows(tables.jobs)
+        claim = None
+        if worker != "none":
+            claim = claims.claim(registry.database, worker="w", now=time.time(), lease_s=0.1)
+            assert claim is not None
+        cancel_job(registry.database, job.job_id, "anna@desk", now=time.time())
+        ticks(one)
+        if claim is not None:
+            waits = get_rollout(registry.database, "r2").reason
+            assert f"Lane pi waits for the compressor (job {job.job_id}, running) until" in waits, (
+                "it is not stopped yet"
+            )
+        if worker == "stops" and claim is not None:
+            claims.end_cancelled(registry.database, claim, now=time.time())
+        if worker == "dies":
+            time.sleep(0.2)
+            assert claims.claim(registry.database, worker="another", now=time.time(), lease_s=30.0) is None
+        ticks(one)
+        for _ in range(3):
+            ticks(make(), 2)
+    view = get_rollout(registry.database, "r2")
+    assert view.state == "stopped"
+    assert "has ended without a variant: This job was cancelled by anna@desk" in view.reason
+    assert [lane.asks[0].outcome for lane in view.lanes] == ["failed"]
+    assert [row.action for row in registry.rows(tables.decisions)].count("compressor_answered") == 1
+    assert len(registry.rows(tables.jobs)) == 1, "who cancels it is not asked again"
     assert {variant_of(registry, registry.device(number)) for number in (0, 1)} == {"v1-pi"}
 
 

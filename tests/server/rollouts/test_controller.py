@@ -25,6 +25,7 @@ from server.mqtt import BrokerConnection, Incoming, Subscription
 from server.retention.requests import ask_for_sweep
 from server.rollouts.controller import Controller, Pace
 from server.rollouts.doorbell import Doorbell
+from server.rollouts.hearing import Hearing
 from server.rollouts.lease import LeaseLostError
 from server.rollouts.manifests import ManifestFiles
 from server.rollouts.reading import Reader
@@ -131,11 +132,12 @@ def controller(
     store: ObjectStore | None = None,
     name: str = "one",
     pace: Pace | None = None,
+    hearing: Hearing | None = None,
 ) -> Controller:
     manifests = ManifestFiles(store or registry.store)
     return Controller(
         registry.database,
-        reader=Reader(manifests.model_file_sha256),
+        reader=Reader(manifests.model_file_sha256, hearing=hearing),
         manifests=manifests,
         doorbell=Doorbell(connection),
         intervals=INTERVALS,
@@ -147,6 +149,44 @@ def controller(
 
 def actions(registry: Registry) -> list[str]:
     return [row.action for row in registry.rows(tables.decisions)]
+
+
+def test_registry_that_was_away_or_deaf_takes_no_device_for_lost(make_registry: Callable[[int], Registry]) -> None:
+    registry, clock, works = make_registry(1), Clock(), [True]
+    registry.start("r1")
+    with Fleet(registry, obedient=False) as fleet, linked(registry) as connection:
+
+        def started(name: str) -> Controller:
+            return controller(
+                registry, connection, clock=clock, name=name, hearing=Hearing(lambda: works[0], clock=clock)
+            )
+
+        def looks(one: Controller, seconds: int) -> None:
+            for _ in range(seconds // 50):
+                clock.now += 50
+                one.tick()
+
+        one = started("one")
+        tick_until(one, lambda: bool(fleet.received))
+        (device,) = fleet.received
+        registry.downloads(device, fleet.received[device][-1])
+        one.tick()
+        assert [row.state for row in registry.rows(tables.deployments)] == ["downloading"]
+        one.resign()
+        clock.now += 86_400  # it was stopped for a day
+        one = started("two")
+        looks(one, 550)
+        assert registry.state("r1") == "running", "the deadline of silence is not over"
+        works[0] = False  # no broker, or no ingest
+        looks(one, 5000)
+        works[0] = True
+        looks(one, 550)
+        clock.now += 1000  # its machine slept
+        looks(one, 550)
+        assert [row.state for row in registry.rows(tables.deployments)] == ["downloading"]
+        looks(one, 150)  # and now it is the device that says nothing
+    assert [(row.state, row.reason) for row in registry.rows(tables.deployments)] == [("timed_out", "lost")]
+    assert registry.state("r1") == "stopped"
 
 
 def test_controller_process_killed_at_any_moment_goes_on_and_decides_nothing_twice(

@@ -327,6 +327,8 @@ def test_advance_any_story_keeps_the_promises(  # noqa: C901  a story machine ma
                     for row in self.paper.ledger.rows_of(name):
                         if (row.profile, row.variant_id) == (stop.profile, stop.variant_id):
                             assert row.opened_at is None or row.opened_at < since or went_back_to(row)
+                            # nor left to whoever was silent when it was stopped, not even after the end
+                            assert went_back_to(row) or not self.paper.ledger.is_wanted(row)
 
         @invariant()
         def lanes_ask_once_for_each_need_and_are_offered_nothing_meanwhile(self) -> None:

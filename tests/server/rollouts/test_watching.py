@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edge_agent.protocol.states import DeploymentState, Reason
 from server.rollouts.health import LATER_S, Measured, Sample, examine
 from server.schemas.rollouts import RolloutOptions, RolloutState
 
@@ -79,6 +80,60 @@ def test_look_first_version_proves_bad_has_nothing_to_go_back_to_and_stays(make_
     assert "Since then: Lane pi" in paper.ledger.standings[r].reason
 
 
+def finished_without_the_last(make_paper: Make, *, max_failures: int = 0) -> tuple[Paper, str]:
+    """Ten devices ran version 1; nine run version 2, and of the last nothing was heard since then."""
+    paper = make_paper()
+    old = paper.start("old")
+    paper.tick()
+    paper.all_run(old)
+    new = paper.start("new", version="2", silence_deadline_s=60, max_failures=max_failures)
+    paper.tick()
+    for number in range(9):
+        paper.report(f"d{number}")
+    paper.tick(100)
+    paper.tick()
+    assert paper.ledger.standings[new].state is RolloutState.FINISHED
+    assert paper.row(new, "d9").state == "timed_out"
+    return paper, new
+
+
+def test_look_finished_rollout_is_taken_back_and_reaches_nobody_who_was_silent_till_then(make_paper: Make) -> None:
+    paper, new = finished_without_the_last(make_paper)
+    measure(paper, {f"d{number}": Measured(BROKEN, GOOD) for number in range(5)})
+    paper.tick()
+    assert "9 devices go back" in paper.sentence("gate_failed")
+    assert "1 other device will not get it" in paper.sentence("lane_stopped")
+    assert [(paper.wanted(device) or pytest.fail(device)).version for device in paper.devices] == ["1"] * 10
+    assert paper.states(new)["d9"] == "cancelled"
+    for device in paper.devices:
+        paper.report(device)
+    for _ in range(3):
+        paper.tick()
+    assert set(paper.states(new).values()) == {"rolled_back", "cancelled"}
+    assert paper.actions.count("lane_stopped") == 1
+    assert not paper.ledger.changed
+
+
+def test_advance_devices_that_fail_after_the_end_stop_their_lane_for_who_was_silent_till_then(make_paper: Make) -> None:
+    paper, new = finished_without_the_last(make_paper, max_failures=1)
+    paper.report("d0", DeploymentState.ROLLED_BACK, reason=Reason.CRASH_LOOP)
+    paper.tick()
+    assert "lane_stopped" not in paper.actions, "so many may"
+    assert (paper.wanted("d9") or pytest.fail("d9")).version == "2"
+    paper.report("d1", DeploymentState.ROLLED_BACK, reason=Reason.CRASH_LOOP)
+    paper.tick()
+    sentence = paper.sentence("lane_stopped")
+    assert "2 of 10 devices of wave 1 in lane pi failed, 1 are allowed" in sentence
+    assert "7 that run it keep it" in sentence
+    assert paper.ledger.standings[new].reason.endswith(f"Since then: {sentence}")
+    wanted = {device: (paper.wanted(device) or pytest.fail(device)).version for device in paper.devices}
+    assert {device for device, version in wanted.items() if version == "1"} == {"d0", "d1", "d9"}
+    paper.report("d2", DeploymentState.ROLLED_BACK, reason=Reason.CRASH_LOOP)
+    paper.tick()
+    assert (paper.wanted("d2") or pytest.fail("d2")).version == "1", "in a stopped lane who fails later goes back, too"
+    assert paper.actions.count("lane_stopped") == 1
+
+
 def test_look_healthy_devices_stop_nothing_and_the_lane_is_told(make_paper: Make) -> None:
     paper, new = updated(make_paper)
     measure(paper, dict.fromkeys(paper.devices, Measured(GOOD, GOOD)))
@@ -105,6 +160,81 @@ def test_is_held_too_little_measured_waits_until_the_deadline_then_the_quorum_de
     paper.say(new, "resume")
     paper.tick()
     assert paper.ledger.standings[new].wave == 1, "the operator goes on without"
+
+
+@pytest.mark.parametrize("word", ["abort", "pause"])
+def test_is_held_lane_that_was_taken_out_and_is_not_measured_holds_up_no_other(make_paper: Make, word: str) -> None:
+    paper = make_paper({f"d{number}": "pi" if number % 2 else "zero" for number in range(10)})
+    old = paper.start("old")
+    paper.tick()
+    paper.all_run(old)
+    new = paper.start("new", version="2", waves="60%,100%", gate_deadline_s=100, quorum=0.5)
+    paper.tick()
+    first = [row for row in paper.ledger.rows_of(new) if row.wave == 0]
+    paper.in_use = {row.deployment_id for row in first if row.profile == "pi"}
+    paper.all_run(new)
+    assert paper.ledger.standings[new].wave == 0
+    paper.say(new, word, "pi")
+    paper.tick()
+    assert paper.ledger.standings[new].wave == 1, paper.ledger.standings[new].reason
+    paper.tick(200)
+    assert paper.ledger.standings[new].state is RolloutState.RUNNING
+
+
+def test_lane_below_the_quorum_is_paused_alone_and_catches_up_when_it_is_resumed(make_paper: Make) -> None:
+    paper = make_paper({f"d{number}": "pi" if number % 2 else "zero" for number in range(10)})
+    old = paper.start("old")
+    paper.tick()
+    paper.all_run(old)
+    new = paper.start("new", version="2", waves="60%,100%", gate_deadline_s=100, quorum=0.5)
+    paper.tick()
+    first = [row for row in paper.ledger.rows_of(new) if row.wave == 0]
+    paper.in_use = {row.deployment_id for row in first if row.profile == "pi"}
+    paper.all_run(new)
+    paper.tick(200)
+    paper.tick()
+
+    standing = paper.ledger.standings[new]
+    assert (standing.state, standing.wave) == (RolloutState.RUNNING, 1)
+    assert standing.lane("pi").paused
+    assert paper.sentence("unmeasured").endswith(
+        "in pi on fewer than the quorum: paused there, `rollout resume new --profile pi` goes on without."
+    )
+    second = {row.device_id: row.profile for row in paper.ledger.rows_of(new) if row.wave == 1}
+    assert {profile for device, profile in second.items() if paper.states(new)[device] != "waiting"} == {"zero"}
+    paper.say(new, "resume", "pi")
+    paper.tick()
+    assert "waiting" not in paper.states(new).values()
+
+
+@pytest.mark.parametrize(("quorum", "heard", "state"), [(0.5, 2, "paused"), (0.5, 3, "finished"), (0.0, 0, "finished")])
+def test_is_held_devices_that_ran_it_and_fell_silent_are_no_success(
+    make_paper: Make, quorum: float, heard: int, state: str
+) -> None:
+    paper = make_paper()
+    r = paper.start("r", waves="60%,100%", soak_s=3600, silence_deadline_s=600, quorum=quorum)
+    paper.tick()
+    paper.all_run(r)
+    first = [row.device_id for row in paper.ledger.rows_of(r) if row.wave == 0]
+    paper.tick(3595)
+    for device in first[:heard]:
+        paper.seen(device)
+    paper.tick(10)
+    silent = len(first) - heard
+    if state == "paused":
+        assert paper.ledger.standings[r].state is RolloutState.PAUSED
+        assert f"that ran it {silent} said nothing for more than 600 s" in paper.sentence("fell_silent")
+        paper.tick()
+        assert paper.actions.count("fell_silent") == 1
+        paper.say(r, "resume")
+        paper.tick()
+    opened = [sentence for action, sentence in paper.sentences if action == "wave_opened"][1]
+    assert f"before it 6 run ({silent} of them not heard for more than 600 s)" in opened
+    for row in paper.ledger.rows_of(r):
+        if row.wave == 1:
+            paper.report(row.device_id)
+    paper.tick()
+    assert f"Finished: 10 of 10 devices run m@1 ({silent} of them not heard" in paper.ledger.standings[r].reason
 
 
 SCATTER = (1.5, 20.0, 3.0, 40.0, 2.0, 12.0)  # times as slow: far beyond a tenth, and no bound can be sure of it
