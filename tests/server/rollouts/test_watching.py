@@ -189,7 +189,8 @@ def test_lane_below_the_quorum_is_paused_alone_and_catches_up_when_it_is_resumed
     new = paper.start("new", version="2", waves="60%,100%", gate_deadline_s=100, quorum=0.5)
     paper.tick()
     first = [row for row in paper.ledger.rows_of(new) if row.wave == 0]
-    paper.in_use = {row.deployment_id for row in first if row.profile == "pi"}
+    measured = {row.device_id: Measured(GOOD, GOOD) for row in first if row.profile == "zero"}
+    measure(paper, measured, expected=tuple(row.device_id for row in first if row.profile == "pi"))
     paper.all_run(new)
     paper.tick(200)
     paper.tick()
