@@ -14,6 +14,7 @@ knows how often each symbol comes in its tensor, tables not counted. No code of 
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib
 import json
 import time
@@ -65,7 +66,7 @@ class Shop:
 
 def with_head_of(model: Model, other: Model) -> Model:
     """The network with the last layer of another."""
-    module, donor = graph_of(model.network.module), graph_of(other.network.module)
+    module, donor = copy.deepcopy(graph_of(model.network.module)), graph_of(other.network.module)
     (name, layer), (_, given) = list(weighted_layers(module))[-1], list(weighted_layers(donor))[-1]
     if not isinstance(layer, nn.Linear):
         raise SystemExit(f"the last layer is no linear one but {name}")

@@ -296,24 +296,29 @@ def decode(kind: type[MessageT], payload: bytes) -> MessageT:
     if len(payload) > cap:
         raise MalformedMessageError(f"the {kind.topic} payload may have {cap} bytes, this one has {len(payload)}")
     try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError) as exc:
-        raise MalformedMessageError(f"the {kind.topic} payload is not JSON") from exc
-    if not isinstance(document, dict):
-        raise MalformedMessageError(f"the {kind.topic} payload is not a JSON object")
-    version = document.get("v")
-    if isinstance(version, int) and version > PROTOCOL_VERSION:
-        raise _unsupported(kind, version)
-    try:
-        # from the JSON text, not the parsed document: enums, tuples and base64 follow JSON rules there
+        # from the JSON text, not a parsed document: enums, tuples and base64 follow JSON rules there
         message = kind.model_validate_json(payload)
     except ValidationError as exc:
-        first = exc.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise MalformedMessageError(f"the {kind.topic} payload does not fit: {where}: {first['msg']}") from exc
-    if message.v > PROTOCOL_VERSION:  # written as "2" or 2.0, which validation takes for a number
+        raise _why_refused(kind, payload, exc) from exc
+    if message.v > PROTOCOL_VERSION:
         raise _unsupported(kind, message.v)
     return message
+
+
+def _why_refused(kind: type[Message], payload: bytes, exc: ValidationError) -> ProtocolError:
+    """A newer version, no JSON object, or the first field that does not fit; parsed only now: few are refused."""
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):
+        return MalformedMessageError(f"the {kind.topic} payload is not JSON")
+    if not isinstance(document, dict):
+        return MalformedMessageError(f"the {kind.topic} payload is not a JSON object")
+    version = document.get("v")
+    if isinstance(version, int) and version > PROTOCOL_VERSION:
+        return _unsupported(kind, version)
+    first = exc.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return MalformedMessageError(f"the {kind.topic} payload does not fit: {where}: {first['msg']}")
 
 
 def _unsupported(kind: type[Message], version: int) -> UnsupportedVersionError:
